@@ -1,0 +1,1 @@
+"""The frozen CLIP: the only room that imports open_clip."""

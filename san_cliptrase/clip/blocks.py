@@ -1,0 +1,70 @@
+"""One frozen CLIP transformer block, run under any attention rule.
+
+The functions read a block's parameters by their names (``ln_1``, ``attn.in_proj_weight``, ``attn.out_proj``, ``ls_1``,
+``ln_2``, ``mlp``, ``ls_2``), which have been the same in every open_clip release, and never call its forward.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_cliptrase.clip.attention import AttentionRule, softmax_attention
+
+
+def project_qkv(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Project tokens to the queries, keys and values with which the block would attend.
+
+    ``[q; k; v] = W ln_1(x) + b``, cut into heads.
+
+    Args:
+        block: A residual attention block of open_clip.
+        tokens: (B, T, C), the tokens entering the block.
+
+    Returns:
+        q, k, v, each (B, M, T, d).
+    """
+    attn = block.attn
+    x = block.ln_1(tokens)
+    if attn.in_proj_weight is not None:
+        projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    else:
+        weights = (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)
+        biases = (None,) * 3 if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)
+        projected = tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
+    q, k, v = (p.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for p in projected)
+    return q, k, v
+
+
+def finish_block(block: nn.Module, tokens: Tensor, mixed: Tensor) -> Tensor:
+    """Everything a block does after attention: output projection, residual, MLP, residual.
+
+    ``x = x + ls_1(W_o mixed); x = x + ls_2(mlp(ln_2(x)))``
+
+    Args:
+        block: A residual attention block of open_clip.
+        tokens: (B, T, C), the tokens that entered the block.
+        mixed: (B, M, T, d), what the attention rule returned for them.
+
+    Returns:
+        (B, T, C), the tokens that leave the block.
+    """
+    tokens = tokens + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+
+
+def run_block(
+    block: nn.Module, tokens: Tensor, attend: AttentionRule = softmax_attention, bias: Tensor | None = None
+) -> Tensor:
+    """Run one block with its own weights under the given attention rule.
+
+    Args:
+        block: A residual attention block of open_clip.
+        tokens: (B, T, C), the tokens entering the block.
+        attend: Rule ``(q, k, v, bias) -> (B, M, T, d)``; the default is the block as it was trained.
+        bias: Additive attention bias, broadcastable to (B, M, T, T), -inf at keys to hide, or None.
+
+    Returns:
+        (B, T, C), the tokens leaving the block.
+    """
+    return finish_block(block, tokens, attend(*project_qkv(block, tokens), bias))
