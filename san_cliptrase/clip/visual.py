@@ -14,6 +14,7 @@ from san_cliptrase.clip.positions import Size, interpolate_positions
 from san_cliptrase.clip.support import reject_unsupported
 from san_cliptrase.structures import ClipFeatures
 
+
 def resolve_layer(index: int, depth: int) -> int:
     """Turn a tap, which may count from the end, into a block index.
 
