@@ -1,0 +1,189 @@
+"""Trains the project's own small CLIP on the embedded scenes, from images and captions only.
+
+``python -m san_cliptrase.clip.pretrain --output DIR`` writes ``scenes_vit.safetensors`` (half precision) and
+``scenes_vit.json`` with what was done and the retrieval accuracy; the files of that name in ``clip/models/`` were
+made by it. Pixel labels never enter: of a scene only the names of the materials in it are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from san_cliptrase.clip.templates import TEMPLATES
+from san_cliptrase.scenes import CLASS_NAMES, make_scene, make_swatch
+
+logger = logging.getLogger(__name__)
+
+_SCENE_SEED, _SWATCH_SEED, _TEST_SEED = 100, 101, 102
+"""First words of the pictures' seeds; the demo's train and val splits use 1 and 2, so nothing is shared with them."""
+
+
+def contrastive_loss(image: Tensor, text: Tensor, truth: Tensor, logit_scale: Tensor) -> Tensor:
+    """Symmetric InfoNCE whose targets are spread over all pairs that are true, as several pictures fit one caption.
+
+    Args:
+        image: (B, E) L2-normalised image embeddings.
+        text: (B, E) L2-normalised caption embeddings.
+        truth: (B, B) bool, [i, j]: caption j is true of image i; the diagonal is True.
+        logit_scale: () inverse temperature.
+    """
+    logits = logit_scale * image @ text.T
+    target = truth.float()
+    rows = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
+    columns = F.cross_entropy(logits.T, target.T / target.T.sum(1, keepdim=True))
+    return (rows + columns) / 2
+
+
+def caption(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, frozenset[str]]:
+    """A true sentence about an image that shows ``names``: mostly about all of them, else about some."""
+    count = len(names) if rng.random() < 0.6 else int(rng.integers(1, len(names) + 1))
+    told = [names[i] for i in rng.permutation(len(names))[:count]]
+    phrase = told[0] if count == 1 else ", ".join(told[:-1]) + " and " + told[-1]
+    pool = TEMPLATES[("imagenet", "vild", "none")[rng.integers(3)]]
+    return pool[rng.integers(len(pool))].format(phrase), frozenset(told)
+
+
+def _draw(task: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    kind, index = task
+    if kind == _SWATCH_SEED:
+        name = CLASS_NAMES[index % len(CLASS_NAMES)]
+        return _halve(make_swatch((kind, index), name)), [name]
+    scene = make_scene((kind, index))
+    return _halve(scene.image), scene.names
+
+
+def _halve(image: np.ndarray) -> np.ndarray:
+    """2x2 means, which is what SAN's half-resolution CLIP input is."""
+    h, w, _ = image.shape
+    return image.reshape(h // 2, 2, w // 2, 2, 3).mean((1, 3)).round().astype(np.uint8)
+
+
+def draw_pictures(kind: int, count: int, workers: int) -> tuple[Tensor, list[list[str]]]:
+    """``count`` pictures at CLIP's size, (count, 3, 96, 96) uint8, and the names of the materials in each."""
+    with ProcessPoolExecutor(workers) as pool:
+        drawn = list(tqdm(pool.map(_draw, [(kind, i) for i in range(count)], chunksize=32), "pictures", count))
+    return torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2), [names for _, names in drawn]
+
+
+class Normalise:
+    """uint8 (B, 3, H, W) -> CLIP's normalised float32."""
+
+    def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
+        self.mean = 255 * torch.tensor(model.visual.image_mean, device=device)[:, None, None]
+        self.std = 255 * torch.tensor(model.visual.image_std, device=device)[:, None, None]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (images.to(self.mean.device) - self.mean) / self.std
+
+
+@torch.no_grad()
+def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer, workers: int) -> dict[str, float]:
+    """Top-1 accuracy on held-out pictures: which of 256 captions belongs to a scene, and which material a swatch is."""
+    model.eval()
+    images, names = draw_pictures(_TEST_SEED, 256, workers)
+    sentences = ["a photo of " + ", ".join(sorted(n)) for n in names]
+    image = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(64)])
+    text = model.encode_text(tokenizer(sentences).to(image.device), normalize=True)
+    found = (image @ text.T).argmax(1).tolist()
+    hits = [sentences[i] == sentences[j] for i, j in enumerate(found)]
+    swatches, truth = draw_pictures(_SWATCH_SEED, 10 * len(CLASS_NAMES), workers)
+    image = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in swatches.split(64)])
+    words = model.encode_text(tokenizer([f"a photo of {n}." for n in CLASS_NAMES]).to(image.device), normalize=True)
+    named = [CLASS_NAMES[i] == t[0] for i, t in zip((image @ words.T).argmax(1).tolist(), truth, strict=True)]
+    return {"scene_to_caption_top1_of_256": float(np.mean(hits)), "swatch_top1_of_24": float(np.mean(named))}
+
+
+def train(args: argparse.Namespace) -> None:
+    """Trains and writes the checkpoint; every ``args.save_every`` steps too, so that a killed run leaves a whole one."""
+    torch.manual_seed(args.seed)
+    rng = np.random.default_rng(args.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    open_clip.add_model_config(Path(__file__).parent / "models")
+    model = open_clip.create_model("scenes_vit").to(device)
+    tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
+    scenes, scene_names = draw_pictures(_SCENE_SEED, args.scenes, args.workers)
+    # Held-out swatches are the first of their seed; training draws the ones behind them.
+    swatches, swatch_names = draw_pictures(_SWATCH_SEED, args.scenes // 3 + 10 * len(CLASS_NAMES), args.workers)
+    held_out = 10 * len(CLASS_NAMES)
+    images, names = torch.cat([scenes, swatches[held_out:]]), scene_names + swatch_names[held_out:]
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.08)
+    started, progress = time.monotonic(), tqdm(range(1, args.steps + 1), "steps")
+    for step in progress:
+        model.train()
+        chosen = rng.integers(len(images), size=args.batch)
+        batch = images[chosen]
+        for axis in (2, 3):
+            turn = torch.from_numpy(rng.random(args.batch) < 0.5)
+            batch = torch.where(turn[:, None, None, None], batch.flip(axis), batch)
+        captions = [caption(rng, names[i]) for i in chosen]
+        truth = torch.tensor([[told <= set(names[i]) for _, told in captions] for i in chosen], device=device)
+        with torch.autocast(device.type, torch.bfloat16):
+            image = model.encode_image(normalise(batch), normalize=True).float()
+            text = model.encode_text(tokenizer([c for c, _ in captions]).to(device), normalize=True).float()
+        loss = contrastive_loss(image, text, truth, model.logit_scale.exp())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=np.log(100))
+        progress.set_postfix(loss=f"{loss.item():.3f}")
+        if step % args.save_every == 0 or step == args.steps:
+            record = {
+                "seed": args.seed, "steps": step, "batch": args.batch, "scenes": args.scenes, "lr": args.lr,
+                "device": str(device), "minutes": round((time.monotonic() - started) / 60, 1), "loss": loss.item(),
+            }  # fmt: skip
+            record.update(retrieval_accuracy(model, normalise, tokenizer, args.workers))
+            save(model, record, args.output)
+
+
+def save(model: torch.nn.Module, record: dict, output: Path) -> None:
+    """Writes weights and record, each whole or not at all."""
+    output.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.detach().half().contiguous().cpu() for name, value in model.state_dict().items()}
+    safetensors.torch.save_file(weights, output / "scenes_vit.tmp")
+    os.replace(output / "scenes_vit.tmp", output / "scenes_vit.safetensors")
+    (output / "record.tmp").write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(output / "record.tmp", output / "scenes_vit_record.json")
+    logger.info("wrote %s: %s", output / "scenes_vit.safetensors", record)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--scenes", type=int, default=9000, help="scenes to draw; a third as many swatches on top")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--save-every", type=int, default=200)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(args)
+
+
+if __name__ == "__main__":
+    main()

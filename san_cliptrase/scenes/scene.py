@@ -1,0 +1,105 @@
+"""Scenes: one or two grounds with things on them, and which material every pixel shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import RandomState
+
+from san_cliptrase.scenes.materials import MATERIALS, noise
+from san_cliptrase.scenes.shapes import thing_mask
+
+CLASS_NAMES: tuple[str, ...] = tuple(MATERIALS)
+"""The 24 classes of the embedded world, in the order of their label values."""
+
+UNSEEN_CLASSES: tuple[str, ...] = ("lava", "marble", "zebra stripes", "honeycomb", "fish scales", "mosaic")
+"""Classes that never occur in ``demo_scenes_train``; the CLIP knows them from captions only."""
+
+GROUNDS: tuple[str, ...] = (
+    "grass", "water", "sand", "snow", "brick", "wood", "gravel", "lava", "clouds", "marble", "denim", "mosaic",
+)  # fmt: skip
+_MIN_VISIBLE = 0.01
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image with its ground truth.
+
+    Attributes:
+        image: (size, size, 3) uint8, RGB.
+        labels: (size, size) uint8, index into :data:`CLASS_NAMES`.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes that show, largest area first (what a caption may speak of)."""
+        area = np.bincount(self.labels.ravel(), minlength=len(CLASS_NAMES))
+        return [CLASS_NAMES[i] for i in np.argsort(-area, kind="stable") if area[i] > 0]
+
+
+def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> Scene:
+    """Draws a scene: the same arguments give the same pixels on every machine.
+
+    Args:
+        seed: non-negative integers, for example (split, index).
+        size: side in pixels.
+        unseen: whether :data:`UNSEEN_CLASSES` may occur.
+
+    Returns:
+        A scene with one or two grounds and one to five things; every labelled class covers at least 1 % of it.
+
+    Raises:
+        ValueError: if ``size`` is below 16.
+    """
+    if size < 16:
+        raise ValueError(f"a scene needs a side of at least 16 pixels, got {size}")
+    rng = RandomState(list(seed))
+    names = [name for name in CLASS_NAMES if unseen or name not in UNSEEN_CLASSES]
+    layout = _draw_layout(rng, size, names)
+    image = np.zeros((size, size, 3), np.float32)
+    for label in np.unique(layout):
+        here = layout == label
+        image[here] = MATERIALS[CLASS_NAMES[label]](rng, size)[here]
+    return Scene(_develop(rng, image), layout)
+
+
+def make_swatch(seed: tuple[int, ...], name: str, size: int = 192) -> np.ndarray:
+    """A picture of one material alone, (size, size, 3) uint8.
+
+    Raises:
+        ValueError: if ``name`` is not one of :data:`CLASS_NAMES`.
+    """
+    if name not in MATERIALS:
+        raise ValueError(f"unknown material {name!r}; known are: {', '.join(CLASS_NAMES)}")
+    rng = RandomState(list(seed))
+    return _develop(rng, MATERIALS[name](rng, size))
+
+
+def _draw_layout(rng: RandomState, size: int, names: list[str]) -> np.ndarray:
+    """Label map: grounds first, then things on top of each other; slivers go back to what they would have covered."""
+    grounds = [name for name in GROUNDS if name in names]
+    first, second = rng.choice(len(grounds), 2, replace=False)
+    layout = np.full((size, size), CLASS_NAMES.index(grounds[first]), np.uint8)
+    if rng.rand() < 0.4:
+        horizon = rng.uniform(0.3, 0.7) + 0.1 * (noise(rng, size, 4)[0] - 0.5)
+        below = (np.arange(size) + 0.5)[:, None] / size > horizon[None]
+        layout[below if rng.rand() < 0.7 else below.T] = CLASS_NAMES.index(grounds[second])
+    for _ in range(rng.randint(1, 6)):
+        label = CLASS_NAMES.index(names[rng.randint(len(names))])
+        painted = np.where(thing_mask(rng, size), np.uint8(label), layout)
+        area = np.bincount(painted.ravel(), minlength=len(CLASS_NAMES)) / painted.size
+        if not ((area > 0) & (area < _MIN_VISIBLE)).any():
+            layout = painted
+    return layout
+
+
+def _develop(rng: RandomState, image: np.ndarray) -> np.ndarray:
+    """Light, exposure, tint and sensor noise; then eight bits."""
+    size = image.shape[0]
+    light = 0.75 + 0.45 * noise(rng, size, 2)
+    image = image * light[..., None] * rng.uniform(0.85, 1.1) * rng.uniform(0.94, 1.06, 3)
+    return np.clip(image * 255 + 0.5 + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)

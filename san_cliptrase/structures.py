@@ -1,0 +1,75 @@
+"""The two contracts that the rooms of this package share, and the letters their shapes are written in.
+
+Letters:
+    B images, H W pixels, h w patch grid, L = h*w patches, T = 1+L tokens ([CLS] first), C ViT width,
+    M attention heads, d = C/M, E joint text-image width, N regions (padded to the batch's largest),
+    Q queries, K classes. Tokens are batch-first everywhere; sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def _expect(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True)
+class ClipFeatures:
+    """What one pass of a frozen CLIP ViT hands to everything that follows.
+
+    Attributes:
+        tokens: block index -> (B, T, C), the tokens that ENTER that block (0: after ``ln_pre``; the number of
+            blocks: what leaves the last one). Only the taps that were asked for are present.
+        grid: (h, w), the patch grid of the padded batch.
+        valid: (B, L) bool, False at patches that lie in an image's padding.
+    """
+
+    tokens: Mapping[int, Tensor]
+    grid: tuple[int, int]
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        h, w = self.grid
+        _expect(self.valid.dtype == torch.bool, f"valid must be bool, got {self.valid.dtype}")
+        _expect(
+            self.valid.ndim == 2 and self.valid.shape[1] == h * w,
+            f"valid must be (B, {h * w}) for the grid {self.grid}, got {tuple(self.valid.shape)}",
+        )
+        for index, tokens in self.tokens.items():
+            _expect(
+                tokens.ndim == 3 and tokens.shape[:2] == (self.valid.shape[0], 1 + h * w),
+                f"tokens[{index}] must be ({self.valid.shape[0]}, {1 + h * w}, C), got {tuple(tokens.shape)}",
+            )
+
+    def patch_map(self, index: int) -> Tensor:
+        """Patch tokens entering block ``index`` as a map, (B, C, h, w)."""
+        patches = self.tokens[index][:, 1:]
+        return patches.transpose(1, 2).unflatten(2, self.grid)
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of each image on the patch grid: the only thing that the training-free half hands to SAN.
+
+    Attributes:
+        masks: (B, N, h, w) in [0, 1]; zero at padded patches and for absent regions.
+        valid: (B, N) bool, False where an image has fewer than N regions. Present regions come first.
+    """
+
+    masks: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        _expect(self.masks.ndim == 4, f"masks must be (B, N, h, w), got {tuple(self.masks.shape)}")
+        _expect(
+            self.valid.dtype == torch.bool and self.valid.shape == self.masks.shape[:2],
+            f"valid must be bool of shape {tuple(self.masks.shape[:2])}, "
+            f"got {self.valid.dtype} {tuple(self.valid.shape)}",
+        )
