@@ -1,0 +1,33 @@
+"""From classified masks to a semantic map of one image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def semantic_map(pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: Size, output: Size) -> Tensor:
+    """Score every class at every pixel: ``sum_q softmax(pred_logits)_qk sigmoid(mask_logits)_q``.
+
+    The softmax runs over all K+1 classes; the background's share is then left out (Cheng et al., "MaskFormer", 2021,
+    section 3.4).
+
+    Args:
+        pred_logits: (Q, K+1), the background last.
+        mask_logits: (Q, h', w').
+        padded: (height, width) in pixels of the canvas that the masks cover.
+        size: (height, width) of the image in that canvas, at the top left.
+        output: (height, width) wanted.
+
+    Returns:
+        (K, *output), not normalised: overlapping masks add up.
+    """
+    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)[0].sigmoid()
+    scores = pred_logits.softmax(dim=-1)[:, :-1]
+    semantic = torch.einsum("qk,qhw->khw", scores, masks[:, : size[0], : size[1]])
+    if output == size:
+        return semantic
+    return F.interpolate(semantic[None], size=output, mode="bilinear", align_corners=False)[0]

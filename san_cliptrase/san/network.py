@@ -1,0 +1,61 @@
+"""The learnable half of SAN in one module: side adapter, query initialisation and mask decoder."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_cliptrase.san.mask_decoder import MaskDecoder, MaskPrediction
+from san_cliptrase.san.query_init import QueryInit, assign_regions
+from san_cliptrase.san.side_adapter import SideAdapter
+from san_cliptrase.structures import ClipFeatures, Regions
+
+
+def resize_for_clip(images: Tensor, scale: float) -> Tensor:
+    """The images as CLIP sees them: (B, 3, H, W) resized bilinearly by ``scale`` (0.5 for ViT-B/16, 0.7 for L/14)."""
+    if scale == 1:
+        return images
+    return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+class SideAdapterNetwork(nn.Module):
+    """Masks and attention biases from an image, CLIP's features of it and, optionally, its regions.
+
+    Args:
+        adapter: The side adapter.
+        decoder: The mask decoder, for the adapter's width.
+        query_init: Where queries begin; None: ``off``, SAN as published.
+    """
+
+    def __init__(self, adapter: SideAdapter, decoder: MaskDecoder, query_init: QueryInit | None = None) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.decoder = decoder
+        self.query_init = query_init if query_init is not None else QueryInit()
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """CLIP taps that ``forward`` needs."""
+        return tuple(sorted({*self.adapter.taps, *self.query_init.taps}))
+
+    def forward(
+        self, images: Tensor, features: ClipFeatures, regions: Regions | None = None
+    ) -> list[MaskPrediction]:
+        """Predict masks for a batch.
+
+        Args:
+            images: (B, 3, H, W), normalised and padded; H and W multiples of the side adapter's patch size.
+            features: CLIP's tokens of the same canvas, with ``taps``.
+            regions: Regions on CLIP's patch grid, or None: SAN as published.
+
+        Returns:
+            One prediction per supervised block, the final one last.
+        """
+        assigned = None
+        if regions is not None and self.query_init.needs_regions:
+            assigned = assign_regions(regions, self.adapter.num_queries)
+        initialise = partial(self.query_init.queries, features=features, regions=assigned)
+        outputs = self.adapter(images, features, initialise)
+        return [self.query_init.apply_prior(self.decoder(tokens), assigned) for tokens in outputs]

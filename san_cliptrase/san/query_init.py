@@ -1,0 +1,197 @@
+"""Where SAN's queries begin: at learned embeddings, or at the regions that CLIPtrase found in the image.
+
+A query's content is its embedding before the first block; its prior is a fixed start of its mask. Modes by name:
+
+==============  ===================================================================================================
+off             Learned embeddings: SAN as published.
+map_add         Mask-average-pooled CLIP features of the region, projected and added to the learned embedding.
+map_replace     The same instead of the learned embedding.
+tokens          The mean of the side adapter's own patch tokens over the region instead of the learned embedding.
+tokens_prior    ``tokens``, and a learnable multiple of the region's mask on the query's mask logits and attention bias.
+prior           Only that multiple; learned embeddings.
+==============  ===================================================================================================
+
+Region k, largest first, meets query k; the remaining queries keep their learned embedding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_cliptrase.san.mask_decoder import MaskPrediction
+from san_cliptrase.structures import ClipFeatures, Regions
+
+QUERY_INITS = ("off", "map_add", "map_replace", "tokens", "tokens_prior", "prior")
+
+
+def assign_regions(regions: Regions, num_queries: int) -> Regions:
+    """Give each query its region: largest area first, the smallest dropped if there are more than queries.
+
+    Args:
+        regions: (B, N, h, w) in any order; a region without area counts as absent.
+        num_queries: Q.
+
+    Returns:
+        Regions with N = Q, without gradient; row q belongs to query q. Equal areas keep their order.
+    """
+    masks = regions.masks.detach() * regions.valid[..., None, None]
+    order = masks.flatten(2).sum(-1).argsort(dim=1, descending=True, stable=True)[:, :num_queries]
+    masks = masks.gather(1, order[..., None, None].expand(-1, -1, *masks.shape[-2:]))
+    masks = F.pad(masks, (0, 0, 0, 0, 0, num_queries - masks.shape[1]))
+    return Regions(masks=masks, valid=masks.flatten(2).sum(-1) > 0)
+
+
+def resize_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Bring region masks to another grid, bilinearly: (B, Q, h, w) -> (B, Q, *grid)."""
+    return F.interpolate(masks, size=grid, mode="bilinear", align_corners=False)
+
+
+def mean_over_regions(maps: Tensor, regions: Regions) -> Tensor:
+    """Mean of a map over every region, ``sum_p m_p x_p / sum_p m_p``; zero where there is no region.
+
+    Args:
+        maps: (B, D, h', w').
+        regions: (B, Q, h, w), resized to (h', w').
+
+    Returns:
+        (B, Q, D)
+    """
+    weights = resize_masks(regions.masks.to(maps.dtype), maps.shape[-2:]).flatten(2)
+    area = weights.sum(-1, keepdim=True)
+    return (weights / area.masked_fill(area == 0, 1)) @ maps.flatten(2).transpose(1, 2)
+
+
+class ProjectedRegions(nn.Module):
+    """Query content from CLIP: ``W LN(mean of z over the region) + b``, z the tokens entering one of CLIP's blocks.
+
+    Args:
+        clip_width: C.
+        width: C'.
+        tap: CLIP block whose input is pooled, counted from the first.
+        replace: Take the place of the learned embedding instead of being added to it.
+        zero_init: Start the projection at zero, so that adding changes nothing at first.
+    """
+
+    def __init__(self, clip_width: int, width: int, tap: int, replace: bool, zero_init: bool = False) -> None:
+        super().__init__()
+        self.tap, self.replace = tap, replace
+        self.norm = nn.LayerNorm(clip_width)
+        self.proj = nn.Linear(clip_width, width)
+        if zero_init:
+            nn.init.zeros_(self.proj.weight)
+            nn.init.zeros_(self.proj.bias)
+
+    def forward(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
+        """Queries (B, Q, C') of all regions; see ``QueryInit.queries``."""
+        pooled = self.proj(self.norm(mean_over_regions(features.patch_map(self.tap), regions)))
+        return pooled if self.replace else learned + pooled
+
+
+class PooledTokens(nn.Module):
+    """Query content from the side adapter: the mean of its own patch tokens over the region."""
+
+    def forward(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
+        """Queries (B, Q, C') of all regions; see ``QueryInit.queries``."""
+        return mean_over_regions(side_map, regions)
+
+
+class RegionPrior(nn.Module):
+    """A learnable multiple of the signed region mask ``2m - 1`` on mask logits and attention bias.
+
+    A query without region has ``m = 0``: its mask is pushed down everywhere by as much, its bias stays.
+
+    Args:
+        mask_strength: Initial multiple on mask logits; 5 means probabilities of 0.993 inside and 0.007 outside.
+        bias_strength: Initial multiple on the attention bias.
+    """
+
+    def __init__(self, mask_strength: float = 5.0, bias_strength: float = 5.0) -> None:
+        super().__init__()
+        self.mask_strength = nn.Parameter(torch.tensor(float(mask_strength)))
+        self.bias_strength = nn.Parameter(torch.tensor(float(bias_strength)))
+
+    def forward(self, prediction: MaskPrediction, regions: Regions) -> MaskPrediction:
+        """Add the prior to what the mask decoder predicts."""
+        masks = regions.masks.to(prediction.mask_logits.dtype)
+        signed = 2 * resize_masks(masks, prediction.mask_logits.shape[-2:]) - 1
+        on_bias = signed * regions.valid[..., None, None]
+        return MaskPrediction(
+            mask_logits=prediction.mask_logits + self.mask_strength * signed,
+            attn_bias=prediction.attn_bias + self.bias_strength * on_bias[:, None, None],
+        )
+
+
+class QueryInit(nn.Module):
+    """One mode of query initialisation: a content, a prior, both or neither.
+
+    Args:
+        content: ``ProjectedRegions``, ``PooledTokens`` or None for learned embeddings.
+        prior: ``RegionPrior`` or None.
+    """
+
+    def __init__(self, content: nn.Module | None = None, prior: RegionPrior | None = None) -> None:
+        super().__init__()
+        self.content = content
+        self.prior = prior
+
+    @property
+    def needs_regions(self) -> bool:
+        """Whether regions change anything."""
+        return self.content is not None or self.prior is not None
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """CLIP taps that the content needs."""
+        return (self.content.tap,) if isinstance(self.content, ProjectedRegions) else ()
+
+    def queries(
+        self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions | None
+    ) -> Tensor:
+        """Query embeddings before the first block, the queries' position not yet added.
+
+        Args:
+            learned: (1, Q, C'), the learned embeddings.
+            side_map: (B, C', h', w'), the side adapter's patch tokens after position and first fusion.
+            features: CLIP's tokens.
+            regions: What ``assign_regions`` returned, or None for learned embeddings.
+
+        Returns:
+            (B, Q, C'), or (1, Q, C') where nothing depends on the image.
+        """
+        if self.content is None or regions is None:
+            return learned
+        found = self.content(learned, side_map, features, regions)
+        return torch.where(regions.valid[..., None], found, learned)
+
+    def apply_prior(self, prediction: MaskPrediction, regions: Regions | None) -> MaskPrediction:
+        """The prediction of one supervised block with the regions' prior, if this mode has one."""
+        if self.prior is None or regions is None:
+            return prediction
+        return self.prior(prediction, regions)
+
+
+def build_query_init(
+    name: str,
+    *,
+    clip_width: int = 768,
+    width: int = 240,
+    tap: int = 9,
+    zero_init: bool = False,
+    mask_strength: float = 5.0,
+    bias_strength: float = 5.0,
+) -> QueryInit:
+    """Build a mode of ``QUERY_INITS`` by its name; the arguments are those of its parts.
+
+    Raises:
+        ValueError: There is no mode of that name; the message lists them.
+    """
+    if name not in QUERY_INITS:
+        raise ValueError(f"unknown query initialisation {name!r}; choose one of: {', '.join(QUERY_INITS)}")
+    content: nn.Module | None = None
+    if name.startswith("map"):
+        content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)
+    elif name.startswith("tokens"):
+        content = PooledTokens()
+    return QueryInit(content, RegionPrior(mask_strength, bias_strength) if name.endswith("prior") else None)

@@ -1,0 +1,127 @@
+"""Recognition of the predicted masks by CLIP's own last blocks.
+
+Xu et al., "Side Adapter Network for Open-Vocabulary Semantic Segmentation", CVPR 2023, section 3.3. A [SOS] token per
+query starts as a copy of [CLS] and attends to the patches with the query's attention bias. Patch tokens never see
+[SOS], so the ones that CLIP's own pass left are shared and only the [SOS] tokens are computed here.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_cliptrase.clip.attention import AttentionRule
+from san_cliptrase.clip.blocks import project_qkv, run_block
+from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.structures import ClipFeatures
+
+
+def sos_attention(keys: Tensor, values: Tensor) -> AttentionRule:
+    """Attention rule of [SOS] tokens: each sees itself and all patches, no other [SOS] and no [CLS].
+
+    ``softmax([q . k_self / sqrt(d), q K^T / sqrt(d) + bias]) [v_self; V]``
+
+    Args:
+        keys: K (B, M, L, d), the patches' keys in the same block.
+        values: V (B, M, L, d), their values.
+
+    Returns:
+        A rule for [SOS] tokens (B, M, Q, d) whose bias is broadcastable to (B, M, Q, L).
+    """
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        scale = q.shape[-1] ** -0.5
+        to_self = (q * k).sum(-1, keepdim=True) * scale
+        to_patches = (q * scale) @ keys.transpose(-2, -1)
+        if bias is not None:
+            to_patches = to_patches + bias
+        weights = torch.cat([to_self, to_patches], dim=-1).softmax(dim=-1).to(v.dtype)
+        return weights[..., :1] * v + weights[..., 1:] @ values
+
+    return attend
+
+
+def recognition_taps(clip: ClipVisualEncoder, num_blocks: int) -> tuple[int, ...]:
+    """The CLIP taps that recognition by the last ``num_blocks`` blocks needs.
+
+    Raises:
+        ValueError: CLIP has fewer blocks.
+    """
+    if not 1 <= num_blocks <= clip.depth:
+        raise ValueError(f"recognition by the last {num_blocks} blocks is impossible: CLIP has {clip.depth} blocks")
+    return tuple(range(clip.depth - num_blocks, clip.depth))
+
+
+def recognise_masks(
+    clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: Tensor, num_blocks: int = 3
+) -> Tensor:
+    """Embed each predicted mask in CLIP's joint space.
+
+    Args:
+        clip: The frozen image tower that made the features.
+        features: Its tokens, with the taps that ``recognition_taps`` names. Patches that are not valid are not seen.
+        attn_bias: (B, S, M, Q, h', w'), see ``MaskPrediction``. Max-pooled to CLIP's grid.
+        num_blocks: How many of CLIP's last blocks the [SOS] tokens pass.
+
+    Returns:
+        (B, Q, E), not normalised.
+
+    Raises:
+        ValueError: The sets or heads of the bias fit neither 1 nor CLIP.
+    """
+    taps = recognition_taps(clip, num_blocks)
+    biases = _biases_per_block(attn_bias, features, clip.heads, num_blocks)
+    tokens = features.tokens[taps[0]][:, :1].expand(-1, attn_bias.shape[3], -1)
+    for tap, bias in zip(taps, biases, strict=True):
+        block = clip.blocks[tap]
+        _, keys, values = project_qkv(block, features.tokens[tap][:, 1:])
+        tokens = run_block(block, tokens, sos_attention(keys, values), bias)
+    return clip.head(tokens)
+
+
+def _biases_per_block(attn_bias: Tensor, features: ClipFeatures, heads: int, num_blocks: int) -> list[Tensor]:
+    """Bring the bias to CLIP's grid, hide padded patches, and give every block its set: (B, M, Q, L) each."""
+    sets, bias_heads = attn_bias.shape[1:3]
+    if sets not in (1, num_blocks) or bias_heads not in (1, heads):
+        raise ValueError(
+            f"attn_bias has {sets} sets and {bias_heads} heads; CLIP recognises with {num_blocks} blocks of {heads} "
+            f"heads, so 1 or {num_blocks} sets and 1 or {heads} heads are needed"
+        )
+    pooled = F.adaptive_max_pool2d(attn_bias.flatten(0, 2), features.grid)
+    pooled = pooled.flatten(2).unflatten(0, attn_bias.shape[:3])
+    pooled = pooled.masked_fill(~features.valid[:, None, None, None], -torch.inf)
+    per_set = list(pooled.unbind(1))
+    return per_set * num_blocks if sets == 1 else per_set
+
+
+class MaskClassifier(nn.Module):
+    """Logits of mask embeddings against a vocabulary and a learned background.
+
+    ``logits = s e/|e| . [text; b/|b|]``
+
+    Args:
+        embed_dim: E.
+    """
+
+    def __init__(self, embed_dim: int) -> None:
+        super().__init__()
+        self.background = nn.Parameter(torch.randn(1, embed_dim) * embed_dim**-0.5)
+
+    def weights(self, text_weights: Tensor) -> Tensor:
+        """Append the background, normalised, to text embeddings: (K, E) -> (K+1, E)."""
+        background = F.normalize(self.background, dim=-1).to(text_weights.dtype)
+        return torch.cat([text_weights, background])
+
+    def forward(self, mask_embs: Tensor, text_weights: Tensor, logit_scale: Tensor | float) -> Tensor:
+        """Classify mask embeddings.
+
+        Args:
+            mask_embs: (B, Q, E), of any length.
+            text_weights: (K, E), L2-normalised.
+            logit_scale: s, already exponentiated (100 for the released CLIPs).
+
+        Returns:
+            (B, Q, K+1) logits, the background last.
+        """
+        return logit_scale * F.normalize(mask_embs, dim=-1) @ self.weights(text_weights).T
