@@ -1,0 +1,194 @@
+"""Install the Python part of detectron2 0.6 from the package index, as a distribution named detectron2.
+
+detectron2 is not on the package index under its own name. The source archive of ``pb1-detectron2`` 0.6 is: its Python
+files are byte-identical to the official v0.6 tag, its C++ sources are missing. Semantic segmentation needs none of
+the compiled operators, so this script fetches that one archive (known by its SHA-256, never another), takes the Python
+files of ``detectron2`` and of its projects ``point_rend`` and ``deeplab``, and has pip install them. An existing
+detectron2, of any version, is left as it is.
+
+    python tools/install_detectron2.py [--archive pb1-detectron2-0.6.tar.gz]
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tempfile
+from pathlib import Path, PurePosixPath
+
+REQUIREMENT = "pb1-detectron2==0.6"
+SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
+
+# Folder of the archive -> package it is installed as (the mapping of detectron2's own setup.py).
+PACKAGES = {
+    "detectron2": "detectron2",
+    "projects/PointRend/point_rend": "detectron2/projects/point_rend",
+    "projects/DeepLab/deeplab": "detectron2/projects/deeplab",
+}
+# Model zoo configurations: 200 files for models with compiled operators.
+EXCLUDED = PurePosixPath("detectron2/model_zoo/configs")
+
+# What the installed files import. detectron2's own list pins old versions of black and iopath and adds
+# packages of its exporters; nothing that is imported here needs them.
+PYPROJECT = """\
+[build-system]
+requires = ["setuptools>=64"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "detectron2"
+version = "0.6"
+description = "Python part of detectron2 0.6, without compiled operators (installed by san_cliptrase)"
+requires-python = ">=3.10"
+dependencies = [
+    "cloudpickle", "fvcore>=0.1.5,<0.1.6", "hydra-core>=1.1", "iopath>=0.1.7", "matplotlib", "omegaconf>=2.1",
+    "Pillow>=7.1", "pycocotools>=2.0.2", "tabulate", "tensorboard", "termcolor>=1.1", "torch", "torchvision",
+    "tqdm>4.29.0", "yacs>=0.1.8",
+]
+
+[tool.setuptools.packages.find]
+include = ["detectron2*"]
+"""
+
+
+class InstallError(Exception):
+    """What went wrong and what to do, in words for the screen."""
+
+
+def installed_version() -> str | None:
+    """Version of the detectron2 that this Python imports; None if there is none, or only a half-finished install."""
+    spec = importlib.util.find_spec("detectron2")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return importlib.metadata.version("detectron2")
+    except importlib.metadata.PackageNotFoundError:
+        # pip writes the metadata last: files in site-packages without it are an interrupted install.
+        in_site_packages = Path(sysconfig.get_path("purelib")) in Path(spec.origin).parents
+        return None if in_site_packages else "(a source tree)"
+
+
+def download(folder: Path) -> Path:
+    """Have pip fetch the archive from the user's index. pip checks the hash before it runs anything in the archive.
+
+    Raises:
+        InstallError: pip failed; its own words are passed on.
+    """
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}\n")
+    # Metadata comes from the archive's setup.py, which imports torch: hence no build isolation.
+    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes"]
+    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirements)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode == 0:
+        return next(folder.glob("*.tar.gz"))
+    got = re.search(r"\bGot\s+([0-9a-f]{64})", result.stderr)
+    if got:
+        raise InstallError(wrong_hash(f"the index's {REQUIREMENT}", got[1]))
+    reason = "\n".join((result.stdout + result.stderr).strip().splitlines()[-12:])
+    raise InstallError(
+        f"pip could not fetch {REQUIREMENT} from the configured package index. It said:\n\n{reason}\n\n"
+        "Two ways on: pass the archive with --archive, or install detectron2 yourself. "
+        "docs/install.md describes both, and why some versions of pip decline this archive."
+    )
+
+
+def wrong_hash(what: str, got: str) -> str:
+    """The sentence that refuses ``what``."""
+    return (
+        f"Refusing {what}: its SHA-256 is not the known one, so it is not the archive that was checked.\n"
+        f"  expected {SHA256}\n  got      {got}\nNothing was installed."
+    )
+
+
+def check_hash(archive: Path) -> None:
+    """Refuse an archive other than the known one.
+
+    Raises:
+        InstallError: the file cannot be read, or its SHA-256 differs.
+    """
+    try:
+        got = hashlib.sha256(archive.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InstallError(f"Cannot read the archive {archive}: {error.strerror}.") from error
+    if got != SHA256:
+        raise InstallError(wrong_hash(str(archive), got))
+
+
+def destination(name: str) -> PurePosixPath | None:
+    """Where the archive's file ``name`` belongs in the project, or None if it is not wanted.
+
+    Only names below the known folders are answered, and never one that could leave them.
+    """
+    parts = PurePosixPath(name).parts[1:]
+    inside = PurePosixPath(*parts)
+    if ".." in parts or name.startswith("/") or inside.suffix != ".py" or EXCLUDED in inside.parents:
+        return None
+    for source, package in PACKAGES.items():
+        if PurePosixPath(source) in inside.parents:
+            return package / inside.relative_to(source)
+    return None
+
+
+def unpack(archive: Path, project: Path) -> int:
+    """Write the wanted Python files and a pyproject.toml to ``project``; returns the number of Python files.
+
+    Contents are copied file by file to names of our own making: links and special files of an archive are not followed.
+    """
+    count = 0
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            target = destination(member.name)
+            content = tar.extractfile(member) if target is not None and member.isfile() else None
+            if target is None or content is None:
+                continue
+            path = project / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content.read())
+            count += 1
+    (project / "pyproject.toml").write_text(PYPROJECT)
+    return count
+
+
+def install(project: Path) -> None:
+    """Have pip install the prepared project into this Python.
+
+    Raises:
+        InstallError: pip failed.
+    """
+    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(project)]).returncode:
+        raise InstallError("pip could not install the prepared detectron2; its message is above.")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: 0 when detectron2 is there afterwards, 1 with a reason on standard error otherwise."""
+    parser = argparse.ArgumentParser(description="Install the Python part of detectron2 0.6, unless it is there.")
+    parser.add_argument("--archive", type=Path, help=f"a source archive of {REQUIREMENT}, instead of the index's")
+    args = parser.parse_args(argv)
+    present = installed_version()
+    if present is not None:
+        print(f"detectron2 {present} is installed already and is left as it is.")
+        return 0
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            archive = args.archive or download(folder)
+            check_hash(archive)
+            count = unpack(archive, folder / "project")
+            print(f"Installing detectron2 0.6 ({count} Python files, no compiled operators).", flush=True)
+            install(folder / "project")
+    except InstallError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
