@@ -1,0 +1,137 @@
+"""The one place where a CLIP is built: any open_clip model, or the small one shipped with this package."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import open_clip
+from open_clip.pretrained import get_pretrained_cfg
+from torch import Tensor, nn
+
+from san_cliptrase.clip.text import TextEncoder
+from san_cliptrase.clip.visual import ClipVisualEncoder
+
+logger = logging.getLogger(__name__)
+
+SHIPPED_MODELS = Path(__file__).parent / "models"
+# (model, tag) -> weights file, next to the JSON configs that open_clip reads from the same folder.
+SHIPPED_WEIGHTS = {("scenes_vit", "scenes"): SHIPPED_MODELS / "scenes_vit.safetensors"}
+
+
+class WeightsError(RuntimeError):
+    """Pretrained weights could not be fetched, read, or put into the model."""
+
+
+class FrozenClip(nn.Module):
+    """Both frozen towers of a CLIP and the numbers that belong to them.
+
+    Takes the model apart: afterwards ``model.visual`` is empty and its tower belongs to ``visual``.
+
+    Args:
+        model: An open_clip model.
+        tokenizer: Its tokenizer.
+        interpolate_offset: See ``ClipVisualEncoder``.
+        trainable: See ``ClipVisualEncoder``.
+
+    Attributes:
+        visual: The image tower.
+        text: The text tower.
+        logit_scale: (), the learned inverse temperature, already exponentiated.
+        mean: Mean of the normalisation, RGB, for pixels in [0, 1].
+        std: Standard deviation of the normalisation, RGB, for pixels in [0, 1].
+        image_size: (height, width) that the model was trained at, in pixels.
+    """
+
+    logit_scale: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        interpolate_offset: float = 0.0,
+        trainable: Iterable[str] = (),
+    ) -> None:
+        super().__init__()
+        vision, model.visual = model.visual, nn.Identity()
+        self.visual = ClipVisualEncoder(vision, interpolate_offset, trainable)
+        self.text = TextEncoder(model, tokenizer)
+        self.register_buffer("logit_scale", model.logit_scale.detach().float().exp(), persistent=False)
+        self.mean: tuple[float, ...] = tuple(getattr(vision, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
+        self.std: tuple[float, ...] = tuple(getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
+        self.image_size: tuple[int, int] = tuple(vision.image_size)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalise pixels, (..., 3, H, W) in [0, 1], as the model expects them."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        return (images - mean) / std
+
+
+def build_clip(
+    name: str, pretrained: str | None, interpolate_offset: float = 0.0, trainable: Iterable[str] = ()
+) -> FrozenClip:
+    """Build a frozen CLIP.
+
+    Args:
+        name: A model name of open_clip ("ViT-B-16"), "scenes_vit" (shipped here), "hf-hub:org/repo" or
+            "local-dir:/folder".
+        pretrained: A tag of open_clip ("openai"), "scenes" (shipped here), or the path of a weights file. None or "":
+            random weights, for tests (with "hf-hub:" and "local-dir:", the weights found there).
+        interpolate_offset: See ``ClipVisualEncoder``.
+        trainable: See ``ClipVisualEncoder``.
+
+    Raises:
+        ValueError: Unknown model or tag (the message names close matches), or an image tower that is not supported.
+        WeightsError: The weights cannot be fetched or do not fit the model.
+    """
+    register_shipped_models()
+    name = name if ":" in name else name.replace("/", "-")
+    from_folder = name.startswith(("hf-hub:", "local-dir:"))
+    weights = None if from_folder else _find_weights(name, pretrained or None)
+    if not from_folder and weights is None:
+        logger.warning("CLIP %s gets random weights: no pretrained weights were asked for", name)
+    # The weights of some tags, "openai" above all, were trained with QuickGELU, which the plain config does not have.
+    quick_gelu = not from_folder and bool(get_pretrained_cfg(name, weights or "").get("quick_gelu"))
+    try:
+        model = open_clip.create_model(
+            name, weights, force_quick_gelu=quick_gelu, require_pretrained=from_folder or weights is not None
+        )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
+        raise WeightsError(
+            f"CLIP {name} with weights {pretrained!r} could not be loaded: {error}. Without a network, give the path "
+            "of a downloaded weights file instead of a tag, or use the small CLIP shipped here: scenes_vit, scenes"
+        ) from error
+    return FrozenClip(model, tokenizer, interpolate_offset, trainable)
+
+
+@functools.cache
+def register_shipped_models() -> None:
+    """Make the model configs in this package known to open_clip, once."""
+    open_clip.add_model_config(SHIPPED_MODELS)
+
+
+def _find_weights(name: str, pretrained: str | None) -> str | None:
+    """What to pass to open_clip as ``pretrained``: a path or a tag that exist, or None."""
+    models = open_clip.list_models()
+    if name not in models:
+        raise ValueError(f"unknown CLIP model {name!r}; {_suggest(name, models)}")
+    if pretrained is None:
+        return None
+    if shipped := SHIPPED_WEIGHTS.get((name, pretrained)):
+        return str(shipped)
+    tags = open_clip.list_pretrained_tags_by_model(name) + [tag for model, tag in SHIPPED_WEIGHTS if model == name]
+    if get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file():
+        return pretrained
+    raise ValueError(
+        f"CLIP model {name!r} has no pretrained tag {pretrained!r}, and there is no file of that name; "
+        f"{_suggest(pretrained, tags)}"
+    )
+
+
+def _suggest(given: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(given, known, n=5, cutoff=0.5)
+    return f"did you mean: {', '.join(close)}?" if close else f"known are: {', '.join(sorted(known))}"

@@ -1,0 +1,94 @@
+"""From a vocabulary to text weights, with the frozen text tower of a CLIP."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_cliptrase.clip.templates import load_templates
+
+PROMPTS_PER_BATCH = 320
+
+
+class TextEncoder(nn.Module):
+    """The frozen text tower of a CLIP as a zero-shot classifier over words.
+
+    The weight of a word is the ensemble of Radford et al., 2021, sec. 3.1.4, with templates ``t``:
+    ``normalize(mean_t normalize(encode(t(word))))``.
+
+    Args:
+        model: An open_clip model; only its text side is used, and it is frozen.
+        tokenizer: The model's tokenizer: list of sentences -> (N, context_length).
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self._cache: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self.requires_grad_(False).train()
+
+    def train(self, mode: bool = True) -> TextEncoder:
+        """Frozen: stays in evaluation mode whatever the mode asked for."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, vocabulary: Sequence[str], templates: str | Sequence[str] = "imagenet", background: Sequence[str] = ()
+    ) -> Tensor:
+        """Text weights of a vocabulary; each word is encoded once per process and set of templates.
+
+        Args:
+            vocabulary: K class names. A name with commas ("sea, ocean") is one class, put into the sentence as it is.
+            templates: Name or sentences, see ``load_templates``.
+            background: Words appended after the vocabulary, all of them meaning "none of these". Repetitions, and
+                words that are already a class, are left out: they could never win.
+
+        Returns:
+            (K + background words, E), rows of length 1.
+
+        Raises:
+            ValueError: The vocabulary is empty, or has an empty or repeated word.
+        """
+        words = [word.strip() for word in vocabulary]
+        check_vocabulary(words)
+        words = list(dict.fromkeys([*words, *(word.strip() for word in background if word.strip())]))
+        sentences = load_templates(templates)
+        missing = [word for word in words if (word, sentences) not in self._cache]
+        step = max(1, PROMPTS_PER_BATCH // len(sentences))
+        for start in range(0, len(missing), step):
+            self._encode(missing[start : start + step], sentences)
+        device = next(self.model.parameters()).device
+        return torch.stack([self._cache[word, sentences].to(device) for word in words])
+
+    def _encode(self, words: list[str], sentences: tuple[str, ...]) -> None:
+        device = next(self.model.parameters()).device
+        prompts = [sentence.replace("{}", word) for word in words for sentence in sentences]
+        embeddings = F.normalize(self.model.encode_text(self.tokenizer(prompts).to(device)).float(), dim=-1)
+        weights = F.normalize(embeddings.unflatten(0, (len(words), len(sentences))).mean(dim=1), dim=-1)
+        self._cache.update({(word, sentences): row for word, row in zip(words, weights, strict=True)})
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        # Other weights give other embeddings.
+        self._cache.clear()
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+def check_vocabulary(words: Sequence[str]) -> None:
+    """Refuse a vocabulary that cannot name classes apart.
+
+    Raises:
+        ValueError: No word, an empty word, or a repeated word; says which.
+    """
+    if isinstance(words, str):
+        raise ValueError(f"the vocabulary must be a list of words, got one string: {words!r}")
+    if not words:
+        raise ValueError("the vocabulary is empty: name at least one class")
+    if empty := [index for index, word in enumerate(words) if not word.strip()]:
+        raise ValueError(f"the vocabulary has an empty word at position {empty[0]} of {len(words)}")
+    if repeated := [word for word, count in Counter(word.strip() for word in words).items() if count > 1]:
+        raise ValueError(f"the vocabulary names a class more than once: {', '.join(repeated)}")
