@@ -40,9 +40,7 @@ class SideAdapterNetwork(nn.Module):
         """CLIP taps that ``forward`` needs."""
         return tuple(sorted({*self.adapter.taps, *self.query_init.taps}))
 
-    def forward(
-        self, images: Tensor, features: ClipFeatures, regions: Regions | None = None
-    ) -> list[MaskPrediction]:
+    def forward(self, images: Tensor, features: ClipFeatures, regions: Regions | None = None) -> list[MaskPrediction]:
         """Predict masks for a batch.
 
         Args:

@@ -146,9 +146,7 @@ class QueryInit(nn.Module):
         """CLIP taps that the content needs."""
         return (self.content.tap,) if isinstance(self.content, ProjectedRegions) else ()
 
-    def queries(
-        self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions | None
-    ) -> Tensor:
+    def queries(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions | None) -> Tensor:
         """Query embeddings before the first block, the queries' position not yet added.
 
         Args:

@@ -53,9 +53,7 @@ def recognition_taps(clip: ClipVisualEncoder, num_blocks: int) -> tuple[int, ...
     return tuple(range(clip.depth - num_blocks, clip.depth))
 
 
-def recognise_masks(
-    clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: Tensor, num_blocks: int = 3
-) -> Tensor:
+def recognise_masks(clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: Tensor, num_blocks: int = 3) -> Tensor:
     """Embed each predicted mask in CLIP's joint space.
 
     Args:
@@ -65,7 +63,7 @@ def recognise_masks(
         num_blocks: How many of CLIP's last blocks the [SOS] tokens pass.
 
     Returns:
-        (B, Q, E), not normalised.
+        (B, Q, E), rows of length 1.
 
     Raises:
         ValueError: The sets or heads of the bias fit neither 1 nor CLIP.
@@ -77,7 +75,7 @@ def recognise_masks(
         block = clip.blocks[tap]
         _, keys, values = project_qkv(block, features.tokens[tap][:, 1:])
         tokens = run_block(block, tokens, sos_attention(keys, values), bias)
-    return clip.head(tokens)
+    return F.normalize(clip.head(tokens), dim=-1)
 
 
 def _biases_per_block(attn_bias: Tensor, features: ClipFeatures, heads: int, num_blocks: int) -> list[Tensor]:
@@ -98,7 +96,7 @@ def _biases_per_block(attn_bias: Tensor, features: ClipFeatures, heads: int, num
 class MaskClassifier(nn.Module):
     """Logits of mask embeddings against a vocabulary and a learned background.
 
-    ``logits = s e/|e| . [text; b/|b|]``
+    ``logits = s e . [text; b/|b|]``
 
     Args:
         embed_dim: E.
@@ -117,11 +115,11 @@ class MaskClassifier(nn.Module):
         """Classify mask embeddings.
 
         Args:
-            mask_embs: (B, Q, E), of any length.
+            mask_embs: (B, Q, E), L2-normalised.
             text_weights: (K, E), L2-normalised.
             logit_scale: s, already exponentiated (100 for the released CLIPs).
 
         Returns:
             (B, Q, K+1) logits, the background last.
         """
-        return logit_scale * F.normalize(mask_embs, dim=-1) @ self.weights(text_weights).T
+        return logit_scale * mask_embs @ self.weights(text_weights).T
