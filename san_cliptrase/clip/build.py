@@ -40,13 +40,10 @@ class FrozenClip(nn.Module):
     Attributes:
         visual: The image tower.
         text: The text tower.
-        logit_scale: (), the learned inverse temperature, already exponentiated.
         mean: Mean of the normalisation, RGB, for pixels in [0, 1].
         std: Standard deviation of the normalisation, RGB, for pixels in [0, 1].
         image_size: (height, width) that the model was trained at, in pixels.
     """
-
-    logit_scale: Tensor
 
     def __init__(
         self,
@@ -59,10 +56,14 @@ class FrozenClip(nn.Module):
         vision, model.visual = model.visual, nn.Identity()
         self.visual = ClipVisualEncoder(vision, interpolate_offset, trainable)
         self.text = TextEncoder(model, tokenizer)
-        self.register_buffer("logit_scale", model.logit_scale.detach().float().exp(), persistent=False)
         self.mean: tuple[float, ...] = tuple(getattr(vision, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
         self.std: tuple[float, ...] = tuple(getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
         self.image_size: tuple[int, int] = tuple(vision.image_size)
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The learned inverse temperature, (), already exponentiated."""
+        return self.text.model.logit_scale.exp()
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalise pixels, (..., 3, H, W) in [0, 1], as the model expects them."""
@@ -79,7 +80,8 @@ def build_clip(
         name: A model name of open_clip ("ViT-B-16"), "scenes_vit" (shipped here), "hf-hub:org/repo" or
             "local-dir:/folder".
         pretrained: A tag of open_clip ("openai"), "scenes" (shipped here), or the path of a weights file. None or "":
-            random weights, for tests (with "hf-hub:" and "local-dir:", the weights found there).
+            random weights, for tests (with "hf-hub:" and "local-dir:", the weights found there). OpenAI's weights in
+            a file need the model whose name ends in "-quickgelu"; the tag says so by itself, a file cannot.
         interpolate_offset: See ``ClipVisualEncoder``.
         trainable: See ``ClipVisualEncoder``.
 

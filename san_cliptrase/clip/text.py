@@ -54,8 +54,8 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: The vocabulary is empty, or has an empty or repeated word.
         """
+        check_vocabulary(vocabulary)
         words = [word.strip() for word in vocabulary]
-        check_vocabulary(words)
         words = list(dict.fromkeys([*words, *(word.strip() for word in background if word.strip())]))
         sentences = load_templates(templates)
         missing = [word for word in words if (word, sentences) not in self._cache]
@@ -83,9 +83,10 @@ def check_vocabulary(words: Sequence[str]) -> None:
 
     Raises:
         ValueError: No word, an empty word, or a repeated word; says which.
+        TypeError: One string instead of a list.
     """
     if isinstance(words, str):
-        raise ValueError(f"the vocabulary must be a list of words, got one string: {words!r}")
+        raise TypeError(f"the vocabulary must be a list of words, got one string: {words!r}")
     if not words:
         raise ValueError("the vocabulary is empty: name at least one class")
     if empty := [index for index, word in enumerate(words) if not word.strip()]:

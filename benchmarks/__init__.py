@@ -1,0 +1,1 @@
+"""Measurements against numbers that others made, and of speed."""

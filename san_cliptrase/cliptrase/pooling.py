@@ -1,0 +1,31 @@
+"""Mask average pooling: one feature per region."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from san_cliptrase.structures import Regions
+
+
+def mask_average_pool(features: Tensor, regions: Regions) -> Tensor:
+    """Average a feature map over each region.
+
+    ``f_n = sum_p m_np x_p / sum_p m_np`` (Shao et al., CLIPtrase, 2024, supplement B.3).
+
+    Args:
+        features: (B, C, h, w) on the grid of the regions. Gradient flows through it.
+        regions: N regions per image.
+
+    Returns:
+        (B, N, C), zero for absent regions.
+
+    Raises:
+        ValueError: The feature map lies on another grid than the regions.
+    """
+    masks = regions.masks.to(features.dtype)
+    if features.shape[-2:] != masks.shape[-2:]:
+        raise ValueError(f"features on a {tuple(features.shape[-2:])} grid, regions on {tuple(masks.shape[-2:])}")
+    sums = torch.einsum("bchw,bnhw->bnc", features, masks)
+    areas = masks.sum(dim=(2, 3))[..., None]
+    return sums / areas.clamp(min=torch.finfo(features.dtype).tiny)

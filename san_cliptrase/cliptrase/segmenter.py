@@ -1,0 +1,133 @@
+"""Training-free segmentation with a frozen CLIP: the steps of CLIPtrase in their order. No mathematics in here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.blocks import project_qkv
+from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.cliptrase.clustering import cluster_rows, default_clustering
+from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
+from san_cliptrase.cliptrase.regions import (
+    image_grids,
+    partition_pixels,
+    region_maps,
+    regions_from_maps,
+    smooth_maps,
+)
+from san_cliptrase.cliptrase.voting import classify_pixels, majority_vote, merge_background, patch_logits
+from san_cliptrase.structures import ClipFeatures, Regions
+
+Size = tuple[int, int]
+
+
+class Cliptrase:
+    """CLIPtrase (Shao et al., 2024) on top of a frozen CLIP image tower; a plain object that owns no parameter.
+
+    Args:
+        visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
+        eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid.
+        min_samples: DBSCAN's core size; None likewise.
+        attention: Name of the last block's attention rule, see ``clip.attention``.
+        vote: Let regions vote; False: every pixel is classified by itself, as MaskCLIP and SCLIP do.
+        cls_prior: See ``patch_logits``.
+
+    Attributes:
+        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block.
+
+    Raises:
+        ValueError: Unknown attention rule, or a tower of fewer than two blocks.
+    """
+
+    taps = (-2, -1)
+
+    def __init__(
+        self,
+        visual: ClipVisualEncoder,
+        eps: float | None = None,
+        min_samples: int | None = None,
+        attention: str = "cliptrase",
+        vote: bool = True,
+        cls_prior: bool = False,
+    ) -> None:
+        if visual.depth < 2:
+            raise ValueError(
+                f"CLIPtrase correlates the second-to-last block, but this tower has {visual.depth} block(s)"
+            )
+        self.visual = visual
+        self.eps = eps
+        self.min_samples = min_samples
+        self.attend = attention_rule(attention)
+        self.vote = vote
+        self.cls_prior = cls_prior
+
+    @torch.no_grad()
+    def correlate(self, features: ClipFeatures) -> Tensor:
+        """Self-correlation in the second-to-last block, (B, T, T)."""
+        index = self.visual.depth - 2
+        return self_correlation(*project_qkv(self.visual.blocks[index], features.tokens[index]))
+
+    @torch.no_grad()
+    def maps(self, features: ClipFeatures) -> list[Tensor]:
+        """Smoothed region maps of each image on four times its own grid, (N, 4h, 4w)."""
+        rows = suppress_global_patches(self.correlate(features), features.valid)
+        labels = self.cluster(rows, features)
+        return [smooth_maps(maps) for maps in region_maps(rows, labels, features.valid, features.grid)]
+
+    def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
+        """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""
+        labels = []
+        for index, grid in enumerate(image_grids(features.valid, features.grid)):
+            eps, min_samples = default_clustering(grid)
+            eps = eps if self.eps is None else self.eps
+            min_samples = min_samples if self.min_samples is None else self.min_samples
+            one = slice(index, index + 1)
+            labels.append(cluster_rows(rows[one], features.valid[one], eps, min_samples))
+        return torch.cat(labels)
+
+    def regions(self, features: ClipFeatures) -> Regions:
+        """Regions of each image on the patch grid; no gradient."""
+        return regions_from_maps(self.maps(features), features.valid, features.grid)
+
+    @torch.no_grad()
+    def dense(self, features: ClipFeatures) -> Tensor:
+        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1."""
+        last = self.visual.depth - 1
+        bias = self.visual.key_bias(features.valid)
+        tokens = self.visual.run(features.tokens[last], last, last + 1, self.attend, bias)
+        return F.normalize(self.visual.head(tokens), dim=-1)
+
+    @torch.no_grad()
+    def segment(
+        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], num_classes: int | None = None
+    ) -> list[Tensor]:
+        """Segment every image of a batch, each as if it were alone.
+
+        Args:
+            features: With ``taps``.
+            text_weights: (K + background words, E), rows of length 1.
+            sizes: True (height, width) of each image in pixels, as given to the encoder.
+            num_classes: K; words from there on mean background, which becomes class K. None: no background words.
+
+        Returns:
+            Per image (H, W) int64 class indices.
+        """
+        logits = patch_logits(self.dense(features), text_weights, self.cls_prior)
+        grids = image_grids(features.valid, features.grid)
+        maps = self.maps(features) if self.vote else [None] * len(grids)
+        results = []
+        for image_logits, keep, grid, size, image_maps in zip(logits, features.valid, grids, sizes, maps, strict=True):
+            canvas = (grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1])
+            classes = classify_pixels(image_logits[keep].unflatten(0, grid), canvas, size)
+            if num_classes is not None:  # before the vote: background words vote as one class
+                classes = merge_background(classes, num_classes)
+            if image_maps is not None and len(image_maps):
+                regions = partition_pixels(image_maps, canvas, size)
+                classes = majority_vote(classes, regions, len(text_weights))
+            results.append(classes)
+        return results
