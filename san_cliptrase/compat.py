@@ -4,9 +4,9 @@ Two gaps keep its modules from being imported:
 
 * ``PIL.Image.LINEAR``, a default argument in ``detectron2/data/transforms/transform.py``. Pillow 10 removed the name,
   an alias of ``BILINEAR``.
-* ``detectron2._C``, the compiled operators, imported at the top of ``layers/deform_conv.py``, ``layers/rotated_boxes.py``
-  and ``layers/roi_align_rotated.py``. Semantic segmentation uses none of them, and an installation without a C++ build
-  has none. A stand-in satisfies the import and raises where an operator is used.
+* ``detectron2._C``, the compiled operators, imported at the top of ``layers/deform_conv.py``,
+  ``layers/rotated_boxes.py`` and ``layers/roi_align_rotated.py``. Semantic segmentation uses none of them, and an
+  installation without a C++ build has none. A stand-in satisfies the import and raises where an operator is used.
 
 Import this module before anything of detectron2.
 """

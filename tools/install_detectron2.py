@@ -34,9 +34,10 @@ PACKAGES = {
 }
 # Model zoo configurations: 200 files for models with compiled operators.
 EXCLUDED = PurePosixPath("detectron2/model_zoo/configs")
+LICENSE = PurePosixPath("LICENSE")
 
-# What the installed files import. detectron2's own list pins old versions of black and iopath and adds
-# packages of its exporters; nothing that is imported here needs them.
+# What the installed files import, with OpenCV where it is missing. detectron2's own list also pins old versions of
+# black and iopath, and names what only its exporters and its Python-file configurations (LazyConfig) use.
 PYPROJECT = """\
 [build-system]
 requires = ["setuptools>=64"]
@@ -48,14 +49,19 @@ version = "0.6"
 description = "Python part of detectron2 0.6, without compiled operators (installed by san_cliptrase)"
 requires-python = ">=3.10"
 dependencies = [
-    "cloudpickle", "fvcore>=0.1.5,<0.1.6", "hydra-core>=1.1", "iopath>=0.1.7", "matplotlib", "omegaconf>=2.1",
-    "Pillow>=7.1", "pycocotools>=2.0.2", "tabulate", "tensorboard", "termcolor>=1.1", "torch", "torchvision",
-    "tqdm>4.29.0", "yacs>=0.1.8",
+    "cloudpickle", "fvcore>=0.1.5,<0.1.6", "iopath>=0.1.7", "matplotlib", "omegaconf>=2.1", "Pillow>=7.1",
+    "pycocotools>=2.0.2", "tabulate", "tensorboard", "termcolor>=1.1", "torch", "torchvision", "tqdm>4.29.0",
+    "yacs>=0.1.8", %s
 ]
 
 [tool.setuptools.packages.find]
 include = ["detectron2*"]
 """
+
+
+# point_rend imports OpenCV for a colour augmentation. Distributions under four names bring the same module, and two of
+# them in one environment overwrite each other: asked for only where there is none.
+OPENCV = '"opencv-python-headless"'
 
 
 class InstallError(Exception):
@@ -129,6 +135,8 @@ def destination(name: str) -> PurePosixPath | None:
     """
     parts = PurePosixPath(name).parts[1:]
     inside = PurePosixPath(*parts)
+    if inside == LICENSE:
+        return inside
     if ".." in parts or name.startswith("/") or inside.suffix != ".py" or EXCLUDED in inside.parents:
         return None
     for source, package in PACKAGES.items():
@@ -138,7 +146,7 @@ def destination(name: str) -> PurePosixPath | None:
 
 
 def unpack(archive: Path, project: Path) -> int:
-    """Write the wanted Python files and a pyproject.toml to ``project``; returns the number of Python files.
+    """Write the wanted files and a pyproject.toml to ``project``; returns the number of wanted files.
 
     Contents are copied file by file to names of our own making: links and special files of an archive are not followed.
     """
@@ -153,7 +161,7 @@ def unpack(archive: Path, project: Path) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content.read())
             count += 1
-    (project / "pyproject.toml").write_text(PYPROJECT)
+    (project / "pyproject.toml").write_text(PYPROJECT % ("" if importlib.util.find_spec("cv2") else OPENCV))
     return count
 
 
@@ -182,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
             archive = args.archive or download(folder)
             check_hash(archive)
             count = unpack(archive, folder / "project")
-            print(f"Installing detectron2 0.6 ({count} Python files, no compiled operators).", flush=True)
+            print(f"Installing detectron2 0.6 ({count} files, no compiled operators).", flush=True)
             install(folder / "project")
     except InstallError as error:
         print(error, file=sys.stderr)

@@ -1,0 +1,53 @@
+# The commands of this project. Each one sets the environment up first, if that has not been done.
+#
+#   PYTHON   the Python (3.10 or newer) that .venv is made with
+#   VENV     an environment to use instead of .venv, a conda environment for example: make test VENV=$CONDA_PREFIX
+PYTHON ?= python3
+VENV ?= .venv
+
+RUN := $(VENV)/bin/python
+# Written at the very end of a set-up: an interrupted one is taken up again by the next command.
+STAMP := $(VENV)/.san_cliptrase_setup
+
+# A .venv without a working pip was interrupted or has lost its Python: made anew. Anything else is not ours to clear.
+define MAKE_ENVIRONMENT
+if [ -e $(VENV) ] && [ ! -e $(VENV)/pyvenv.cfg ]; then \
+	echo "$(VENV) has no bin/python with pip: install pip there, or choose another VENV" >&2; exit 1; fi; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	echo "$(PYTHON) is not Python 3.10 or newer: name one, as in make setup PYTHON=python3.11" >&2; exit 1; }; \
+echo "==> 1/3 new environment in $(VENV)"; $(PYTHON) -m venv --clear $(VENV)
+endef
+
+.PHONY: help setup demo test test-slow clean
+
+help:
+	@echo "make setup      install everything into $(VENV), once"
+	@echo "make demo       train, evaluate and compare on the embedded scenes; results in output/demo"
+	@echo "make test       ruff and the tests"
+	@echo "make test-slow  the slow tests: the full recipe at full size"
+	@echo "make clean      remove output/ and caches, keep $(VENV)"
+
+setup: $(STAMP)
+
+$(STAMP): setup.py tools/install_detectron2.py
+	@rm -f $@
+	@$(RUN) -m pip --version >/dev/null 2>&1 || { $(MAKE_ENVIRONMENT); }
+	@echo "==> 2/3 packages (PyTorch is several GB: minutes on the first run)"
+	$(RUN) -m pip install --editable '.[test]'
+	@echo "==> 3/3 detectron2"
+	$(RUN) tools/install_detectron2.py
+	@touch $@
+	@echo "==> set-up complete"
+
+demo: $(STAMP)
+	$(RUN) -m san_cliptrase.demo --output output/demo
+
+test: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m pytest
+
+test-slow: $(STAMP)
+	$(RUN) -m pytest -m slow
+
+clean:
+	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,42 @@
+"""Packaging of san_cliptrase; `make setup` installs it with detectron2, which no index carries under that name."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
+README = ROOT / "README.md"
+
+setup(
+    name="san_cliptrase",
+    version=VERSION,
+    description="Open-vocabulary semantic segmentation: training-free CLIPtrase, and SAN trained from its regions",
+    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["san_cliptrase", "san_cliptrase.*"]),
+    package_data={
+        "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
+        "san_cliptrase.data": ["class_names/*.txt"],
+    },
+    install_requires=[
+        "fvcore>=0.1.5",
+        "matplotlib>=3.7",
+        "numpy>=1.26",
+        "open_clip_torch>=2.24",
+        "pillow>=10.0",
+        "safetensors>=0.4",
+        "scikit-learn>=1.3",
+        "scipy>=1.11",
+        "tensorboard>=2.14",
+        "timm>=1.0",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "tqdm>=4.60",
+    ],
+    extras_require={"test": ["pytest>=8.0", "ruff>=0.6"]},
+)

@@ -1,0 +1,91 @@
+"""The direction of imports: downward only, and each heavy library in its one room."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "san_cliptrase"
+LEVELS = [
+    {"__init__", "structures", "config", "compat", "scenes"},  # scenes: the small CLIP in clip/ is trained on them
+    {"clip"},
+    {"cliptrase", "san"},
+    {"losses", "meta_arch", "data", "evaluation"},
+    {"engine", "predict", "demo", "convergence", "train_net"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+# library -> the only places (rooms, or files as room/file) that import it
+HOMES = {
+    "open_clip": {"clip"},
+    "timm": {"san/side_adapter"},
+    "sklearn": {"cliptrase/clustering"},
+    "detectron2": (LEVELS[3] | LEVELS[4] | {"compat"}) - {"predict"},
+}
+# What the training-free core must not know.
+UNKNOWN_TO_CLIPTRASE = ("san_cliptrase.clip.text", "san_cliptrase.config")
+
+
+def place(path):
+    """room/file of a source file, or its name if it lies at the top: ("clip", "clip/blocks")."""
+    inside = path.relative_to(PACKAGE if PACKAGE in path.parents else ROOT).with_suffix("")
+    return inside.parts[0], inside.as_posix()
+
+
+def imported(path, tree):
+    """Dotted names of everything that a file imports; relative ones resolved, imported names appended."""
+    package = ("san_cliptrase", *path.relative_to(PACKAGE).parts[:-1]) if PACKAGE in path.parents else ()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parts = [*base, *([node.module] if node.module else [])]
+            yield from (".".join([*parts, alias.name]) for alias in node.names)
+
+
+def violations(path, source):
+    room, file = place(path)
+    if room not in LEVEL:
+        yield f"the room {room} has no level in this test"
+        return
+    tree = ast.parse(source)
+    for name in imported(path, tree):
+        library, _, rest = name.partition(".")
+        target = rest.partition(".")[0]
+        if library in HOMES and not {room, file} & HOMES[library]:
+            yield f"imports {name}: {library} belongs to {sorted(HOMES[library])}"
+        if library == "san_cliptrase" and target and not target.startswith("__") and target != room:
+            if target not in LEVEL or LEVEL[target] >= LEVEL[room]:
+                yield f"imports {name}, which is not below it"
+            if room == "cliptrase" and name.startswith(UNKNOWN_TO_CLIPTRASE):
+                yield f"imports {name}, which the training-free core does not know"
+    if LEVEL[room] in (1, 2):
+        names = {getattr(node, "arg", getattr(node, "id", None)) for node in ast.walk(tree)}
+        if "cfg" in names:
+            yield "reads cfg, which only config, from_config and engine see"
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted(PACKAGE.rglob("*.py")), *ROOT.glob("train_net.py")], ids=lambda p: place(p)[1]
+)
+def test_imports_run_downward(path):
+    assert list(violations(path, path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("san/network.py", "from san_cliptrase.cliptrase import regions"),
+        ("san/network.py", "from ..cliptrase.regions import Regions"),
+        ("san/network.py", "def f():\n    import timm.layers"),
+        ("clip/blocks.py", "from san_cliptrase import cliptrase"),
+        ("cliptrase/regions.py", "from san_cliptrase.clip.text import encode"),
+        ("cliptrase/regions.py", "def f(cfg): ..."),
+        ("losses/matcher.py", "from san_cliptrase.data import mapper"),
+        ("predict.py", "from detectron2.config import get_cfg"),
+        ("utils/misc.py", ""),
+    ],
+)
+def test_a_wrong_import_is_seen(file, source):
+    assert list(violations(PACKAGE / file, source))
