@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from san_cliptrase.san.mask_decoder import MaskDecoder, MaskPrediction
-from san_cliptrase.san.query_init import QueryInit, assign_regions
+from san_cliptrase.san.query_init import QueryInit
+from san_cliptrase.san.region_maps import assign_regions
 from san_cliptrase.san.side_adapter import SideAdapter
 from san_cliptrase.structures import ClipFeatures, Regions
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from san_cliptrase.san.fusion import EPS, ClipFusion
 from san_cliptrase.structures import ClipFeatures
 
 DEFAULT_FUSION: Mapping[int, int] = MappingProxyType({0: 0, 1: 3, 2: 6, 3: 9})
-EPS = 1e-6
 
 InitialiseQueries = Callable[[Tensor, Tensor], Tensor]
 
@@ -35,26 +35,6 @@ class SideTokens(NamedTuple):
     queries: Tensor
     patches: Tensor
     grid: tuple[int, int]
-
-
-class ClipFusion(nn.Module):
-    """Addition of CLIP patch tokens to the side adapter's: ``x + resize(W LN(z) + b)``.
-
-    Args:
-        clip_width: C, channels of CLIP's tokens.
-        width: C', channels of the side adapter's.
-    """
-
-    def __init__(self, clip_width: int, width: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(clip_width, eps=EPS)
-        self.proj = nn.Linear(clip_width, width)
-
-    def forward(self, patches: Tensor, grid: tuple[int, int], clip_map: Tensor) -> Tensor:
-        """Fuse (B, L', C') patches on ``grid`` with a CLIP map (B, C, h, w)."""
-        projected = self.proj(self.norm(clip_map.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        resized = F.interpolate(projected, size=grid, mode="bilinear", align_corners=False)
-        return patches + resized.flatten(2).transpose(1, 2)
 
 
 class SideAdapter(nn.Module):

@@ -1,0 +1,61 @@
+import open_clip
+import pytest
+import torch
+from torch import nn
+
+from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.engine.checkpoint_keys import POS_EMBED, from_official, is_official, rename
+from san_cliptrase.san import MaskClassifier, MaskDecoder, SideAdapter, SideAdapterNetwork
+from tests.engine.official_keys import official_shapes
+
+# name -> (CLIP tap of each side block, heads of the attention bias)
+RELEASED = {"ViT-B-16": ((0, 3, 6, 9), 12), "ViT-L-14-336": ((0, 6, 12, 18), 16)}
+
+
+def build(name: str) -> nn.Module:
+    taps, heads = RELEASED[name]
+    clip = FrozenClip(open_clip.CLIP(**open_clip.get_model_config(name)), tokenizer=list)
+    adapter = SideAdapter(clip_width=clip.visual.width, fusion=dict(enumerate(taps)))
+    network = SideAdapterNetwork(adapter, MaskDecoder(heads=heads))
+    return nn.ModuleDict({"clip": clip, "network": network, "classifier": MaskClassifier(clip.visual.embed_dim)})
+
+
+def state_of(name: str) -> dict[str, torch.Tensor]:
+    return {key: torch.empty(shape, device="meta") for key, shape in official_shapes(name).items()}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_weights_fit_key_by_key_and_shape_by_shape(name):
+    with torch.device("meta"):
+        ours = {key: tensor.shape for key, tensor in build(name).state_dict().items()}
+    theirs = {key: tensor.shape for key, tensor in from_official(state_of(name)).items()}
+    assert ours == theirs
+
+
+def test_recognition_blocks_follow_the_extractors_blocks():
+    assert rename("clip_rec_head.resblocks.2.ln_1.weight", 9) == "clip.visual.vision.transformer.resblocks.11.ln_1.weight"
+    converted = from_official(
+        {
+            "clip_visual_extractor.resblocks.0.ln_1.bias": torch.zeros(1),
+            "clip_visual_extractor.resblocks.1.ln_1.bias": torch.ones(1),
+            "clip_rec_head.resblocks.0.ln_1.bias": torch.full((1,), 2.0),
+        }
+    )
+    prefix = "clip.visual.vision.transformer.resblocks"
+    assert [converted[f"{prefix}.{i}.ln_1.bias"].item() for i in range(3)] == [0, 1, 2]
+
+
+def test_side_positions_are_resampled_for_another_image_size():
+    official = {"side_adapter_network.vit_model.pos_embed": torch.arange(16.0).reshape(1, 16, 1)}
+    same = from_official(official, side_grid=(4, 4))[POS_EMBED]
+    larger = from_official(official, side_grid=(8, 8))[POS_EMBED]
+    assert torch.equal(same, official["side_adapter_network.vit_model.pos_embed"])
+    assert larger.shape == (1, 64, 1)
+    assert larger.mean().item() == pytest.approx(7.5, abs=1e-4)
+
+
+def test_another_models_checkpoint_is_refused_by_name():
+    assert is_official(state_of("ViT-B-16"))
+    assert not is_official({"backbone.stem.conv1.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"backbone\.stem\.conv1\.weight.*another model"):
+        from_official({"backbone.stem.conv1.weight": torch.zeros(1)})

@@ -1,0 +1,148 @@
+import pytest
+import torch
+
+from san_cliptrase.san import QUERY_INITS, build_query_init
+from san_cliptrase.structures import Regions
+from tests.san import tiny
+
+ACTIVE = [name for name in QUERY_INITS if name != "off"]
+
+
+def labels(batch=2, count=4, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, count, (batch, 4, 4), generator=generator)
+
+
+def run(name, clip, pixels, regions, final=True, **init):
+    san = tiny.tiny_san(name, **init)
+    outputs = san(pixels, tiny.encode(clip, pixels, san), regions)
+    return outputs[-1] if final else outputs
+
+
+def test_off_and_missing_regions_are_plain_san(clip):
+    pixels, regions = tiny.images(), tiny.partition(labels())
+    plain = run("off", clip, pixels, None)
+    assert all(map(torch.equal, run("off", clip, pixels, regions), plain))
+    for name in ACTIVE:
+        san = tiny.tiny_san(name)
+        san.load_state_dict(tiny.tiny_san("off").state_dict(), strict=False)
+        found = san(pixels, tiny.encode(clip, pixels, san), None)[-1]
+        assert all(map(torch.equal, found, plain)), name
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_regions_change_the_masks(clip, name):
+    pixels, regions = tiny.images(), tiny.partition(labels())
+    assert not torch.allclose(run(name, clip, pixels, regions)[0], run(name, clip, pixels, None)[0])
+
+
+def test_zero_initialised_addition_starts_as_plain_san_and_learns(clip):
+    pixels, regions = tiny.images(), tiny.partition(labels())
+    san = tiny.tiny_san("map_add", zero_init=True)
+    found = san(pixels, tiny.encode(clip, pixels, san), regions)[-1]
+    plain = san(pixels, tiny.encode(clip, pixels, san), None)[-1]
+    torch.testing.assert_close(found, plain)
+    found.mask_logits.square().sum().backward()
+    assert san.query_init.content.proj.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["tokens_prior", "prior"])
+def test_at_iteration_0_the_masks_are_the_regions(clip, name):
+    """Every supervised block, every pixel: the winning query is that of the region, largest first."""
+    pixels, label_map = tiny.images(), labels()
+    regions = tiny.partition(label_map)
+    rank = regions.masks.flatten(2).sum(-1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    expected = torch.stack([rank[i][label_map[i]] for i in range(2)])
+    expected = expected.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    for masks, _ in run(name, clip, pixels, regions, final=False, mask_strength=50.0):
+        assert torch.equal(masks.argmax(dim=1), expected)
+        assert (masks[:, 4:] < 0).all(), "queries without a region start pushed down"
+
+
+def test_prior_moves_bias_by_the_signed_mask_and_only_of_queries_with_a_region(clip):
+    pixels = tiny.images(batch=1)
+    masks = torch.zeros(1, 1, 4, 4, dtype=torch.double)
+    masks[..., :2] = 1
+    regions = Regions(masks, torch.ones(1, 1, dtype=torch.bool))
+    found, plain = (run("prior", clip, pixels, given, bias_strength=3.0) for given in (regions, None))
+    moved = (found.attn_bias - plain.attn_bias)[0, 0]
+    torch.testing.assert_close(moved[:, 0, :, 0], torch.full_like(moved[:, 0, :, 0], 3.0))
+    torch.testing.assert_close(moved[:, 0, :, -1], torch.full_like(moved[:, 0, :, -1], -3.0))
+    assert moved[:, 1:].abs().max() == 0
+
+
+def test_more_regions_than_queries_keeps_the_largest(clip):
+    label_map = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7], [7, 7, 6, 5], [4, 3, 2, 1]])[None]
+    regions = tiny.partition(label_map)  # region 0 has one patch, 7 has three, the other six two
+    pixels = tiny.images(batch=1)
+    masks = run("prior", clip, pixels, regions, mask_strength=50.0).mask_logits
+    assert masks.shape[1] == tiny.QUERIES
+    winners = masks.argmax(1)[0, ::2, ::2]
+    assert (winners[label_map[0] == 7] == 0).all()
+    assert (masks[0, :, 0, 0] < 0).all(), "the smallest region has no query"
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_order_of_regions_does_not_matter_except_between_equals(clip, name):
+    pixels = tiny.images(batch=1)
+    label_map = torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1], [1, 1, 2, 2], [2, 2, 2, 2]])[None]  # areas 6, 4, 6
+    regions = tiny.partition(label_map)
+    shuffled = Regions(regions.masks[:, [1, 0, 2]], regions.valid[:, [1, 0, 2]])
+    swapped = Regions(regions.masks[:, [2, 1, 0]], regions.valid[:, [2, 1, 0]])
+    found = run(name, clip, pixels, regions)
+    assert all(map(torch.equal, run(name, clip, pixels, shuffled), found))
+    if name == "prior":
+        plain = run(name, clip, pixels, None).mask_logits
+        moved, exchanged = found.mask_logits - plain, run(name, clip, pixels, swapped).mask_logits - plain
+        torch.testing.assert_close(exchanged[:, [1, 0, 2]], moved[:, :3])
+
+
+def test_equal_regions_exchanged_exchange_their_queries_content(clip):
+    regions = tiny.partition(torch.tensor([[0] * 4, [0] * 4, [1] * 4, [1] * 4])[None])
+    swapped = Regions(regions.masks.flip(1), regions.valid)
+    pixels = tiny.images(batch=1)
+    san = tiny.tiny_san("tokens")
+    san.adapter.query_pos_embed.data.zero_()
+    features = tiny.encode(clip, pixels, san)
+    found, exchanged = (san(pixels, features, given)[-1].mask_logits for given in (regions, swapped))
+    torch.testing.assert_close(exchanged[:, [1, 0]], found[:, :2])
+
+
+@pytest.mark.parametrize("name", QUERY_INITS)
+def test_batch_equals_each_image_alone(clip, name):
+    pixels = tiny.images()
+    label_map = labels()
+    label_map[1].clamp_(max=1)  # fewer regions than the other image
+    regions = tiny.partition(label_map)
+    together = run(name, clip, pixels, regions)
+    for i in range(2):
+        count = int(regions.valid[i].sum())
+        own = Regions(regions.masks[i : i + 1, :count], regions.valid[i : i + 1, :count])
+        alone = run(name, clip, pixels[i : i + 1], own)
+        for batched, single in zip(together, alone, strict=True):
+            torch.testing.assert_close(batched[i], single[0])
+
+
+def test_image_without_regions_keeps_learned_queries(clip):
+    regions = Regions(torch.zeros(2, 3, 4, 4, dtype=torch.double), torch.zeros(2, 3, dtype=torch.bool))
+    pixels = tiny.images()
+    for name in ("map_add", "map_replace", "tokens"):
+        torch.testing.assert_close(run(name, clip, pixels, regions), run(name, clip, pixels, None))
+
+
+def test_gradient_reaches_strengths_and_not_the_regions(clip):
+    regions = tiny.partition(labels())
+    regions.masks.requires_grad_()
+    pixels = tiny.images()
+    san = tiny.tiny_san("tokens_prior")
+    for masks, bias in san(pixels, tiny.encode(clip, pixels, san), regions):
+        (masks.square().mean() + bias.square().mean()).backward(retain_graph=True)
+    prior = san.query_init.prior
+    assert prior.mask_strength.grad.abs() > 0
+    assert prior.bias_strength.grad.abs() > 0
+    assert regions.masks.grad is None
+
+
+def test_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'token'.*off, map_add"):
+        build_query_init("token")

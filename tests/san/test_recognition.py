@@ -1,0 +1,89 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from san_cliptrase.clip.blocks import run_block
+from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
+from tests.san import tiny
+
+HEADS = 2
+
+
+def features_of(clip, pixels, sizes=None):
+    return clip(pixels, recognition_taps(clip, tiny.CLIP_BLOCKS), sizes)
+
+
+def random_bias(batch=2, sets=1, heads=HEADS, grid=(8, 8)):
+    shape = (batch, sets, heads, tiny.QUERIES, *grid)
+    return 3 * torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+
+
+def test_equals_one_sequence_of_all_tokens_under_an_attention_mask(clip):
+    """The paper's form: [SOS], [CLS] and patches in one sequence, -inf where a token must not look."""
+    features, bias = features_of(clip, tiny.images()), random_bias()
+    count, first = tiny.QUERIES, clip.depth - tiny.CLIP_BLOCKS
+    tokens = features.tokens[first]
+    tokens = torch.cat([tokens[:, :1].expand(-1, count, -1), tokens], dim=1)
+    mask = torch.zeros(2, HEADS, tokens.shape[1], tokens.shape[1], dtype=torch.double)
+    mask[:, :, :, :count] = -torch.inf
+    mask[:, :, :count, count] = -torch.inf
+    mask[:, :, range(count), range(count)] = 0
+    mask[:, :, :count, count + 1 :] = F.adaptive_max_pool2d(bias.flatten(0, 2), features.grid).reshape(2, HEADS, count, -1)
+    for block in clip.blocks[first:]:
+        tokens = run_block(block, tokens, bias=mask)
+    expected = F.normalize(clip.head(tokens[:, :count]), dim=-1)
+    torch.testing.assert_close(recognise_masks(clip, features, bias, tiny.CLIP_BLOCKS), expected)
+
+
+def test_strong_bias_makes_a_query_see_its_patches_only(clip):
+    pixels = tiny.images(batch=1)
+    changed = pixels.clone()
+    changed[..., :8, :8] += 1
+    bias = torch.full((1, 1, 1, tiny.QUERIES, 4, 4), -1e4, dtype=torch.double)
+    bias[..., 0, 0, 0], bias[..., 1, 3, 3] = 1e4, 1e4
+    # Features of the first block's input, so that patches have not mixed yet.
+    before, after = (
+        recognise_masks(clip, clip(image, range(clip.depth)), bias, num_blocks=clip.depth)[0]
+        for image in (pixels, changed)
+    )
+    one = [recognise_masks(clip, clip(pixels, range(4)), bias[:, :, :, [q, q]], clip.depth)[0, 0] for q in (0, 1)]
+    torch.testing.assert_close(torch.stack(one), before[:2])
+    assert (before[0] - after[0]).norm() > 10 * (before[1] - after[1]).norm()
+
+
+def test_padded_patches_are_not_seen(clip):
+    alone = tiny.images(batch=1)
+    padded = F.pad(alone, (0, 16, 0, 8))
+    bias = random_bias(batch=1)
+    expected = recognise_masks(clip, features_of(clip, alone), bias, tiny.CLIP_BLOCKS)
+    wide = F.pad(bias, (0, 4, 0, 2), value=50.0)
+    found = recognise_masks(clip, features_of(clip, padded, sizes=[(32, 32)]), wide, tiny.CLIP_BLOCKS)
+    torch.testing.assert_close(found, expected)
+
+
+def test_one_set_is_shared_and_several_go_to_their_blocks(clip):
+    features, bias = features_of(clip, tiny.images()), random_bias(sets=2)
+    shared = recognise_masks(clip, features, bias[:, :1], tiny.CLIP_BLOCKS)
+    repeated = recognise_masks(clip, features, bias[:, [0, 0]], tiny.CLIP_BLOCKS)
+    torch.testing.assert_close(shared, repeated)
+    own = recognise_masks(clip, features, bias, tiny.CLIP_BLOCKS)
+    swapped = recognise_masks(clip, features, bias.flip(1), tiny.CLIP_BLOCKS)
+    assert not torch.allclose(own, shared)
+    assert not torch.allclose(own, swapped)
+
+
+def test_bias_that_fits_no_clip_block_is_refused(clip):
+    features = features_of(clip, tiny.images())
+    with pytest.raises(ValueError, match="3 sets and 5 heads.*1 or 2 sets and 1 or 2 heads"):
+        recognise_masks(clip, features, random_bias(sets=3, heads=5), tiny.CLIP_BLOCKS)
+    with pytest.raises(ValueError, match="CLIP has 4 blocks"):
+        recognition_taps(clip, 5)
+
+
+def test_classifier_scores_cosines_with_the_background_last():
+    classifier = MaskClassifier(4)
+    with torch.no_grad():
+        classifier.background.copy_(torch.tensor([[0.0, 0.0, 0.0, 7.0]]))
+    text = torch.eye(4)[:2]
+    logits = classifier(F.normalize(torch.tensor([[[3.0, 0.0, 0.0, 4.0]]]), dim=-1), text, 100.0)
+    torch.testing.assert_close(logits, torch.tensor([[[60.0, 0.0, 80.0]]]))
