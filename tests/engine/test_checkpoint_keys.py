@@ -33,7 +33,9 @@ def test_released_weights_fit_key_by_key_and_shape_by_shape(name):
 
 
 def test_recognition_blocks_follow_the_extractors_blocks():
-    assert rename("clip_rec_head.resblocks.2.ln_1.weight", 9) == "clip.visual.vision.transformer.resblocks.11.ln_1.weight"
+    assert (
+        rename("clip_rec_head.resblocks.2.ln_1.weight", 9) == "clip.visual.vision.transformer.resblocks.11.ln_1.weight"
+    )
     converted = from_official(
         {
             "clip_visual_extractor.resblocks.0.ln_1.bias": torch.zeros(1),

@@ -28,7 +28,9 @@ def test_equals_one_sequence_of_all_tokens_under_an_attention_mask(clip):
     mask[:, :, :, :count] = -torch.inf
     mask[:, :, :count, count] = -torch.inf
     mask[:, :, range(count), range(count)] = 0
-    mask[:, :, :count, count + 1 :] = F.adaptive_max_pool2d(bias.flatten(0, 2), features.grid).reshape(2, HEADS, count, -1)
+    mask[:, :, :count, count + 1 :] = F.adaptive_max_pool2d(bias.flatten(0, 2), features.grid).reshape(
+        2, HEADS, count, -1
+    )
     for block in clip.blocks[first:]:
         tokens = run_block(block, tokens, bias=mask)
     expected = F.normalize(clip.head(tokens[:, :count]), dim=-1)

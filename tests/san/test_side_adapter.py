@@ -29,7 +29,9 @@ def test_every_fused_tap_and_no_other_reaches_the_output(clip):
 def test_every_parameter_is_trained(clip):
     san = tiny.tiny_san()
     pixels = tiny.images()
-    sum(masks.square().mean() + bias.square().mean() for masks, bias in san(pixels, tiny.encode(clip, pixels, san))).backward()
+    sum(
+        masks.square().mean() + bias.square().mean() for masks, bias in san(pixels, tiny.encode(clip, pixels, san))
+    ).backward()
     assert [name for name, p in san.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
 
 

@@ -19,7 +19,9 @@ def tiny_clip() -> ClipVisualEncoder:
 
 def tiny_adapter(**changes) -> SideAdapter:
     sizes = {"image_size": 32, "patch_size": 4, "width": WIDTH, "depth": 3, "heads": 2, "num_queries": QUERIES}
-    return SideAdapter(**{**sizes, "clip_width": CLIP_WIDTH, "fusion": {0: 0, 1: 1, 2: 2}, "supervised": (2, 3), **changes})
+    return SideAdapter(
+        **{**sizes, "clip_width": CLIP_WIDTH, "fusion": {0: 0, 1: 1, 2: 2}, "supervised": (2, 3), **changes}
+    )
 
 
 def tiny_san(name: str = "off", bias_sets: int = 1, **init) -> SideAdapterNetwork:

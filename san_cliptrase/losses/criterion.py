@@ -1,0 +1,144 @@
+"""The loss of SAN: classification of all queries, masks of the matched ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness, point_sample
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from san_cliptrase.losses.matcher import HungarianMatcher
+from san_cliptrase.losses.targets import MaskTarget, check_targets
+
+Prediction = tuple[Tensor, Tensor]
+Matches = Sequence[tuple[Tensor, Tensor]]
+
+
+class SetCriterion(nn.Module):
+    """Weighted losses of a set of classified masks (Cheng et al., "Mask2Former", 2022; Xu et al., "SAN", 2023).
+
+    Cross-entropy of every query with its matched class or "no object"; binary cross-entropy and dice of matched masks
+    at points drawn mostly where the prediction is uncertain (Kirillov et al., "PointRend", 2020). Every supervised
+    block is matched and scored alike.
+
+    Args:
+        num_classes: K.
+        matcher: Finds the pairs.
+        class_weight: Weight of ``loss_ce``.
+        mask_weight: Weight of ``loss_mask``.
+        dice_weight: Weight of ``loss_dice``.
+        no_object_weight: Weight of class K inside the cross-entropy.
+        num_points: Points per mask.
+        oversample_ratio: Candidates per point.
+        importance_sample_ratio: Share of the points that are the most uncertain candidates; the rest is random.
+    """
+
+    class_weights: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        matcher: HungarianMatcher,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        no_object_weight: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_sample_ratio: float = 0.75,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.matcher = matcher
+        self.weights = {"loss_ce": class_weight, "loss_mask": mask_weight, "loss_dice": dice_weight}
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_sample_ratio = importance_sample_ratio
+        class_weights = torch.ones(num_classes + 1)
+        class_weights[-1] = no_object_weight
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, predictions: Sequence[Prediction], targets: Sequence[MaskTarget]) -> dict[str, Tensor]:
+        """Score the predictions of all supervised blocks, in float32 whatever their dtype.
+
+        Args:
+            predictions: (pred_logits (B, Q, K+1), mask_logits (B, Q, h, w)) per supervised block, the final one last.
+            targets: One per image, masks on the canvas that the predicted masks cover. An image may have none.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the final block, and with the suffixes ``_0``, ``_1``, ... of
+            the blocks before it, each already multiplied by its weight.
+
+        Raises:
+            ValueError: Targets and predictions do not fit.
+            FloatingPointError: A prediction is NaN or infinite.
+        """
+        pred_logits, mask_logits = predictions[-1]
+        self._check_classes(pred_logits)
+        check_targets(targets, len(pred_logits), self.num_classes)
+        targets = [MaskTarget(*(part.to(mask_logits.device) for part in target)) for target in targets]
+        num_masks = _average_over_workers(sum(len(target.labels) for target in targets), mask_logits.device)
+        losses = {}
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            for block, (logits, masks) in enumerate(predictions):
+                suffix = "" if block == len(predictions) - 1 else f"_{block}"
+                found = self._losses(logits.float(), masks.float(), targets, num_masks)
+                losses.update({f"{name}{suffix}": self.weights[name] * loss for name, loss in found.items()})
+        return losses
+
+    def _losses(
+        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget], num_masks: Tensor
+    ) -> dict[str, Tensor]:
+        matches = self.matcher(pred_logits, mask_logits, targets)
+        masks = torch.cat([row[queries] for row, (queries, _) in zip(mask_logits, matches, strict=True)])
+        true = torch.cat([target.masks[found] for target, (_, found) in zip(targets, matches, strict=True)])
+        loss_mask, loss_dice = self._mask_losses(masks, true.to(masks))
+        return {
+            "loss_ce": self._class_loss(pred_logits, targets, matches),
+            "loss_mask": loss_mask / num_masks,
+            "loss_dice": loss_dice / num_masks,
+        }
+
+    def _class_loss(self, pred_logits: Tensor, targets: Sequence[MaskTarget], matches: Matches) -> Tensor:
+        classes = torch.full(pred_logits.shape[:2], self.num_classes, device=pred_logits.device)
+        for row, target, (queries, found) in zip(classes, targets, matches, strict=True):
+            row[queries] = target.labels[found]
+        return F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), self.class_weights.to(pred_logits))
+
+    def _mask_losses(self, mask_logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over matched masks, (R, h, w) logits and (R, H, W) truth; zero, but differentiable, without any."""
+        if not len(mask_logits):
+            return mask_logits.sum(), mask_logits.sum()
+        mask_logits, true = mask_logits[:, None], true[:, None]
+        with torch.no_grad():
+            points = get_uncertain_point_coords_with_randomness(
+                mask_logits,
+                lambda logits: -logits.abs(),
+                self.num_points,
+                self.oversample_ratio,
+                self.importance_sample_ratio,
+            )
+            labels = point_sample(true, points, align_corners=False)[:, 0]
+        logits = point_sample(mask_logits, points, align_corners=False)[:, 0]
+        bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1).sum()
+        probabilities = logits.sigmoid()
+        overlap = 2 * (probabilities * labels).sum(-1)
+        dice = 1 - (overlap + 1) / (probabilities.sum(-1) + labels.sum(-1) + 1)
+        return bce, dice.sum()
+
+    def _check_classes(self, pred_logits: Tensor) -> None:
+        if pred_logits.shape[-1] != self.num_classes + 1:
+            raise ValueError(
+                f"predictions have {pred_logits.shape[-1]} classes; {self.num_classes} and the background were expected"
+            )
+
+
+def _average_over_workers(count: int, device: torch.device) -> Tensor:
+    """Mean of a count over the workers, at least 1, so that all of them normalise alike."""
+    total = torch.tensor(float(count), device=device)
+    if comm.get_world_size() > 1:
+        torch.distributed.all_reduce(total)
+    return (total / comm.get_world_size()).clamp(min=1)

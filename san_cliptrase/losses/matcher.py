@@ -1,0 +1,98 @@
+"""One-to-one matching of predicted with true masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.projects.point_rend.point_features import point_sample
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from san_cliptrase.losses.targets import MaskTarget
+
+
+def pairwise_bce(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean binary cross-entropy of every pair, ``mean_p(softplus(x_p) - x_p t_p)``: (Q, P), (N, P) -> (Q, N)."""
+    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.T) / logits.shape[1]
+
+
+def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of every pair, ``1 - (2 sum p t + 1) / (sum p + sum t + 1)``: (Q, P), (N, P) -> (Q, N)."""
+    probabilities = logits.sigmoid()
+    overlap = 2 * probabilities @ targets.T
+    total = probabilities.sum(-1, keepdim=True) + targets.sum(-1)
+    return 1 - (overlap + 1) / (total + 1)
+
+
+class HungarianMatcher:
+    """The assignment of least total cost (Carion et al., "DETR", 2020; Cheng et al., "Mask2Former", 2022).
+
+    ``cost = -w_c softmax(pred_logits)_label + w_m BCE + w_d dice``, the masks compared at random points.
+
+    Args:
+        class_weight: w_c.
+        mask_weight: w_m.
+        dice_weight: w_d.
+        num_points: Points per image, the same for all its pairs.
+    """
+
+    def __init__(
+        self,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        num_points: int = 12544,
+    ) -> None:
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.num_points = num_points
+
+    @torch.no_grad()
+    def __call__(
+        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Match every image.
+
+        Args:
+            pred_logits: (B, Q, K+1).
+            mask_logits: (B, Q, h, w).
+            targets: One per image.
+
+        Returns:
+            Per image (queries, target masks), both (min(Q, N),) int64 on the predictions' device.
+
+        Raises:
+            FloatingPointError: A cost is NaN or infinite, because the predictions are.
+        """
+        return [
+            self._match_image(image, logits, masks, target)
+            for image, (logits, masks, target) in enumerate(zip(pred_logits, mask_logits, targets, strict=True))
+        ]
+
+    def _match_image(self, image: int, logits: Tensor, masks: Tensor, target: MaskTarget) -> tuple[Tensor, Tensor]:
+        cost = self._cost(logits.float(), masks.float(), target).cpu()
+        if not bool(cost.isfinite().all()):
+            raise FloatingPointError(
+                f"image {image} of the batch has a matching cost that is not finite: "
+                f"{int((~logits.isfinite()).sum())} class logits and {int((~masks.isfinite()).sum())} mask logits are "
+                "NaN or infinite. Training has diverged: lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off"
+            )
+        queries, found = linear_sum_assignment(cost.numpy())
+        return torch.as_tensor(queries, device=logits.device), torch.as_tensor(found, device=logits.device)
+
+    def _cost(self, logits: Tensor, masks: Tensor, target: MaskTarget) -> Tensor:
+        if not len(target.labels):
+            return logits.new_zeros(len(logits), 0)
+        with torch.autocast(logits.device.type, enabled=False):
+            points = torch.rand(1, self.num_points, 2, device=masks.device)
+            predicted = point_sample(masks[None], points, align_corners=False)[0]
+            true = point_sample(target.masks[None].to(predicted), points, align_corners=False)[0]
+            class_cost = -logits.softmax(-1)[:, target.labels.to(logits.device)]
+            return (
+                self.class_weight * class_cost
+                + self.mask_weight * pairwise_bce(predicted, true)
+                + self.dice_weight * pairwise_dice(predicted, true)
+            )

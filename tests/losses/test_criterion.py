@@ -1,0 +1,132 @@
+import math
+
+import pytest
+import torch
+
+from san_cliptrase.losses import HungarianMatcher, MaskTarget, SetCriterion, criterion
+from tests.losses import scenes
+
+POINTS = 256
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def build(**changes) -> SetCriterion:
+    return SetCriterion(scenes.CLASSES, HungarianMatcher(num_points=POINTS), num_points=POINTS, **changes)
+
+
+def random_prediction(batch=1):
+    return torch.randn(batch, scenes.QUERIES, 5, requires_grad=True), torch.randn(
+        batch, scenes.QUERIES, 8, 8, requires_grad=True
+    )
+
+
+def test_perfect_prediction_costs_nothing_and_a_wrong_one_does():
+    target = scenes.target(2, 0)
+    logits, masks = scenes.perfect(target, [3, 1])
+    losses = build()([(logits, masks)], [target])
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+    assert losses["loss_ce"] < 1e-6
+    # Points between two pixels of a stripe's edge see both sides, and those points are drawn on purpose.
+    worse = build()([(logits, -masks)], [target])
+    assert losses["loss_dice"] < 0.3 * worse["loss_dice"]
+    assert losses["loss_mask"] < 0.3 * worse["loss_mask"]
+
+
+def test_values_of_a_prediction_that_knows_nothing():
+    target = scenes.target(1)
+    losses = build()([(torch.zeros(1, scenes.QUERIES, 5), torch.zeros(1, scenes.QUERIES, 8, 8))], [target])
+    # ce = log 5 whatever the weights; bce = log 2; dice = 1 - (2 P/2 + 1) / (P/2 + P + 1) for a mask of everything,
+    # but that a point in the outer half of a border pixel reads part of the zeros outside.
+    assert losses["loss_ce"].item() == pytest.approx(2 * math.log(5), rel=1e-5)
+    assert losses["loss_mask"].item() == pytest.approx(5 * math.log(2), rel=1e-5)
+    assert losses["loss_dice"].item() == pytest.approx(5 * (1 - (POINTS + 1) / (1.5 * POINTS + 1)), rel=0.05)
+
+
+def test_no_object_counts_by_its_weight():
+    target = scenes.target(1)
+    logits, masks = scenes.perfect(target, [0])
+    logits[0, 1] = torch.tensor([2.0, 0, 0, 0, 0])  # one of five unmatched queries is wrong
+    wrong = -torch.log_softmax(logits[0, 1], -1)[-1]
+    loss = build(class_weight=1.0, no_object_weight=0.1)([(logits, masks)], [target])["loss_ce"]
+    torch.testing.assert_close(loss, 0.1 * wrong / (1 + 5 * 0.1))
+
+
+def test_blocks_before_the_last_get_numbered_names():
+    target = scenes.target(1, 2)
+    good, bad = scenes.perfect(target, [0, 1]), random_prediction()
+    losses = build()([bad, bad, good], [target])
+    assert set(losses) == {f"loss_{part}{suffix}" for part in ("ce", "mask", "dice") for suffix in ("", "_0", "_1")}
+    assert losses["loss_ce"] < losses["loss_ce_0"]
+
+
+@pytest.mark.parametrize("targets", [[()], [(), (1, 3)]])
+def test_images_without_masks_train_the_no_object_class_only(targets):
+    targets = [scenes.target(*labels) for labels in targets]
+    logits, masks = random_prediction(len(targets))
+    sum(build()([(logits, masks)], targets).values()).backward()
+    assert logits.grad[0].abs().sum() > 0
+    assert masks.grad is not None, "every parameter takes part, or distributed training would hang"
+    assert masks.grad[0].abs().sum() == 0
+    assert masks.grad.isfinite().all()
+
+
+def test_losses_are_per_mask_of_all_workers(monkeypatch):
+    target = scenes.target(1)
+    prediction = (torch.zeros(1, scenes.QUERIES, 5), torch.zeros(1, scenes.QUERIES, 8, 8))
+    alone = build()([prediction], [target])
+    monkeypatch.setattr(criterion.comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(4))  # the other worker has three
+    among_two = build()([prediction], [target])
+    assert among_two["loss_mask"].item() == pytest.approx(alone["loss_mask"].item() / 2, rel=1e-5)
+    assert among_two["loss_ce"].item() == pytest.approx(alone["loss_ce"].item(), rel=1e-5)
+
+
+def test_half_precision_predictions_are_scored_in_float32():
+    target = scenes.target(1, 2)
+    logits, masks = random_prediction()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = build()([(logits.bfloat16(), masks.bfloat16())], [target])
+    assert {loss.dtype for loss in losses.values()} == {torch.float32}
+    assert all(loss.isfinite() for loss in losses.values())
+
+
+def test_training_on_it_recovers_the_masks():
+    target = scenes.target(3, 1)
+    logits, masks = random_prediction()
+    optimiser = torch.optim.Adam([logits, masks], lr=0.3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        sum(build()([(logits, masks)], [target]).values()).backward()
+        optimiser.step()
+    classes = logits.argmax(-1)[0]
+    assert sorted(classes[classes != scenes.CLASSES].tolist()) == [1, 3]
+    found = masks[0, (classes == 3).nonzero()[0, 0]] > 0
+    assert torch.equal(found, target.masks[0, ::2, ::2])
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([scenes.target(4)], r"target 0: labels \[4\] must lie in 0..3"),
+        ([scenes.target(1), scenes.target(1)], "2 targets were given for predictions of 1 images"),
+        ([MaskTarget(torch.zeros(2, dtype=torch.long), torch.zeros(1, 8, 8))], r"labels \(2,\) and masks \(1, 8, 8\)"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(targets, message):
+    with pytest.raises(ValueError, match=message):
+        build()([random_prediction()], targets)
+
+
+def test_masks_of_different_canvases_are_refused():
+    targets = [scenes.target(1), MaskTarget(torch.tensor([1]), torch.zeros(1, 8, 8))]
+    with pytest.raises(ValueError, match=r"share the padded canvas, got \[\(8, 8\), \(16, 16\)\]"):
+        build()([random_prediction(2)], targets)
+
+
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match="3 classes; 4 and the background"):
+        build()([(torch.zeros(1, 6, 3), torch.zeros(1, 6, 8, 8))], [scenes.target(1)])
