@@ -72,7 +72,7 @@ class TextEncoder(nn.Module):
         weights = F.normalize(embeddings.unflatten(0, (len(words), len(sentences))).mean(dim=1), dim=-1)
         self._cache.update({(word, sentences): row for word, row in zip(words, weights, strict=True)})
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         # Other weights give other embeddings.
         self._cache.clear()
         super()._load_from_state_dict(*args, **kwargs)
