@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from san_cliptrase.san import QUERY_INITS, recognise_masks, resize_for_clip
+from tests.san import tiny
+
+
+@pytest.mark.parametrize("name", QUERY_INITS)
+def test_trains_under_automatic_mixed_precision(name):
+    clip, san = tiny.tiny_clip().float(), tiny.tiny_san(name).float()
+    pixels = tiny.images().float()
+    regions = tiny.partition(torch.arange(16).reshape(1, 4, 4).expand(2, -1, -1) // 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = san(pixels, tiny.encode(clip, pixels, san), regions)
+        embeddings = [
+            recognise_masks(clip, tiny.encode(clip, pixels, san), bias, tiny.CLIP_BLOCKS) for _, bias in outputs
+        ]
+    exact = san(pixels, tiny.encode(clip, pixels, san), regions)[-1].mask_logits
+    assert (outputs[-1].mask_logits - exact).abs().max() < 0.05 * exact.abs().max()
+    sum(
+        found.float().sum() + masks.float().sum() for found, (masks, _) in zip(embeddings, outputs, strict=True)
+    ).backward()
+    gradients = [p.grad for p in san.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in gradients)
+
+
+def test_network_names_every_tap_it_needs(clip):
+    assert tiny.tiny_san("off").taps == (0, 1, 2)
+    assert tiny.tiny_san("map_add").taps == (0, 1, 2, 3)
+    san = tiny.tiny_san("map_add")
+    regions = tiny.partition(torch.zeros(2, 4, 4, dtype=torch.long))
+    assert len(san(tiny.images(), clip(tiny.images(), san.taps), regions)) == 2
+
+
+def test_clip_sees_the_image_at_its_scale():
+    image = torch.arange(16.0).reshape(1, 1, 4, 4)
+    assert resize_for_clip(image, 1.0) is image
+    # Half the size, bilinear without anti-aliasing or aligned corners: the mean of each 2x2 block.
+    torch.testing.assert_close(resize_for_clip(image, 0.5), torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
