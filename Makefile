@@ -9,9 +9,9 @@ RUN := $(VENV)/bin/python
 # Written at the very end of a set-up: an interrupted one is taken up again by the next command.
 STAMP := $(VENV)/.san_cliptrase_setup
 
-# A .venv without a working pip was interrupted or has lost its Python: made anew. Anything else is not ours to clear.
+# A .venv without a working pip was interrupted or has lost its Python: made anew. Other folders are not ours to clear.
 define MAKE_ENVIRONMENT
-if [ -e $(VENV) ] && [ ! -e $(VENV)/pyvenv.cfg ]; then \
+if [ "$(VENV)" != .venv ] && [ -e "$(VENV)" ]; then \
 	echo "$(VENV) has no bin/python with pip: install pip there, or choose another VENV" >&2; exit 1; fi; \
 $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	echo "$(PYTHON) is not Python 3.10 or newer: name one, as in make setup PYTHON=python3.11" >&2; exit 1; }; \
