@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +100,7 @@ def intermediate_quantities(clip: FrozenClip, cliptrase: Cliptrase, features: Cl
     }
 
 
-def compare(numbers: Iterator[tuple[str, np.ndarray]], reference: Mapping[str, np.ndarray]) -> list[Row]:
+def compare(numbers: Iterable[tuple[str, np.ndarray]], reference: Mapping[str, np.ndarray]) -> list[Row]:
     """One row per quantity and size: the largest difference, or the largest share of entries that differ."""
     worst: dict[str, list[float]] = {}
     for key, ours in numbers:

@@ -105,7 +105,8 @@ def build_clip(
     except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
         raise WeightsError(
             f"CLIP {name} with weights {pretrained!r} could not be loaded: {error}. Without a network, give the path "
-            "of a downloaded weights file instead of a tag, or use the small CLIP shipped here: scenes_vit, scenes"
+            "of a downloaded weights file instead of a tag, or use the small CLIP shipped here: model scenes_vit with "
+            "weights scenes"
         ) from error
     return FrozenClip(model, tokenizer, interpolate_offset, trainable)
 

@@ -61,3 +61,26 @@ def majority_vote(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
 def merge_background(classes: Tensor, num_classes: int) -> Tensor:
     """Turn all background words, which follow the ``num_classes`` classes, into the one class ``num_classes``."""
     return classes.clamp(max=num_classes)
+
+
+def resize_labels(labels: Tensor, size: Size) -> Tensor:
+    """Resize a label map with smooth boundaries: every pixel takes the class whose resized mask is largest there.
+
+    Args:
+        labels: (h, w) int64.
+        size: (H, W) wanted.
+
+    Returns:
+        (H, W) int64
+    """
+    if tuple(labels.shape) == tuple(size):
+        return labels
+    best = torch.full(size, -1.0, device=labels.device)
+    resized = torch.zeros(size, dtype=torch.int64, device=labels.device)
+    # One class after the other: a photograph times all classes does not fit into memory.
+    for index in labels.unique():
+        mask = (labels == index).float()[None, None]
+        share = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)[0, 0]
+        resized[share > best] = index
+        best = torch.maximum(best, share)
+    return resized

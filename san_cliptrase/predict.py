@@ -1,0 +1,197 @@
+"""Segment photographs by words, training-free: ``python -m san_cliptrase.predict IMAGE... --vocabulary "sky, sea"``.
+
+Needs no detectron2. For every image NAME it writes ``NAME_overlay.png`` (colours, outlines, names, legend),
+``NAME_labels.png`` (class index of every pixel) and ``NAME.json`` (the names and areas of the classes).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from san_cliptrase.clip.attention import ATTENTION_RULES
+from san_cliptrase.clip.build import FrozenClip, WeightsError, build_clip
+from san_cliptrase.clip.templates import TEMPLATES
+from san_cliptrase.clip.text import check_vocabulary
+from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase.voting import resize_labels
+from san_cliptrase.drawing import draw_overlay
+
+logger = logging.getLogger(__name__)
+
+# CLIPtrase's positional embedding is resampled as in DINO's code.
+INTERPOLATE_OFFSET = 0.1
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A frozen CLIP, a vocabulary, and the way to segment with them.
+
+    Attributes:
+        clip: The CLIP.
+        method: CLIPtrase on its image tower.
+        names: Class names; the last one is "background" if there are background words.
+        text_weights: (K + background words, E).
+        num_classes: K.
+        size: Shorter side, in pixels, to which images are resized for CLIP.
+    """
+
+    clip: FrozenClip
+    method: Cliptrase
+    names: tuple[str, ...]
+    text_weights: Tensor
+    num_classes: int
+    size: int
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Segment an RGB image: (H, W) int64 indices into ``names`` at the image's own size."""
+        scale = self.size / min(image.size)
+        width, height = (max(self.size, round(side * scale)) for side in image.size)
+        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(resized)).to(self.text_weights.device).permute(2, 0, 1) / 255
+        features = self.clip.visual(self.clip.normalize(pixels)[None], self.method.taps)
+        labels = self.method.segment(features, self.text_weights, [(height, width)], self.num_classes)[0]
+        return resize_labels(labels, (image.height, image.width)).cpu().numpy()
+
+
+def build_predictor(options: argparse.Namespace) -> Predictor:
+    """Build what the command line asks for.
+
+    Raises:
+        ValueError: Bad vocabulary, unknown model, tag or device, size below one patch.
+        WeightsError: The weights cannot be fetched or do not fit.
+    """
+    vocabulary, background = _words(options.vocabulary), _words(options.background)
+    check_vocabulary(vocabulary)
+    clip = build_clip(options.model, options.pretrained, INTERPOLATE_OFFSET).to(find_device(options.device))
+    if options.model == "scenes_vit":
+        logger.info("scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes and no photographs")
+    size = options.size or min(clip.image_size)
+    if size < max(clip.visual.patch_size):
+        raise ValueError(
+            f"--size {size} is less than one patch of {options.model} ({max(clip.visual.patch_size)} pixels)"
+        )
+    method = Cliptrase(
+        clip.visual, options.eps, options.min_samples, attention=options.attention, vote=not options.no_vote
+    )
+    return Predictor(
+        clip=clip,
+        method=method,
+        names=(*vocabulary, BACKGROUND) if background else tuple(vocabulary),
+        text_weights=clip.text(vocabulary, options.templates, background),
+        num_classes=len(vocabulary),
+        size=size,
+    )
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
+        raise ValueError(f"device {name!r} cannot be used: {error}") from error
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image as RGB, turned upright.
+
+    Raises:
+        ValueError: There is no such file, it is no image, or it is cut off.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PNG's decoder raises SyntaxError
+        raise ValueError(f"cannot read the image {path}: {error}") from error
+
+
+def write_result(stem: Path, image: Image.Image, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Write the overlay, the label map and the summary of one image; ``stem`` is their path without an ending."""
+    draw_overlay(np.asarray(image), labels, names).save(f"{stem}_overlay.png")
+    Image.fromarray(labels.astype(np.uint8 if len(names) <= 256 else np.uint16)).save(f"{stem}_labels.png")
+    areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
+    classes = [{"index": i, "name": name, "area": round(float(areas[i]), 6)} for i, name in enumerate(names)]
+    summary = {"height": image.height, "width": image.width, "classes": classes}
+    Path(f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m san_cliptrase.predict", description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="photographs, in any format that Pillow reads")
+    add("--vocabulary", required=True, metavar="WORDS", help='class names with commas between: "grass, water, brick"')
+    add("--background", default="", metavar="WORDS", help="words that all mean background, with commas between")
+    add("--output", required=True, type=Path, metavar="DIR", help="folder for the results; made if missing")
+    add(
+        "--model", default="ViT-B-16", help="any ViT of open_clip, or scenes_vit, the demo's own (default: %(default)s)"
+    )
+    add("--pretrained", default="openai", help="tag or weights file; scenes for scenes_vit (default: %(default)s)")
+    add("--attention", default="cliptrase", choices=sorted(ATTENTION_RULES), help="rule of CLIP's last block")
+    add("--no-vote", action="store_true", help="classify every pixel by itself, without regions")
+    add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")
+    add("--eps", type=float, help="DBSCAN's radius (default: from the patch grid; 0.7 at 14x14)")
+    add("--min-samples", type=int, help="DBSCAN's core size (default: from the patch grid; 3 at 14x14)")
+    add("--templates", default="imagenet", choices=sorted(TEMPLATES), help="prompts (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Segment every image; one that cannot be read is reported and left out. Returns the exit status."""
+    options = parse_arguments(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("san_cliptrase").setLevel(logging.INFO)
+    try:
+        predictor = build_predictor(options)
+        options.output.mkdir(parents=True, exist_ok=True)
+    except (ValueError, WeightsError, OSError) as error:
+        logger.error("%s", error)
+        return 1
+    failed = 0
+    for path, stem in zip(options.images, _unique_stems(options.images), strict=True):
+        try:
+            image = read_image(path)
+            write_result(options.output / stem, image, predictor(image), predictor.names)
+            logger.info("%s -> %s", path, options.output / f"{stem}_overlay.png")
+        except (ValueError, OSError) as error:
+            logger.error("%s", error)
+            failed += 1
+    return 1 if failed else 0
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")] if text.strip() else []
+
+
+def _unique_stems(paths: Sequence[Path]) -> list[str]:
+    """File names without their ending, numbered where two images share one."""
+    stems: list[str] = []
+    for path in paths:
+        stem, number = path.stem, 2
+        while stem in stems:
+            stem, number = f"{path.stem}_{number}", number + 1
+        stems.append(stem)
+    return stems
+
+
+if __name__ == "__main__":
+    sys.exit(main())

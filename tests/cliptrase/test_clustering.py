@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from san_cliptrase.cliptrase.clustering import cluster_rows, default_clustering
+
+
+def blocks(*sizes):
+    """Rows of an image whose patches correlate by 1 inside groups of these sizes, and not at all across."""
+    return torch.block_diag(*(torch.ones(n, n) for n in sizes))
+
+
+def test_groups_become_clusters_and_single_patches_noise():
+    rows = blocks(4, 3, 1)[None]
+    labels = cluster_rows(rows, torch.ones(1, 8, dtype=torch.bool), eps=0.5, min_samples=3)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [[0, 0, 0, 0, 1, 1, 1, -1]]
+
+
+def test_padding_changes_nothing():
+    valid = torch.tensor([[True, True, False, True, True, True, False, True, True]])
+    rows = torch.full((1, 9, 9), 5.0)
+    rows[0][valid[0][:, None] & valid[0]] = blocks(3, 4).flatten()
+    labels = cluster_rows(rows, valid, eps=0.5, min_samples=3)
+    assert labels.tolist() == [[0, 0, -1, 0, 1, 1, -1, 1, 1]]
+
+
+def test_published_settings_and_what_lies_around_them():
+    assert default_clustering((14, 14)) == (pytest.approx(0.7), 3)
+    assert default_clustering((21, 21)) == (pytest.approx(1.1), 7)
+    # Same number of patches, same setting: 7x28 has as many as 14x14.
+    assert default_clustering((7, 28)) == (pytest.approx(0.7), 3)
+    assert default_clustering((7, 7)) == (pytest.approx(0.35), 2)
+    assert default_clustering((42, 42)) == (pytest.approx(2.2), 28)
+
+
+def test_settings_grow_with_the_grid():
+    settings = [default_clustering((side, side)) for side in range(2, 60)]
+    assert settings == sorted(settings)
+    assert all(later[1] >= earlier[1] for earlier, later in zip(settings, settings[1:], strict=False))
+
+
+@pytest.mark.parametrize(("eps", "min_samples"), [(0.0, 3), (-1.0, 3), (0.7, 0)])
+def test_parameters_out_of_range(eps, min_samples):
+    with pytest.raises(ValueError, match=f"eps={eps}, min_samples={min_samples}"):
+        cluster_rows(torch.ones(1, 2, 2), torch.ones(1, 2, dtype=torch.bool), eps, min_samples)

@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from san_cliptrase.clip.attention import ATTENTION_RULES
+from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.cliptrase import Cliptrase
+from tests.clip.tiny import images, pad_together, tiny_clip, tiny_open_clip
+
+WORDS = ["grass", "water", "brick"]
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return tiny_clip(interpolate_offset=0.1)
+
+
+@pytest.fixture(scope="module")
+def text_weights(clip):
+    return clip.text(WORDS, templates="none")
+
+
+def pictures():
+    """Three images of other sizes, each half one colour and half another, so that there are regions."""
+    result = []
+    for index, (h, w) in enumerate([(48, 40), (30, 61), (64, 64)]):
+        picture = 0.2 * images(1, h, w)[0]
+        picture[index % 3, :, : w // 2] += 2
+        picture[(index + 1) % 3, :, w // 2 :] -= 2
+        result.append(picture)
+    return result
+
+
+@pytest.mark.parametrize("name", sorted(ATTENTION_RULES))
+@pytest.mark.parametrize("vote", [True, False])
+def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, name, vote):
+    method = Cliptrase(clip.visual, attention=name, vote=vote, eps=0.4, min_samples=2)
+    canvas, sizes = pad_together(pictures())
+    batch = clip.visual(canvas, method.taps, sizes)
+    together = method.segment(batch, text_weights, sizes)
+    regions = method.regions(batch)
+    for index, (picture, size) in enumerate(zip(pictures(), sizes, strict=True)):
+        alone = clip.visual(picture[None], method.taps)
+        assert together[index].shape == size
+        assert torch.equal(together[index], method.segment(alone, text_weights, [size])[0])
+        own = method.regions(alone)
+        h, w = alone.grid
+        count = own.valid.shape[1]
+        assert regions.valid[index].sum() == count
+        assert torch.equal(regions.masks[index, :count, :h, :w], own.masks[0])
+        assert regions.masks[index].sum() == h * w if count else True
+
+
+def test_there_are_regions_to_vote(clip, text_weights):
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2)
+    features = clip.visual(pictures()[2][None], method.taps)
+    assert method.regions(features).valid.sum() > 1
+    canvas = [(64, 64)]
+    voted = method.segment(features, text_weights, canvas)[0]
+    plain = Cliptrase(clip.visual, vote=False).segment(features, text_weights, canvas)[0]
+    assert not torch.equal(voted, plain)
+
+
+def test_without_a_cluster_patches_decide(clip, text_weights):
+    features = clip.visual(images(1, 40, 40), Cliptrase.taps)
+    nothing = Cliptrase(clip.visual, eps=1e-6, min_samples=9)
+    plain = Cliptrase(clip.visual, vote=False)
+    assert nothing.regions(features).masks.shape == (1, 0, 5, 5)
+    size = [(40, 40)]
+    assert torch.equal(nothing.segment(features, text_weights, size)[0], plain.segment(features, text_weights, size)[0])
+
+
+def test_background_words_become_the_class_after_the_last(clip):
+    features = clip.visual(images(1, 64, 64), Cliptrase.taps)
+    weights = clip.text(WORDS, templates="none", background=["wall", "shadow", "floor"])
+    labels = Cliptrase(clip.visual, vote=False).segment(features, weights, [(64, 64)], num_classes=3)[0]
+    separate = Cliptrase(clip.visual, vote=False).segment(features, weights, [(64, 64)])[0]
+    assert separate.max() > 3
+    assert torch.equal(labels, separate.clamp(max=3))
+
+
+def test_no_gradient_is_kept(clip):
+    features = clip.visual(images(1).requires_grad_(), Cliptrase.taps)
+    method = Cliptrase(clip.visual)
+    assert features.tokens[2].requires_grad
+    assert not method.dense(features).requires_grad
+    assert not method.regions(features).masks.requires_grad
+
+
+def test_bad_arguments(clip):
+    with pytest.raises(ValueError, match="unknown attention rule 'x'"):
+        Cliptrase(clip.visual, attention="x")
+    with pytest.raises(ValueError, match="1 block"):
+        Cliptrase(ClipVisualEncoder(tiny_open_clip(layers=1).visual))

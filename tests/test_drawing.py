@@ -1,0 +1,34 @@
+import numpy as np
+
+from san_cliptrase.drawing import class_colors, draw_overlay, outlines
+
+
+def test_colours_are_distinct_and_stable():
+    colors = class_colors(60).astype(int)
+    distances = np.abs(colors[:, None] - colors[None]).sum(axis=2) + 999 * np.eye(60, dtype=int)
+    assert distances.min() >= 10
+    np.testing.assert_array_equal(class_colors(5), colors[:5])
+
+
+def test_outlines_lie_between_labels():
+    labels = np.array([[0, 0, 1], [0, 0, 1], [2, 2, 2]])
+    assert outlines(labels).tolist() == [[False, True, False], [True, True, True], [False, False, False]]
+
+
+def test_overlay_has_the_colours_of_the_classes_and_a_legend():
+    labels = np.zeros((60, 80), dtype=np.int64)
+    labels[:, 40:] = 2
+    names = ["grass", "never seen", "a very long name that does not fit into its segment at all"]
+    picture = np.asarray(draw_overlay(np.zeros((60, 80, 3), dtype=np.uint8), labels, names)).astype(int)
+    assert picture.shape[0] == 480
+    assert picture.shape[1] > 640
+    colors = class_colors(3) / 2
+    np.testing.assert_allclose(picture[20, 20], colors[0], atol=1)
+    np.testing.assert_allclose(picture[20, 600], colors[2], atol=1)
+    legend = picture[:, 640:].reshape(-1, 3)
+    shown = [(legend == color).all(axis=1).any() for color in class_colors(3)]
+    assert shown == [True, False, True]
+
+
+def test_one_pixel_of_one_class():
+    assert draw_overlay(np.zeros((1, 1, 3), dtype=np.uint8), np.zeros((1, 1), dtype=np.uint8), ["dot"]).height == 480

@@ -1,0 +1,111 @@
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from san_cliptrase.predict import find_device, main
+
+RANDOM = ["--model", "scenes_vit", "--pretrained", "", "--templates", "none", "--device", "cpu"]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    noise = np.random.default_rng(0).integers(0, 256, (70, 130, 3), dtype=np.uint8)
+    noise[:, 60:] //= 4
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def run(tmp_path, *images, vocabulary="grass, water, red brick", options=()):
+    arguments = [*map(str, images), "--vocabulary", vocabulary, "--output", str(tmp_path / "out"), *RANDOM, *options]
+    return main(arguments), tmp_path / "out"
+
+
+def test_writes_overlay_labels_and_summary(tmp_path, photo):
+    status, out = run(tmp_path, photo, options=["--background", "wall, floor"])
+    assert status == 0
+    labels = np.asarray(Image.open(out / "photo_labels.png"))
+    assert labels.dtype == np.uint8
+    assert labels.shape == (70, 130)
+    summary = json.loads((out / "photo.json").read_text())
+    assert [entry["name"] for entry in summary["classes"]] == ["grass", "water", "red brick", "background"]
+    for entry in summary["classes"]:
+        assert entry["area"] == pytest.approx((labels == entry["index"]).mean(), abs=1e-6)
+    assert Image.open(out / "photo_overlay.png").width > 130
+
+
+@pytest.mark.parametrize("options", [["--attention", "maskclip", "--no-vote"], ["--size", "120", "--eps", "0.3"]])
+def test_options_reach_the_method(tmp_path, photo, options):
+    _, out = run(tmp_path, photo)
+    default = np.asarray(Image.open(out / "photo_labels.png")).copy()
+    assert run(tmp_path, photo, options=options)[0] == 0
+    assert (np.asarray(Image.open(out / "photo_labels.png")) != default).any()
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(tmp_path, photo):
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.new("L", (40, 40)).save(other / "photo.jpg")
+    status, out = run(tmp_path, photo, other / "photo.jpg")
+    assert status == 0
+    assert Image.open(out / "photo_2_labels.png").size == (40, 40)
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held sideways
+    Image.new("RGB", (64, 40)).save(tmp_path / "turned.jpg", exif=exif)
+    _, out = run(tmp_path, tmp_path / "turned.jpg")
+    assert Image.open(out / "turned_labels.png").size == (40, 64)
+
+
+def test_unreadable_images_are_reported_and_the_rest_is_done(tmp_path, photo, caplog):
+    truncated, no_image = tmp_path / "truncated.png", tmp_path / "notes.txt"
+    truncated.write_bytes(photo.read_bytes()[:-2000])
+    no_image.write_text("no picture")
+    status, out = run(tmp_path, truncated, no_image, tmp_path / "missing.png", photo)
+    assert status == 1
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert [name in error for name, error in zip(["truncated", "notes.txt", "missing"], errors, strict=True)] == [
+        True
+    ] * 3
+    assert all(error.startswith("cannot read the image") for error in errors)
+    assert (out / "photo_labels.png").exists()
+    assert not (out / "truncated_labels.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "options", "message"),
+    [
+        ("", [], "vocabulary is empty"),
+        ("grass,,water", [], "empty word at position 1"),
+        ("grass, water, grass", [], "more than once: grass"),
+        ("grass", ["--model", "scene_vit"], "unknown CLIP model 'scene_vit'; did you mean: scenes_vit"),
+        ("grass", ["--pretrained", "scene"], "no pretrained tag 'scene'.*scenes"),
+        ("grass", ["--size", "7"], "--size 7 is less than one patch"),
+        ("grass", ["--device", "abacus"], "device 'abacus' cannot be used"),
+    ],
+)
+def test_wrong_arguments_are_one_clear_line(tmp_path, photo, caplog, vocabulary, options, message):
+    assert run(tmp_path, photo, vocabulary=vocabulary, options=options)[0] == 1
+    (error,) = (record.message for record in caplog.records if record.levelname == "ERROR")
+    assert re.search(message, error)
+
+
+def test_wrong_clustering_parameters(tmp_path, photo, caplog):
+    assert run(tmp_path, photo, options=["--eps", "-1"])[0] == 1
+    assert "eps > 0" in caplog.text
+
+
+def test_the_device_is_found():
+    assert find_device("auto").type in ("cpu", "cuda")
+
+
+def test_needs_no_detectron2():
+    code = "import sys; sys.modules['detectron2'] = None; import san_cliptrase.predict"
+    subprocess.run([sys.executable, "-c", code], check=True)
