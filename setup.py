@@ -27,7 +27,7 @@ setup(
         "fvcore>=0.1.5",
         "matplotlib>=3.7",
         "numpy>=1.26",
-        "open_clip_torch>=2.24",
+        "open_clip_torch>=3.0",
         "pillow>=10.0",
         "safetensors>=0.4",
         "scikit-learn>=1.3",
