@@ -68,9 +68,12 @@ class Cliptrase:
 
     @torch.no_grad()
     def correlate(self, features: ClipFeatures) -> Tensor:
-        """Self-correlation in the second-to-last block, (B, T, T)."""
+        """Self-correlation in the second-to-last block, (B, T, T), at the full precision of the tower's weights."""
         index = self.visual.depth - 2
-        return self_correlation(*project_qkv(self.visual.blocks[index], features.tokens[index]))
+        block, tokens = self.visual.blocks[index], features.tokens[index]
+        # Rounding to half precision moves patches across DBSCAN's radius.
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
     def maps(self, features: ClipFeatures) -> list[Tensor]:

@@ -86,6 +86,17 @@ def test_no_gradient_is_kept(clip):
     assert not method.regions(features).masks.requires_grad
 
 
+def test_mixed_precision_does_not_move_regions(clip):
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2)
+    features = clip.visual(pictures()[2][None], method.taps)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        correlation = method.correlate(features)
+    assert torch.equal(correlation, method.correlate(features))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = clip.visual(pictures()[2][None], method.taps)
+        assert method.regions(half).masks.sum() == 64
+
+
 def test_bad_arguments(clip):
     with pytest.raises(ValueError, match="unknown attention rule 'x'"):
         Cliptrase(clip.visual, attention="x")
