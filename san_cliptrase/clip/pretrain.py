@@ -24,7 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from san_cliptrase.clip.templates import TEMPLATES
+from san_cliptrase.clip.build import register_shipped_models
+from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.scenes import CLASS_NAMES, make_scene, make_swatch
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,8 @@ def caption(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, frozen
     count = len(names) if rng.random() < 0.6 else int(rng.integers(1, len(names) + 1))
     told = [names[i] for i in rng.permutation(len(names))[:count]]
     phrase = told[0] if count == 1 else ", ".join(told[:-1]) + " and " + told[-1]
-    pool = TEMPLATES[("imagenet", "vild", "none")[rng.integers(3)]]
-    return pool[rng.integers(len(pool))].format(phrase), frozenset(told)
+    pool = load_templates(("imagenet", "vild", "none")[rng.integers(3)])
+    return pool[rng.integers(len(pool))].replace("{}", phrase), frozenset(told)
 
 
 def _draw(task: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
@@ -113,7 +114,7 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    open_clip.add_model_config(Path(__file__).parent / "models")
+    register_shipped_models()
     model = open_clip.create_model("scenes_vit").to(device)
     tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
     scenes, scene_names = draw_pictures(_SCENE_SEED, args.scenes, args.workers)
@@ -124,7 +125,9 @@ def train(args: argparse.Namespace) -> None:
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=args.lr,
+        betas=(0.9, 0.98),
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.08)
     started, progress = time.monotonic(), tqdm(range(1, args.steps + 1), "steps")
@@ -173,13 +176,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--scenes", type=int, default=9000, help="scenes to draw; a third as many swatches on top")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--save-every", type=int, default=200)
+    parser.add_argument("--save-every", type=int, default=250)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     train(args)

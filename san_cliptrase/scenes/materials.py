@@ -252,12 +252,12 @@ def bubbles(rng: RandomState, size: int) -> np.ndarray:
     return np.clip(base + (0.6 * rim + 0.25 * (inside > 0) + 0.5 * (inside > 0.75))[..., None], 0, 1)
 
 
-MATERIALS: dict[str, Material] = {
-    function.__name__.replace("_", " "): function
-    for function in (
-        grass, water, sand, snow, brick, wood, gravel, lava, clouds, marble, zebra_stripes, leopard_spots,
-        polka_dots, checkerboard, tartan, honeycomb, fish_scales, denim, rust, rainbow, tiger_stripes, mosaic,
-        circuit_board, bubbles,
-    )
-}  # fmt: skip
+SEEN: tuple[Material, ...] = (
+    grass, water, sand, snow, brick, wood, gravel, clouds, leopard_spots, polka_dots, checkerboard, tartan, denim,
+    rust, rainbow, tiger_stripes, circuit_board, bubbles,
+)  # fmt: skip
+UNSEEN: tuple[Material, ...] = (lava, marble, zebra_stripes, honeycomb, fish_scales, mosaic)
+"""Materials that SAN's training set never shows. They come last, so that seen classes keep their label values."""
+
+MATERIALS: dict[str, Material] = {paint.__name__.replace("_", " "): paint for paint in SEEN + UNSEEN}
 """Name -> painter, in the order of the class indices."""

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import RandomState
 
-from san_cliptrase.scenes.materials import MATERIALS, noise
+from san_cliptrase.scenes.materials import MATERIALS, SEEN, noise
 from san_cliptrase.scenes.shapes import thing_mask
 
 CLASS_NAMES: tuple[str, ...] = tuple(MATERIALS)
 """The 24 classes of the embedded world, in the order of their label values."""
 
-UNSEEN_CLASSES: tuple[str, ...] = ("lava", "marble", "zebra stripes", "honeycomb", "fish scales", "mosaic")
-"""Classes that never occur in ``demo_scenes_train``; the CLIP knows them from captions only."""
+SEEN_CLASSES: tuple[str, ...] = CLASS_NAMES[: len(SEEN)]
+"""The 18 classes that ``demo_scenes_train`` labels."""
+
+UNSEEN_CLASSES: tuple[str, ...] = CLASS_NAMES[len(SEEN) :]
+"""The 6 classes that never occur in ``demo_scenes_train``; the CLIP knows them from captions only."""
 
 GROUNDS: tuple[str, ...] = (
     "grass", "water", "sand", "snow", "brick", "wood", "gravel", "lava", "clouds", "marble", "denim", "mosaic",
@@ -58,7 +61,7 @@ def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> S
     if size < 16:
         raise ValueError(f"a scene needs a side of at least 16 pixels, got {size}")
     rng = RandomState(list(seed))
-    names = [name for name in CLASS_NAMES if unseen or name not in UNSEEN_CLASSES]
+    names = list(CLASS_NAMES if unseen else SEEN_CLASSES)
     layout = _draw_layout(rng, size, names)
     image = np.zeros((size, size, 3), np.float32)
     for label in np.unique(layout):

@@ -1,0 +1,133 @@
+"""Every configuration key of this project: its default, what it means, and the paper's symbol where there is one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def add_san_cliptrase_config(cfg: Any) -> None:
+    """Adds this project's keys to a detectron2 ``CfgNode`` in place.
+
+    Args:
+        cfg: what ``detectron2.config.get_cfg()`` returns.
+    """
+    node = type(cfg)
+    _add_clip(cfg, node)
+    _add_cliptrase(cfg, node)
+    _add_san(cfg, node)
+    _add_data_and_solver(cfg, node)
+
+
+def _add_clip(cfg: Any, node: type) -> None:
+    # "auto" takes a GPU if there is one. Any torch device name is taken as it is.
+    cfg.MODEL.DEVICE = "auto"
+    cfg.MODEL.CLIP = clip = node()
+    # An open_clip model name, or "scenes_vit", the small model shipped with this project.
+    clip.NAME = "ViT-B-16"
+    # An open_clip pretrained tag, a checkpoint file, "scenes" for scenes_vit, or "" for random weights (tests only).
+    clip.PRETRAINED = "openai"
+    # CLIP sees the image at this scale; detectron2's INPUT sizes are those before it.
+    clip.RESOLUTION = 1.0
+    # Added to the target grid when the positional embedding is interpolated: 0.1 in CLIPtrase, 0 in SAN.
+    clip.INTERPOLATE_OFFSET = 0.0
+    # Parameters of the vision tower that SAN trains. SAN as published: ("positional_embedding",).
+    clip.TRAINABLE = ()
+    # Prompt templates: "imagenet" (80), "vild" (14) or "none".
+    clip.TEMPLATES = "imagenet"
+
+
+def _add_cliptrase(cfg: Any, node: type) -> None:
+    cfg.MODEL.CLIPTRASE = cliptrase = node()
+    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
+    cliptrase.ATTENTION = "cliptrase"
+    # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
+    # They belong to a patch grid: (0.7, 3) at 14x14, (1.1, 7) at 21x21. EPS 0 takes the rule of
+    # ``cliptrase.clustering.default_clustering`` for the grid at hand.
+    cliptrase.EPS = 0.7
+    cliptrase.MIN_SAMPLES = 3
+    # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
+    cliptrase.VOTE = True
+    # Words that together stand for "background"; a non-empty list appends one background class.
+    cliptrase.BACKGROUND = ()
+    # Multiply patch logits by the [CLS] logits, as the paper does on VOC20.
+    cliptrase.CLS_PRIOR = False
+
+
+def _add_san(cfg: Any, node: type) -> None:
+    cfg.MODEL.SAN = san = node()
+    san.NUM_QUERIES = 100
+    # Images are padded to a multiple of this many pixels.
+    san.SIZE_DIVISIBILITY = 32
+    # The side adapter: a plain ViT beside CLIP. IMAGE_SIZE sets the native grid of its positional embedding.
+    san.SIDE = side = node()
+    side.IMAGE_SIZE = 640
+    side.PATCH_SIZE = 16
+    side.WIDTH = 240
+    side.DEPTH = 8
+    side.HEADS = 6
+    # Pairs (block of CLIP, block of the side adapter): tokens entering the first are added before the second.
+    side.FUSION = ((0, 0), (3, 1), (6, 2), (9, 3))
+    # Side blocks (1-based) whose outputs are decoded and supervised; the last one is the prediction.
+    side.SUPERVISED = (7, 8)
+    # The mask decoder's width; heads of the attention bias: 0 takes CLIP's number of heads.
+    san.DECODER_WIDTH = 256
+    san.BIAS_HEADS = 0
+    # The first CLIP block of the recognition head, counted from the end: the [SOS] tokens live in the last three.
+    san.RECOGNITION_LAYER = -3
+    # Matcher and loss weights, no-object weight, and point sampling, as in Mask2Former.
+    san.CLASS_WEIGHT = 2.0
+    san.MASK_WEIGHT = 5.0
+    san.DICE_WEIGHT = 5.0
+    san.NO_OBJECT_WEIGHT = 0.1
+    san.TRAIN_NUM_POINTS = 12544
+    san.OVERSAMPLE_RATIO = 3.0
+    san.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # How CLIPtrase's regions initialise the queries: off (SAN exactly), map_add and map_replace (the paper's),
+    # tokens, prior, tokens_prior. See docs/architecture.md.
+    san.QUERY_INIT = init = node()
+    init.NAME = "off"
+    # map_*: the CLIP block whose input tokens are pooled, counted from the end; start the projection at zero?
+    init.MAP_LAYER = -1
+    init.ZERO_INIT = False
+    # *prior: initial strength of the region mask in the mask logits and in the attention bias; both are learned.
+    init.MASK_STRENGTH = 5.0
+    init.BIAS_STRENGTH = 5.0
+
+
+def _add_data_and_solver(cfg: Any, node: type) -> None:
+    # Label values that are never trained or scored.
+    cfg.INPUT.IGNORE_LABEL = 255
+    # Images of a test batch, and how many images of a test set are evaluated (0: all).
+    cfg.TEST.BATCH_SIZE = 1
+    cfg.TEST.MAX_IMAGES = 0
+    cfg.INPUT.COLOR_AUG_SSD = True
+    cfg.INPUT.RANDOM_FLIP = "horizontal"
+    cfg.INPUT.CROP.ENABLED = True
+    cfg.INPUT.CROP.TYPE = "absolute"
+    cfg.INPUT.CROP.SIZE = [640, 640]
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    # AdamW with SAN's parameter groups, poly decay to zero without warm-up.
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    cfg.SOLVER.BASE_LR = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY = 1e-4
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    # Weight decay of embeddings: positional, query and class tokens.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
+    # Learning rate of trainable CLIP parameters, and of the prior strengths, relative to BASE_LR.
+    cfg.SOLVER.CLIP_MULTIPLIER = 1.0
+    cfg.SOLVER.STRENGTH_MULTIPLIER = 1.0
+    cfg.SOLVER.POLY_POWER = 0.9
+    cfg.SOLVER.AMP.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
+    cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
+    # The data order and every random draw of iteration i follow from (SEED, i): variants are paired, runs resume exactly.
+    cfg.SEED = 0
+    # Losses are written to screen, metrics.json and TensorBoard every so many iterations.
+    cfg.LOG_PERIOD = 20
+    # Write pictures of regions and predictions of this many validation images at every evaluation.
+    cfg.VIS_IMAGES = 4

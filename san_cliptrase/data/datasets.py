@@ -1,0 +1,120 @@
+"""One table of datasets, registered with detectron2 under ``$DETECTRON2_DATASETS`` (default: ``datasets``)."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from san_cliptrase.data.demo_scenes import draw_split
+from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES
+
+_CLASS_FILES = Path(__file__).parent / "class_names"
+_SCENE_CLASSES = {"scenes": CLASS_NAMES, "scenes_seen": SEEN_CLASSES}
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Where a dataset lies and what its label values mean.
+
+    Attributes:
+        images: folder of images under the root.
+        labels: folder of label maps under the root: one PNG (or TIFF) a picture, the same stem, class index per pixel.
+        classes: name of the class list, see :func:`class_names`.
+        split: for the demo scenes, which split to draw if the files are not there yet.
+    """
+
+    images: str
+    labels: str
+    classes: str
+    split: str = ""
+
+
+DATASETS: dict[str, DatasetSpec] = {
+    "demo_scenes_train": DatasetSpec("demo_scenes/images/train", "demo_scenes/annotations/train", "scenes_seen", "train"),
+    "demo_scenes_val": DatasetSpec("demo_scenes/images/val", "demo_scenes/annotations/val", "scenes", "val"),
+    "coco_stuff171_train": DatasetSpec("coco/train2017", "coco/stuffthingmaps_detectron2/train2017", "coco_stuff171"),
+    "coco_stuff171_val": DatasetSpec("coco/val2017", "coco/stuffthingmaps_detectron2/val2017", "coco_stuff171"),
+    "ade150_val": DatasetSpec(
+        "ADEChallengeData2016/images/validation", "ADEChallengeData2016/annotations_detectron2/validation", "ade150"
+    ),
+    "pc59_val": DatasetSpec("VOC2010/images/val", "VOC2010/annotations_detectron2/pc59_val", "pc59"),
+    "voc20_val": DatasetSpec("VOC2012/images_detectron2/val", "VOC2012/annotations_detectron2/val", "voc20"),
+}
+"""The layouts that SAN's dataset preparation writes, so that prepared folders are used as they are."""
+
+
+def class_names(name: str) -> list[str]:
+    """Class names in the order of their label values.
+
+    Args:
+        name: a list in ``data/class_names`` without its suffix, or "scenes" or "scenes_seen".
+    """
+    if name in _SCENE_CLASSES:
+        return list(_SCENE_CLASSES[name])
+    return (_CLASS_FILES / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def datasets_root() -> Path:
+    """The folder that holds the datasets."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+
+
+def load_pairs(name: str, images: Path, labels: Path) -> list[dict]:
+    """Pairs image and label files by their stems, in sorted order.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or empty, or an image has no label file or the reverse.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"dataset {name!r} expects the folder {folder}, which does not exist. Put the data there, or set "
+                f"DETECTRON2_DATASETS to the folder that holds it (docs/install.md, Datasets)."
+            )
+    pictures = {p.stem: p for p in images.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"}}
+    truths = {p.stem: p for p in labels.iterdir() if p.suffix.lower() in {".png", ".tif", ".tiff"}}
+    alone = sorted(pictures.keys() ^ truths.keys())
+    if alone or not pictures:
+        found = f"{len(pictures)} images in {images}, {len(truths)} label files in {labels}"
+        unpaired = f"; without a partner: {', '.join(alone[:5])}{' ...' if len(alone) > 5 else ''}" if alone else ""
+        raise FileNotFoundError(f"dataset {name!r}: {found}{unpaired}. Every image needs the label file of its stem.")
+    return [
+        {"file_name": str(pictures[stem]), "sem_seg_file_name": str(truths[stem]), "image_id": stem}
+        for stem in sorted(pictures)
+    ]
+
+
+def _load(name: str) -> list[dict]:
+    spec, root = DATASETS[name], datasets_root()
+    if spec.split:
+        draw_split(root / "demo_scenes", spec.split)
+    return load_pairs(name, root / spec.images, root / spec.labels)
+
+
+def register(name: str, loader, classes: Sequence[str], unseen: Sequence[str] = ()) -> None:
+    """Registers a semantic segmentation dataset: also the way to add one's own.
+
+    Args:
+        name: what DATASETS.TRAIN and DATASETS.TEST call it.
+        loader: function without arguments that returns detectron2's list of dicts.
+        classes: class names in the order of the label values.
+        unseen: those of ``classes`` that training never labels; they are scored apart too.
+    """
+    DatasetCatalog.register(name, loader)
+    MetadataCatalog.get(name).set(
+        stuff_classes=list(classes), unseen_classes=list(unseen), ignore_label=255, evaluator_type="sem_seg"
+    )
+
+
+for _name, _spec in DATASETS.items():
+    register(
+        _name,
+        functools.partial(_load, _name),
+        class_names(_spec.classes),
+        UNSEEN_CLASSES if _spec.classes == "scenes" else (),
+    )

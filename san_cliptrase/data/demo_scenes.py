@@ -1,0 +1,70 @@
+"""Writes the embedded scenes to disk as ordinary image and label files.
+
+``python -m san_cliptrase.data.demo_scenes --output DIR`` writes ``DIR/images/{train,val}/*.png`` and
+``DIR/annotations/{train,val}/*.png`` (class index per pixel), the layout of the real datasets, and ``classes.txt``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from san_cliptrase.scenes import CLASS_NAMES, make_scene
+
+logger = logging.getLogger(__name__)
+
+SPLITS: dict[str, tuple[int, int]] = {"train": (1, 800), "val": (2, 200)}
+"""Split -> (first word of the seeds, number of scenes). Unseen classes occur in "val" only."""
+
+
+def draw_split(root: Path, split: str) -> None:
+    """Draws a split unless it is there already; a run that was cut off is taken up where it stopped.
+
+    Args:
+        root: folder to write ``images``, ``annotations`` and ``classes.txt`` into.
+        split: a key of :data:`SPLITS`.
+    """
+    seed, count = SPLITS[split]
+    folders = [root / kind / split for kind in ("images", "annotations")]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(count) if not all((folder / f"{i:04d}.png").exists() for folder in folders)]
+    if not missing:
+        return
+    logger.info("drawing %d demo scenes into %s", len(missing), root)
+    (root / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
+    with ProcessPoolExecutor() as pool:
+        work = pool.map(partial(_write, root, split, seed), missing, chunksize=8)
+        for _ in tqdm(work, f"scenes ({split})", len(missing)):
+            pass
+
+
+def _write(root: Path, split: str, seed: int, index: int) -> None:
+    scene = make_scene((seed, index), unseen=split != "train")
+    for kind, array in (("images", scene.image), ("annotations", scene.labels)):
+        path = root / kind / split / f"{index:04d}.png"
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        Image.fromarray(array).save(temporary, format="png")
+        os.replace(temporary, path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for split in SPLITS:
+        draw_split(args.output, split)
+
+
+if __name__ == "__main__":
+    main()

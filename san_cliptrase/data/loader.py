@@ -1,0 +1,91 @@
+"""Loading whose every draw follows from (seed, position), so that runs can be paired and resumed exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+
+class EndlessDataset(Dataset):
+    """The training stream as a map: position 0, 1, 2, ... -> a sample, epoch after epoch, reshuffled for each.
+
+    Sample and augmentation depend on ``seed`` and the position alone: not on the number of workers, on what was
+    loaded before, or on where a resumed run starts.
+    """
+
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
+        if not records:
+            raise ValueError("the training set is empty")
+        self.records, self.mapper, self.seed = records, mapper, seed
+        self._shuffled = (-1, np.empty(0, np.int64))
+
+    def __getitem__(self, position: int) -> dict:
+        epoch, place = divmod(position, len(self.records))
+        if self._shuffled[0] != epoch:
+            self._shuffled = epoch, np.random.RandomState([self.seed, epoch]).permutation(len(self.records))
+        np.random.seed([self.seed, 1, position])
+        torch.manual_seed(hash((self.seed, position)) % 2**63)
+        return self.mapper(self.records[self._shuffled[1][place]])
+
+
+class PositionSampler(Sampler):
+    """Positions of the stream from ``start`` on, those of this worker process of a distributed run."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        position = self.start + comm.get_rank()
+        while True:
+            yield position
+            position += comm.get_world_size()
+
+
+def build_train_loader(
+    records: list[dict], mapper: Callable[[dict], dict], batch: int, seed: int, start_iter: int, workers: int
+) -> DataLoader:
+    """Batches of the stream as lists of dicts, beginning with those of iteration ``start_iter``.
+
+    Args:
+        records: detectron2's list of dicts.
+        mapper: dict -> sample.
+        batch: samples of one iteration, all processes together.
+        seed: decides order and augmentation.
+        start_iter: 0, or where a resumed run goes on.
+        workers: loading processes of each training process.
+
+    Raises:
+        ValueError: if the processes cannot share a batch evenly.
+    """
+    world = comm.get_world_size()
+    if batch % world:
+        raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {world} processes cannot share evenly")
+    return DataLoader(
+        EndlessDataset(records, mapper, seed),
+        batch_size=batch // world,
+        sampler=PositionSampler(start_iter * batch),
+        num_workers=workers,
+        collate_fn=list,
+        persistent_workers=workers > 0,
+    )
+
+
+class _Mapped(Dataset):
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict]) -> None:
+        self.records, self.mapper = records, mapper
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.mapper(self.records[index])
+
+
+def build_test_loader(records: list[dict], mapper: Callable[[dict], dict], batch: int, workers: int) -> DataLoader:
+    """Every record once, in order, shared among processes."""
+    mine = records[comm.get_rank() :: comm.get_world_size()]
+    return DataLoader(_Mapped(mine, mapper), batch_size=batch, num_workers=workers, collate_fn=list)

@@ -1,0 +1,135 @@
+"""From a dataset's dict to what the meta-architectures read: pictures and masks as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import detectron2.data.transforms as T
+import numpy as np
+import torch
+from detectron2.config import configurable
+from detectron2.structures import BitMasks, Instances
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torchvision.transforms import v2
+
+
+class DataError(ValueError):
+    """A file of a dataset that cannot be used; the message names it and says what was found."""
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned upright by its EXIF tag.
+
+    Raises:
+        DataError: if the file cannot be read in whole.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError(f"cannot read the image {path}: {error}. Is the file whole and an image?") from error
+
+
+def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) int64 label map, checked.
+
+    Args:
+        path: single-channel label image.
+        num_classes: labels are 0 .. num_classes - 1, or ``ignore_label``.
+        ignore_label: the value of unlabelled pixels.
+        size: (height, width) that the picture has.
+
+    Raises:
+        DataError: if the file cannot be read, has channels, another size, or a value that is no class.
+    """
+    try:
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        raise DataError(f"cannot read the label file {path}: {error}. Is the file whole and an image?") from error
+    if labels.ndim != 2:
+        raise DataError(f"label file {path} has shape {labels.shape}; expected one class index per pixel")
+    if labels.shape != size:
+        raise DataError(f"label file {path} is {labels.shape[0]}x{labels.shape[1]}, its image {size[0]}x{size[1]}")
+    labels = labels.astype(np.int64)
+    values = np.unique(labels)
+    outside = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
+    if len(outside):
+        raise DataError(
+            f"label file {path} holds the value(s) {', '.join(map(str, outside[:5]))}; the dataset has classes 0 to "
+            f"{num_classes - 1}, and {ignore_label} for ignored pixels"
+        )
+    return labels
+
+
+class SemanticMapper:
+    """detectron2 dataset dict -> {"image", "height", "width", "sem_seg", "vocabulary"} and, for training, "instances".
+
+    "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index.
+    "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training draws its
+    augmentation from numpy's and torch's global generators, which the loader seeds for every sample.
+    """
+
+    @configurable
+    def __init__(
+        self, augmentations: list, colour: Any, vocabulary: Sequence[str], ignore_label: int, is_train: bool
+    ) -> None:
+        self.augmentations, self.colour = T.AugmentationList(augmentations), colour
+        self.vocabulary, self.ignore_label, self.is_train = tuple(vocabulary), ignore_label, is_train
+
+    @classmethod
+    def from_config(cls, cfg: Any, vocabulary: Sequence[str], is_train: bool) -> dict:
+        """Augmentations of SAN: resize, crop, colour, flip; at test time the resize alone."""
+        ignore, colour = cfg.INPUT.IGNORE_LABEL, None
+        if is_train:
+            augmentations = [
+                T.ResizeShortestEdge(
+                    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
+                )
+            ]
+            if cfg.INPUT.CROP.ENABLED:
+                augmentations.append(
+                    T.RandomCrop_CategoryAreaConstraint(
+                        cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, ignore
+                    )
+                )
+            if cfg.INPUT.RANDOM_FLIP != "none":
+                augmentations.append(T.RandomFlip(horizontal=True, vertical=False))
+            if cfg.INPUT.COLOR_AUG_SSD:
+                colour = v2.RandomPhotometricDistort()
+        else:
+            augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+        return {
+            "augmentations": augmentations,
+            "colour": colour,
+            "vocabulary": vocabulary,
+            "ignore_label": ignore,
+            "is_train": is_train,
+        }
+
+    def __call__(self, record: dict) -> dict:
+        image = read_image(record["file_name"])
+        height, width = image.shape[:2]
+        labels = read_labels(record["sem_seg_file_name"], len(self.vocabulary), self.ignore_label, (height, width))
+        result = {**record, "height": height, "width": width, "vocabulary": self.vocabulary}
+        # T.AugInput resizes label maps with nearest neighbours; uint8 images are what its transforms expect.
+        pair = T.AugInput(image, sem_seg=labels.astype(np.float32) if self.is_train else None)
+        self.augmentations(pair)
+        picture = torch.from_numpy(np.ascontiguousarray(pair.image.transpose(2, 0, 1)))
+        result["image"] = self.colour(picture) if self.colour is not None else picture
+        if not self.is_train:
+            result["sem_seg"] = torch.from_numpy(labels)
+            return result
+        labels = pair.sem_seg.astype(np.int64)
+        result["sem_seg"] = torch.from_numpy(labels)
+        result["instances"] = self._masks(labels)
+        return result
+
+    def _masks(self, labels: np.ndarray) -> Instances:
+        present = np.unique(labels)
+        present = present[present != self.ignore_label]
+        instances = Instances(labels.shape)
+        instances.gt_classes = torch.from_numpy(present)
+        instances.gt_masks = BitMasks(torch.from_numpy(labels[None] == present[:, None, None]))
+        return instances

@@ -1,0 +1,3 @@
+"""Running things: configuration files, training, evaluation, checkpoints."""
+
+import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)

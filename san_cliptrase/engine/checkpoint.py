@@ -1,0 +1,89 @@
+"""Checkpoints that are read without executing anything, written whole or not at all, and checked against the model."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.checkpoint import Checkpointer
+
+from san_cliptrase.engine.checkpoint_keys import from_official, is_official
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and what does not fit."""
+
+
+class SafeCheckpointer(Checkpointer):
+    """fvcore's checkpointer with ``weights_only`` loading, atomic writing and strict keys; reads SAN's releases too.
+
+    Args:
+        model: what is trained.
+        save_dir: folder of the checkpoints.
+        checkpointables: further objects with ``state_dict`` and ``load_state_dict``.
+    """
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """Loads weights and, unless told otherwise, what was saved with them; "" loads nothing.
+
+        Raises:
+            CheckpointError: if there is no such file, it cannot be read, or it is of another model.
+        """
+        if path and not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        return super().load(path, checkpointables)
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Writes ``name.pth``, then points ``last_checkpoint`` to it; a run that dies here leaves the last one whole."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("saving checkpoint to %s", path)
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            torch.save({**data, **kwargs}, file)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Makes ``last_checkpoint`` name a file."""
+        temporary = Path(self.save_dir) / "last_checkpoint.tmp"
+        temporary.write_text(last_filename_basename)
+        os.replace(temporary, Path(self.save_dir) / "last_checkpoint")
+
+    def _load_file(self, f: str) -> dict:
+        path = self.path_manager.get_local_path(f)
+        try:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            raise CheckpointError(f"cannot read the checkpoint {f}: {error}. Is the file whole?") from error
+        if not isinstance(loaded, dict):
+            raise CheckpointError(f"checkpoint {f} holds a {type(loaded).__name__}, not a dictionary of weights")
+        state = loaded.get("model", loaded)
+        if is_official(state):
+            return {"model": from_official(state, self.model.network.adapter.native_grid)}
+        return loaded if "model" in loaded else {"model": loaded}
+
+    def _load_model(self, checkpoint: dict) -> Any:
+        state, own = checkpoint["model"], self.model.state_dict()
+        missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        unequal = [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in sorted(own.keys() & state.keys())
+            if state[key].shape != own[key].shape
+        ]
+        problems = [
+            f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+            for what, found in (("missing", missing), ("unknown", surplus), ("of another shape", unequal))
+            if found
+        ]
+        if problems:
+            raise CheckpointError(
+                f"the checkpoint is of another model: {'; '.join(problems)}. Use the configuration it was trained with."
+            )
+        return super()._load_model(checkpoint)

@@ -1,0 +1,103 @@
+"""From a YAML file and the command line to a frozen configuration and a folder to work in."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+import san_cliptrase.data.datasets
+import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line above registers the datasets)
+from san_cliptrase.config import add_san_cliptrase_config
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file and key."""
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """detectron2's arguments: --config-file (or --config), --eval-only, --resume, --num-gpus, KEY VALUE ..."""
+    parser = default_argument_parser()
+    parser.description = "Train or evaluate SAN and CLIPtrase."
+    parser.epilog = "example: python train_net.py --config configs/demo/san_cliptrase.yaml OUTPUT_DIR output/mine"
+    return parser
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Reads a configuration file and the files under its ``_BASE_``; nothing in them is executed.
+
+    Args:
+        path: YAML file.
+        overrides: KEY, VALUE, KEY, VALUE, ...
+
+    Returns:
+        The configuration, with the device decided, not frozen.
+
+    Raises:
+        ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key that does not exist.
+    """
+    cfg = get_cfg()
+    add_san_cliptrase_config(cfg)
+    if not Path(path).is_file():
+        raise ConfigError(f"there is no configuration file {path}")
+    try:
+        # Not merge_from_file's default: with allow_unsafe, a tag in the YAML could run any Python code.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+        cfg.merge_from_list(list(overrides))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not plain YAML: {error}") from error
+    except (KeyError, AssertionError, ValueError) as error:
+        message = str(error.args[0] if error.args else error)
+        raise ConfigError(f"{path} with overrides {list(overrides)}: {message}{_hint(message, cfg)}") from error
+    if cfg.MODEL.DEVICE == "auto":
+        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+    return cfg
+
+
+def _hint(message: str, cfg: CfgNode) -> str:
+    unknown = message.rsplit(":", 1)[-1].strip()
+    close = difflib.get_close_matches(unknown, _keys(cfg), n=3)
+    return f" (did you mean {' or '.join(close)}?)" if "on-existent" in message and close else ""
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
+    for key, value in node.items():
+        yield prefix + key
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Configuration of a run; makes its folder, and writes the configuration and the log into it.
+
+    Raises:
+        ConfigError: see :func:`load_config`.
+    """
+    if not args.config_file:
+        raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    output = Path(cfg.OUTPUT_DIR)
+    setup_logging(output)
+    seed_all_rng(cfg.SEED)
+    if comm.is_main_process():
+        (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        logging.getLogger(__name__).info("device %s, output %s", cfg.MODEL.DEVICE, output)
+    return cfg
+
+
+def setup_logging(output: Path) -> None:
+    """Log lines of detectron2 and of this project to the screen and to ``output/log.txt``."""
+    output.mkdir(parents=True, exist_ok=True)
+    for name in ("fvcore", "detectron2", "san_cliptrase"):
+        setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)

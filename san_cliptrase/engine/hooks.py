@@ -1,0 +1,124 @@
+"""What happens besides the steps of training: evaluations and pictures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import nn
+
+from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.engine.evaluate import evaluate, test_records
+from san_cliptrase.engine.pictures import segmentation_panel
+
+
+def evaluation_due(cfg: Any, done: int) -> bool:
+    """Whether to evaluate after ``done`` iterations: before the first, every TEST.EVAL_PERIOD, after the last."""
+    period, last = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER
+    return done == last or (period > 0 and done % period == 0)
+
+
+class EvaluationHook(HookBase):
+    """Evaluates on the way; metrics go to the event storage and, a row each, to ``evaluations.csv``.
+
+    A row holds the number of iterations done, the seconds that they took (evaluations and pictures not counted), the
+    dataset and its metrics. A resumed run drops the rows that lie behind its checkpoint and goes on.
+    """
+
+    def __init__(self, cfg: Any, model: nn.Module) -> None:
+        self.cfg, self.model = cfg, model
+        self.path = Path(cfg.OUTPUT_DIR) / "evaluations.csv"
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def before_train(self) -> None:
+        """Evaluates the untrained model, or takes up the file of a resumed run."""
+        start = self.trainer.start_iter
+        if comm.is_main_process():
+            self._keep_rows(start)
+        if start == 0 and evaluation_due(self.cfg, 0):
+            self._evaluate(0)
+
+    def before_step(self) -> None:
+        self._started = time.perf_counter()
+
+    def after_step(self) -> None:
+        self.seconds += time.perf_counter() - self._started
+        done = self.trainer.iter + 1
+        if evaluation_due(self.cfg, done):
+            self._evaluate(done)
+
+    def state_dict(self) -> dict:
+        """Training time so far."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes up the training time of a checkpoint."""
+        self.seconds = state_dict["seconds"]
+
+    def _evaluate(self, done: int) -> None:
+        results = evaluate(self.cfg, self.model, Path(self.cfg.OUTPUT_DIR))
+        comm.synchronize()
+        if not comm.is_main_process():
+            return
+        for dataset, metrics in results.items():
+            scalars = {f"{dataset}/{name}": value for name, value in metrics.items()}
+            self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+            self._append({"iteration": done, "seconds": round(self.seconds, 3), "dataset": dataset, **metrics})
+
+    def _append(self, row: dict) -> None:
+        fresh = not self.path.exists()
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _keep_rows(self, start: int) -> None:
+        if not self.path.exists():
+            return
+        with open(self.path, newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if start and int(row["iteration"]) <= start]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.unlink(missing_ok=True)
+        if not rows:
+            self.path.unlink()
+            return
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, self.path)
+
+
+class PictureHook(HookBase):
+    """At every evaluation, pictures of regions and predictions of a few test images for TensorBoard."""
+
+    def __init__(self, cfg: Any, model: nn.Module) -> None:
+        self.cfg, self.model = cfg, model
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 and evaluation_due(self.cfg, 0):
+            self._draw()
+
+    def after_step(self) -> None:
+        if evaluation_due(self.cfg, self.trainer.iter + 1):
+            self._draw()
+
+    @torch.no_grad()
+    def _draw(self) -> None:
+        self.model.eval()
+        for dataset in self.cfg.DATASETS.TEST[:1]:
+            names = list(MetadataCatalog.get(dataset).stuff_classes)
+            mapper = SemanticMapper(self.cfg, names, is_train=False)
+            for record in test_records(dataset, self.cfg.TEST.MAX_IMAGES)[: self.cfg.VIS_IMAGES]:
+                panel = segmentation_panel(self.model, mapper(record), self.cfg.INPUT.IGNORE_LABEL)
+                self.trainer.storage.put_image(f"{dataset}/{record['image_id']}", panel.transpose(2, 0, 1))
+        self.model.train()

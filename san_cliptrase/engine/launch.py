@@ -1,0 +1,48 @@
+"""What ``train_net.py`` does: one run, on one process or several."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from detectron2.engine import launch
+from detectron2.modeling import build_model
+
+from san_cliptrase.clip.build import WeightsError
+from san_cliptrase.data.mapper import DataError
+from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
+from san_cliptrase.engine.defaults import ConfigError, argument_parser, setup
+from san_cliptrase.engine.evaluate import evaluate_only, format_results
+from san_cliptrase.engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+USER_ERRORS = (ConfigError, CheckpointError, DataError, WeightsError, FileNotFoundError)
+"""Errors whose message says everything; a traceback would only hide it."""
+
+
+def run(args: argparse.Namespace) -> None:
+    """One process's part of a run."""
+    cfg = setup(args)
+    if args.eval_only:
+        model = build_model(cfg)
+        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        logger.info("results\n%s", format_results(evaluate_only(cfg, model)))
+        return
+    if cfg.MODEL.META_ARCHITECTURE == "CLIPtrase":
+        raise ConfigError("CLIPtrase has nothing to train: add --eval-only")
+    Trainer(cfg, args.resume).train()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = argument_parser().parse_args(argv)
+    try:
+        launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0

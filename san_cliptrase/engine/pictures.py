@@ -1,0 +1,56 @@
+"""Panels that show what a model does with an image."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from san_cliptrase.drawing import class_colors, outlines
+from san_cliptrase.meta_arch.inputs import image_batch
+from san_cliptrase.meta_arch.san import SAN
+from san_cliptrase.san.network import resize_for_clip
+
+
+def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.ndarray:
+    """Image, its regions if the model starts from any, prediction and ground truth, side by side.
+
+    Args:
+        model: a meta-architecture in evaluation mode.
+        entry: what the test mapper returns.
+        ignore_label: drawn black.
+
+    Returns:
+        (H, n * W, 3) uint8.
+    """
+    truth = entry["sem_seg"].numpy()
+    size = truth.shape
+    image = torch.nn.functional.interpolate(entry["image"][None].float(), size, mode="bilinear")[0]
+    photo = image.permute(1, 2, 0).byte().numpy()
+    panels = [photo]
+    if isinstance(model, SAN) and model.cliptrase is not None:
+        panels.append(_outlined(photo, region_map(model, entry, size)))
+    prediction = model([entry])[0]["sem_seg"].argmax(0).cpu().numpy()
+    colours = np.concatenate([class_colors(len(entry["vocabulary"])), np.zeros((1, 3), np.uint8)])
+    panels.append(colours[prediction])
+    panels.append(colours[np.where(truth == ignore_label, len(colours) - 1, truth)])
+    return np.concatenate(panels, axis=1)
+
+
+def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) int64: which of CLIPtrase's regions each pixel of an image lies in; 0 is none."""
+    batch = image_batch([entry], model.clip, model.device, model.divisibility)
+    features = model.clip.visual(resize_for_clip(batch.tensor, model.resolution), model.taps)
+    masks = model.find_regions(features, batch).masks
+    height, width = batch.image_sizes[0]
+    masks = torch.nn.functional.interpolate(masks, tuple(batch.tensor.shape[-2:]), mode="nearest")[..., :height, :width]
+    masks = torch.nn.functional.interpolate(masks, size, mode="nearest")[0]
+    empty = masks.new_full((1, *size), 0.5)
+    return torch.cat([empty, masks]).argmax(0).cpu().numpy()
+
+
+def _outlined(photo: np.ndarray, regions: np.ndarray) -> np.ndarray:
+    colours = class_colors(regions.max() + 1)
+    mixed = (0.5 * photo + 0.5 * colours[regions]).astype(np.uint8)
+    mixed[outlines(regions)] = 255
+    return mixed

@@ -1,0 +1,54 @@
+"""SAN's optimiser: AdamW with parameter groups, and a polynomial schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+_NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
+
+
+def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
+    """Trainable parameters with their learning rate and weight decay, one group for each combination.
+
+    Normalisation layers and embeddings (positions, queries, background) have a weight decay of their own; the CLIP
+    and the strengths of the regions' prior have a learning rate of their own.
+    """
+    solver, groups = cfg.SOLVER, {}
+    for module_name, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
+            if isinstance(module, _NORMS):
+                decay = solver.WEIGHT_DECAY_NORM
+            elif name.endswith(("embed", "embedding", "background", "strength")):
+                decay = solver.WEIGHT_DECAY_EMBED
+            if module_name.split(".")[0] == "clip":
+                rate *= solver.CLIP_MULTIPLIER
+            if name.endswith("strength"):
+                rate *= solver.STRENGTH_MULTIPLIER
+            groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+
+
+def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW over :func:`parameter_groups`.
+
+    Raises:
+        ValueError: if SOLVER.OPTIMIZER is another, or gradients are to be clipped in another way than over all
+            parameters together.
+    """
+    if cfg.SOLVER.OPTIMIZER != "ADAMW":
+        raise ValueError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; SAN is trained with ADAMW")
+    clipping = cfg.SOLVER.CLIP_GRADIENTS
+    if clipping.ENABLED and clipping.CLIP_TYPE != "full_model":
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clipping.CLIP_TYPE!r}; SAN clips the full_model")
+    return torch.optim.AdamW(parameter_groups(cfg, model), lr=cfg.SOLVER.BASE_LR)
+
+
+def build_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    """lr(i) = lr(0) (1 - i / MAX_ITER)^POLY_POWER."""
+    return torch.optim.lr_scheduler.PolynomialLR(optimizer, cfg.SOLVER.MAX_ITER, cfg.SOLVER.POLY_POWER)

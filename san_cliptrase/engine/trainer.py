@@ -1,0 +1,139 @@
+"""Training: detectron2's loop and hooks around one step that can be paired between variants and resumed exactly."""
+
+from __future__ import annotations
+
+import logging
+import time
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from torch import nn
+
+from san_cliptrase.data.loader import build_train_loader
+from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.engine.checkpoint import SafeCheckpointer
+from san_cliptrase.engine.hooks import EvaluationHook, PictureHook
+from san_cliptrase.engine.solver import build_optimizer, build_scheduler
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(TrainerBase):
+    """Trains the model of a configuration, evaluates on the way, checkpoints and logs.
+
+    Args:
+        cfg: configuration.
+        resume: go on from OUTPUT_DIR's last checkpoint if there is one.
+    """
+
+    def __init__(self, cfg: Any, resume: bool = False) -> None:
+        super().__init__()
+        self.cfg = cfg
+        model = build_model(cfg)
+        self.optimizer = build_optimizer(cfg, model)
+        self.scheduler = build_scheduler(cfg, self.optimizer)
+        self.amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
+        self.grad_scaler = torch.amp.GradScaler(enabled=self.amp)
+        self.model = create_ddp_model(model, broadcast_buffers=False)
+        self.checkpointer = SafeCheckpointer(
+            model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), trainer=weakref.proxy(self)
+        )
+        self.register_hooks(self._build_hooks(model))
+        self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+        self._data = None
+        _log_sizes(model)
+
+    def _build_hooks(self, model: nn.Module) -> list:
+        cfg = self.cfg
+        built = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(self.optimizer, self.scheduler),
+            EvaluationHook(cfg, model),
+        ]
+        if comm.is_main_process():
+            built += [
+                PictureHook(cfg, model),
+                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
+                hooks.PeriodicWriter(self._build_writers(), period=cfg.LOG_PERIOD),
+            ]
+        return built
+
+    def _build_writers(self) -> list:
+        output = Path(self.cfg.OUTPUT_DIR)
+        return [
+            CommonMetricPrinter(self.cfg.SOLVER.MAX_ITER),
+            JSONWriter(str(output / "metrics.json")),
+            TensorboardXWriter(str(output)),
+        ]
+
+    def train(self) -> None:
+        """Trains from where the run is to MAX_ITER."""
+        super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+
+    def before_train(self) -> None:
+        name = self.cfg.DATASETS.TRAIN[0]
+        mapper = SemanticMapper(self.cfg, MetadataCatalog.get(name).stuff_classes, is_train=True)
+        loader = build_train_loader(
+            DatasetCatalog.get(name),
+            mapper,
+            self.cfg.SOLVER.IMS_PER_BATCH,
+            self.cfg.SEED,
+            self.start_iter,
+            self.cfg.DATALOADER.NUM_WORKERS,
+        )
+        self._data = iter(loader)
+        self.model.train()
+        super().before_train()
+
+    def run_step(self) -> None:
+        """One iteration. Its random draws follow from (SEED, iteration) alone: see docs/architecture.md."""
+        started = time.perf_counter()
+        data = next(self._data)
+        data_time = time.perf_counter() - started
+        torch.manual_seed((self.cfg.SEED * 1_000_003 + self.iter) * 1_009 + comm.get_rank())
+        with torch.autocast(self.cfg.MODEL.DEVICE.split(":")[0], enabled=self.amp):
+            losses = self.model(data)
+        total = sum(losses.values())
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(total).backward()
+        SimpleTrainer.write_metrics(losses, data_time)
+        self._clip_gradients()
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _clip_gradients(self) -> None:
+        clipping = self.cfg.SOLVER.CLIP_GRADIENTS
+        if not clipping.ENABLED:
+            return
+        self.grad_scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clipping.CLIP_VALUE, clipping.NORM_TYPE)
+        self.storage.put_scalar("grad_norm", norm.item())
+
+    def state_dict(self) -> dict:
+        """What a resumed run needs besides the weights."""
+        state = super().state_dict()
+        state["optimizer"] = self.optimizer.state_dict()
+        state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes up a saved state."""
+        super().load_state_dict(state_dict)
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _log_sizes(model: nn.Module) -> None:
+    total = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    logger.info("%.2f M parameters, %.2f M of them trained", total / 1e6, trained / 1e6)
