@@ -125,7 +125,7 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.01
     cfg.SOLVER.CLIP_GRADIENTS.NORM_TYPE = 2.0
-    # The data order and every random draw of iteration i follow from (SEED, i): variants are paired, runs resume exactly.
+    # The data order and every random draw of iteration i follow from (SEED, i): runs can be paired and resumed.
     cfg.SEED = 0
     # Losses are written to screen, metrics.json and TensorBoard every so many iterations.
     cfg.LOG_PERIOD = 20

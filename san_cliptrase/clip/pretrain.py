@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.scenes import CLASS_NAMES, make_scene, make_swatch
 
 logger = logging.getLogger(__name__)
+
+Tokenizer = Callable[[list[str]], Tensor]
 
 _SCENE_SEED, _SWATCH_SEED, _TEST_SEED = 100, 101, 102
 """First words of the pictures' seeds; the demo's train and val splits use 1 and 2, so nothing is shared with them."""
@@ -89,11 +91,12 @@ class Normalise:
         self.std = 255 * torch.tensor(model.visual.image_std, device=device)[:, None, None]
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Images as the model expects them, on its device."""
         return (images.to(self.mean.device) - self.mean) / self.std
 
 
 @torch.no_grad()
-def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer, workers: int) -> dict[str, float]:
+def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer, workers: int) -> dict:
     """Top-1 accuracy on held-out pictures: which of 256 captions belongs to a scene, and which material a swatch is."""
     model.eval()
     images, names = draw_pictures(_TEST_SEED, 256, workers)
@@ -110,7 +113,7 @@ def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer, 
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains and writes the checkpoint; every ``args.save_every`` steps too, so that a killed run leaves a whole one."""
+    """Trains and writes the checkpoint, on the way too, so that a killed run leaves a whole one."""
     torch.manual_seed(args.seed)
     rng = np.random.default_rng(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

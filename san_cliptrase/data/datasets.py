@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,9 @@ class DatasetSpec:
 
 
 DATASETS: dict[str, DatasetSpec] = {
-    "demo_scenes_train": DatasetSpec("demo_scenes/images/train", "demo_scenes/annotations/train", "scenes_seen", "train"),
+    "demo_scenes_train": DatasetSpec(
+        "demo_scenes/images/train", "demo_scenes/annotations/train", "scenes_seen", "train"
+    ),
     "demo_scenes_val": DatasetSpec("demo_scenes/images/val", "demo_scenes/annotations/val", "scenes", "val"),
     "coco_stuff171_train": DatasetSpec("coco/train2017", "coco/stuffthingmaps_detectron2/train2017", "coco_stuff171"),
     "coco_stuff171_val": DatasetSpec("coco/val2017", "coco/stuffthingmaps_detectron2/val2017", "coco_stuff171"),
@@ -96,7 +98,7 @@ def _load(name: str) -> list[dict]:
     return load_pairs(name, root / spec.images, root / spec.labels)
 
 
-def register(name: str, loader, classes: Sequence[str], unseen: Sequence[str] = ()) -> None:
+def register(name: str, loader: Callable[[], list[dict]], classes: Sequence[str], unseen: Sequence[str] = ()) -> None:
     """Registers a semantic segmentation dataset: also the way to add one's own.
 
     Args:

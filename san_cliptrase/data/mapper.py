@@ -109,6 +109,11 @@ class SemanticMapper:
         }
 
     def __call__(self, record: dict) -> dict:
+        """Reads, checks, augments.
+
+        Raises:
+            DataError: see :func:`read_image` and :func:`read_labels`.
+        """
         image = read_image(record["file_name"])
         height, width = image.shape[:2]
         labels = read_labels(record["sem_seg_file_name"], len(self.vocabulary), self.ignore_label, (height, width))

@@ -37,7 +37,7 @@ class SafeCheckpointer(Checkpointer):
         return super().load(path, checkpointables)
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes ``name.pth``, then points ``last_checkpoint`` to it; a run that dies here leaves the last one whole."""
+        """Writes ``name.pth``, then makes ``last_checkpoint`` name it; dying here leaves the last one whole."""
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
@@ -66,7 +66,10 @@ class SafeCheckpointer(Checkpointer):
             raise CheckpointError(f"checkpoint {f} holds a {type(loaded).__name__}, not a dictionary of weights")
         state = loaded.get("model", loaded)
         if is_official(state):
-            return {"model": from_official(state, self.model.network.adapter.native_grid)}
+            weights = from_official(state, self.model.network.adapter.native_grid)
+            # The official SAN has no query initialisation: what this model adds to it starts as built.
+            added = {k: v for k, v in self.model.state_dict().items() if k.startswith("network.query_init.")}
+            return {"model": weights | added}
         return loaded if "model" in loaded else {"model": loaded}
 
     def _load_model(self, checkpoint: dict) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import nn
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.meta_arch.inputs import (
     batch_vocabulary,
     clip_from_config,
@@ -68,8 +68,7 @@ class CLIPtrase(nn.Module):
             inputs: dicts with "image" (3, H, W) uint8 RGB, "vocabulary", and the output size "height", "width".
 
         Returns:
-            Dicts with "sem_seg" (K, height, width), one-hot on CLIP's grid of pixels, bilinear to the output size;
-            with background words, one channel more.
+            Dicts with "sem_seg" (K, height, width), one-hot; with background words, one channel more.
 
         Raises:
             RuntimeError: when called in training mode: there is nothing to train.
@@ -88,7 +87,6 @@ class CLIPtrase(nn.Module):
         for labels, size, entry in zip(
             self.cliptrase.segment(features, text, sizes, classes), sizes, inputs, strict=True
         ):
-            scores = one_hot_scores(labels, channels)
-            scores = sem_seg_postprocess(scores, size, entry.get("height", size[0]), entry.get("width", size[1]))
-            results.append({"sem_seg": scores})
+            labels = resize_labels(labels, (entry.get("height", size[0]), entry.get("width", size[1])))
+            results.append({"sem_seg": one_hot_scores(labels, channels)})
         return results

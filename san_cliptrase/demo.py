@@ -1,0 +1,179 @@
+"""The whole project once through on the embedded world: ``python -m san_cliptrase.demo --output output/demo``.
+
+Evaluates the four attention rules without training, trains plain SAN and SAN from CLIPtrase's regions on the same seed
+and data order, and writes a convergence plot, pictures, and a summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+from matplotlib.figure import Figure
+
+from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.drawing import class_colors
+from san_cliptrase.engine.defaults import load_config, setup_logging
+from san_cliptrase.engine.evaluate import evaluate_only, format_results, test_records
+from san_cliptrase.engine.pictures import region_map
+from san_cliptrase.engine.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"
+# Attention rule -> whether regions vote. The peers classify every patch by itself, as their papers do.
+RULES = {"clip": False, "maskclip": False, "sclip": False, "cliptrase": True}
+RUNS = {"san": "plain SAN", "san_cliptrase": "SAN from CLIPtrase's regions"}
+METRICS = ("mIoU", "mIoU seen", "mIoU unseen")
+PICTURED = 6
+
+
+def training_free(output: Path, overrides: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Scores the attention rules: rule -> metric -> percent."""
+    results = {}
+    for rule, vote in RULES.items():
+        logger.info("training-free: attention rule %s", rule)
+        folder = ["MODEL.CLIPTRASE.ATTENTION", rule, "MODEL.CLIPTRASE.VOTE", str(vote), "OUTPUT_DIR"]
+        cfg = load_config(CONFIGS / "cliptrase.yaml", [*overrides, *folder, str(output / "training_free" / rule)])
+        results[rule] = evaluate_only(cfg, build_model(cfg).eval())["demo_scenes_val"]
+    return results
+
+
+def train(output: Path, name: str, overrides: Sequence[str]) -> Trainer:
+    """Trains one of :data:`RUNS` from its first iteration."""
+    logger.info("training %s", RUNS[name])
+    cfg = load_config(CONFIGS / f"{name}.yaml", [*overrides, "OUTPUT_DIR", str(output / name)])
+    torch.manual_seed(cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.train()
+    return trainer
+
+
+def read_curve(output: Path, name: str) -> list[dict[str, float]]:
+    """The evaluations of a run: a dict with "iteration", "seconds" and the metrics for each."""
+    with open(output / name / "evaluations.csv", newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items() if k != "dataset"} for row in csv.DictReader(file)]
+
+
+def iterations_to(curve: list[dict[str, float]], level: float, metric: str = "mIoU") -> float | None:
+    """Iterations until a metric first reaches a level, linear between evaluations; None if it never does."""
+    if curve[0][metric] >= level:
+        return curve[0]["iteration"]
+    for before, after in zip(curve, curve[1:], strict=False):
+        if after[metric] >= level:
+            share = (level - before[metric]) / (after[metric] - before[metric])
+            return before["iteration"] + share * (after["iteration"] - before["iteration"])
+    return None
+
+
+def plot_convergence(output: Path, curves: dict[str, list[dict[str, float]]], base: dict[str, float]) -> Path:
+    """Plot mIoU against iterations, one panel each for all, seen and unseen classes."""
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    for axes, metric in zip(figure.subplots(1, 3, sharey=True), METRICS, strict=True):
+        for name, curve in curves.items():
+            axes.plot([row["iteration"] for row in curve], [row[metric] for row in curve], marker="o", label=RUNS[name])
+        axes.axhline(base[metric], color="gray", linestyle=":", label="CLIPtrase, training-free")
+        axes.set(title={"mIoU": "mIoU, all classes"}.get(metric, metric), xlabel="iterations")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("percent")
+    figure.axes[0].legend(loc="best")
+    path = output / "convergence.png"
+    figure.savefig(path, dpi=110)
+    return path
+
+
+@torch.no_grad()
+def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
+    """A table of test images: picture, regions, the predictions of the models, and the ground truth."""
+    names = list(MetadataCatalog.get("demo_scenes_val").stuff_classes)
+    mapper, colours = SemanticMapper(cfg, names, is_train=False), class_colors(len(names))
+    columns = ["image", "CLIPtrase's regions", *models, "ground truth"]
+    figure = Figure(figsize=(2.1 * len(columns), 2.2 * PICTURED + 0.9), layout="constrained")
+    grid = figure.subplots(PICTURED, len(columns))
+    shown = set()
+    for row, record in zip(grid, test_records("demo_scenes_val", 0)[:PICTURED], strict=True):
+        entry = mapper(record)
+        truth = entry["sem_seg"].numpy()
+        labels = [model([entry])[0]["sem_seg"].argmax(0).cpu().numpy() for model in models.values()]
+        regions = region_map(models[RUNS["san_cliptrase"]], entry, truth.shape)
+        shown.update(np.unique(np.stack([truth, *labels])).tolist())
+        panels = [entry["image"].permute(1, 2, 0).numpy(), class_colors(regions.max() + 1)[regions]]
+        for axes, panel in zip(row, [*panels, *(colours[x] for x in [*labels, truth])], strict=True):
+            axes.imshow(panel, interpolation="nearest")
+            axes.set_axis_off()
+    for axes, title in zip(grid[0], columns, strict=True):
+        axes.set_title(title, fontsize=9)
+    swatch = figure.axes[0].scatter
+    handles = [swatch([], [], marker="s", color=colours[i] / 255, label=names[i]) for i in sorted(shown)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=8, fontsize=8, frameon=False)
+    path = output / "pictures.png"
+    figure.savefig(path, dpi=90)
+    return path
+
+
+def summarise(output: Path, rules: dict, curves: dict, minutes: float, files: Sequence[Path]) -> str:
+    """The closing words, also written to ``summary.json``."""
+    plain, ours = curves["san"], curves["san_cliptrase"]
+    level = plain[-1]["mIoU"]
+    reached = iterations_to(ours, level)
+    last = plain[-1]["iteration"]
+    rows = {f"{name}, iteration {c[i]['iteration']:.0f}": c[i] for name, c in curves.items() for i in (0, -1)}
+    report = {
+        "training_free": rules,
+        "curves": curves,
+        "iterations_to_final_miou_of_plain_san": reached,
+        "iterations_of_plain_san": last,
+        "minutes": round(minutes, 1),
+    }
+    (output / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
+    speed = f"reaches it after {reached:.0f}" if reached is not None else "does not reach it"
+    table = {f"training-free, {rule}": scores for rule, scores in rules.items()} | rows
+    shown = {name: {m: scores[m] for m in ("pAcc", "mAcc", "fwIoU", *METRICS)} for name, scores in table.items()}
+    return "\n".join(
+        [
+            format_results(shown),
+            "",
+            f"Plain SAN ends at mIoU {level:.1f} after {last:.0f} iterations; SAN from CLIPtrase's regions {speed},",
+            f"and ends at {ours[-1]['mIoU']:.1f}. One seed and one small world: an illustration, not a claim.",
+            "",
+            *(f"Picture: {path}" for path in files),
+            f"Numbers: {output / 'summary.json'}",
+            f"Curves:  tensorboard --logdir {output}",
+            f"{minutes:.1f} minutes",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("output/demo"))
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs for every configuration, such as SEED 1")
+    args = parser.parse_args(argv)
+    started = time.monotonic()
+    setup_logging(args.output)
+    rules = training_free(args.output, args.overrides)
+    trainers = {name: train(args.output, name, args.overrides) for name in RUNS}
+    curves = {name: read_curve(args.output, name) for name in RUNS}
+    cfg = load_config(CONFIGS / "cliptrase.yaml", args.overrides)
+    models = {"CLIPtrase": build_model(cfg)} | {RUNS[n]: t.model for n, t in trainers.items()}
+    for model in models.values():
+        model.eval()
+    files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_pictures(args.output, cfg, models)]
+    minutes = (time.monotonic() - started) / 60
+    sys.stdout.write("\n" + summarise(args.output, rules, curves, minutes, files) + "\n")
+
+
+if __name__ == "__main__":
+    main()
