@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib.util
 import types
+import warnings
 
 from PIL import Image
 
@@ -47,6 +48,9 @@ def fill_gaps() -> None:
             "or see docs/install.md for other ways.",
             name="detectron2",
         )
+    # detectron2 and fvcore script a few functions on import; every run would open with the same warnings.
+    warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="`torch.jit.script`", category=DeprecationWarning)
     if not hasattr(Image, "LINEAR"):
         Image.LINEAR = Image.BILINEAR
 
