@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from san_cliptrase.data import demo_scenes
+from san_cliptrase.scenes import CLASS_NAMES, make_scene
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    monkeypatch.setitem(demo_scenes.SPLITS, "train", (1, 2))
+    monkeypatch.setitem(demo_scenes.SPLITS, "val", (2, 3))
+    demo_scenes.main(["--output", str(tmp_path)])
+    return tmp_path
+
+
+def test_files_lie_as_those_of_real_datasets_do(root):
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    files = {
+        f"{kind}/{split}/{index:04d}.png"
+        for kind in ("images", "annotations")
+        for split, count in (("train", 2), ("val", 3))
+        for index in range(count)
+    }
+    assert found == {*files, "classes.txt"}
+    assert (root / "classes.txt").read_text().splitlines() == list(CLASS_NAMES)
+
+
+def test_files_hold_the_scenes_pixel_by_pixel(root):
+    for split, seed in (("train", 1), ("val", 2)):
+        scene = make_scene((seed, 1), unseen=split == "val")
+        assert np.array_equal(np.asarray(Image.open(root / f"images/{split}/0001.png")), scene.image)
+        assert np.array_equal(np.asarray(Image.open(root / f"annotations/{split}/0001.png")), scene.labels)
+
+
+def test_an_interrupted_run_is_taken_up_and_leaves_the_rest_alone(root):
+    lost, before = root / "annotations/val/0002.png", {}
+    lost.unlink()
+    for path in root.rglob("*.png"):
+        before[path] = (path.stat().st_mtime_ns, path.read_bytes())
+    demo_scenes.draw_split(root, "val")
+    assert lost.exists()
+    for path, (time, content) in before.items():
+        assert path.read_bytes() == content
+        if path.stem != "0002":
+            assert path.stat().st_mtime_ns == time, path
+
+
+def test_a_whole_split_is_not_drawn_again(root, monkeypatch):
+    monkeypatch.setattr(demo_scenes, "ProcessPoolExecutor", pytest.fail)
+    demo_scenes.draw_split(root, "train")

@@ -1,0 +1,87 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from detectron2.utils import comm
+
+from san_cliptrase.data.loader import EndlessDataset, build_test_loader, build_train_loader
+
+RECORDS = [{"index": index} for index in range(5)]
+
+
+def draw(record):
+    """A mapper whose augmentation uses both generators that real ones use."""
+    return {**record, "numpy": float(np.random.rand()), "torch": float(torch.rand(()))}
+
+
+def stream(start_iter=0, workers=0, seed=0, iterations=6):
+    loader = build_train_loader(RECORDS, draw, 2, seed, start_iter, workers)
+    return list(itertools.islice(loader, iterations))
+
+
+def test_worker_processes_change_nothing():
+    assert stream(workers=2) == stream(workers=0)
+
+
+def test_a_resumed_run_goes_on_where_the_other_stopped():
+    assert stream(start_iter=4, iterations=2) == stream()[4:]
+
+
+def test_what_ran_before_does_not_matter():
+    expected = stream()
+    np.random.seed(99)
+    torch.manual_seed(99)
+    assert stream() == expected
+
+
+def test_every_epoch_shows_every_record_once_in_its_own_order():
+    dataset = EndlessDataset(RECORDS, draw, seed=0)
+    epochs = [[dataset[5 * epoch + place]["index"] for place in range(5)] for epoch in range(4)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_the_same_record_is_augmented_anew_at_every_position():
+    dataset = EndlessDataset(RECORDS[:1], draw, seed=0)
+    samples = [dataset[position] for position in range(10)]
+    for generator in ("numpy", "torch"):
+        assert len({sample[generator] for sample in samples}) == 10
+
+
+def test_another_seed_gives_another_order_and_augmentation():
+    first, second = (list(itertools.chain(*stream(seed=seed))) for seed in (0, 1))
+    assert [sample["index"] for sample in first] != [sample["index"] for sample in second]
+    assert first[0]["torch"] != second[0]["torch"]
+
+
+def in_process(monkeypatch, rank, world):
+    monkeypatch.setattr(comm, "get_world_size", lambda: world)
+    monkeypatch.setattr(comm, "get_rank", lambda: rank)
+
+
+def test_processes_share_each_batch(monkeypatch):
+    whole = stream()
+    parts = []
+    for rank in range(2):
+        in_process(monkeypatch, rank, 2)
+        parts.append(stream())
+    assert [[*a, *b] for a, b in zip(*parts, strict=True)] == whole
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
+    in_process(monkeypatch, 0, 3)
+    with pytest.raises(ValueError, match="IMS_PER_BATCH is 2, which 3 processes"):
+        stream()
+
+
+def test_an_empty_training_set_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        EndlessDataset([], draw, 0)
+
+
+def test_test_records_come_once_and_in_order(monkeypatch):
+    loader = build_test_loader(RECORDS, dict, batch=2, workers=0)
+    assert [[r["index"] for r in batch] for batch in loader] == [[0, 1], [2, 3], [4]]
+    in_process(monkeypatch, 1, 2)
+    assert [r["index"] for batch in build_test_loader(RECORDS, dict, 1, 0) for r in batch] == [1, 3]

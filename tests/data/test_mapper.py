@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from san_cliptrase.data.mapper import DataError, SemanticMapper, read_image, read_labels
+
+WORDS = ("grass", "water", "lava")
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Function of an image and a label array: the dict of the files that hold them."""
+
+    def write(image=None, labels=None):
+        rng = np.random.RandomState(0)
+        image = rng.randint(256, size=(40, 60, 3)).astype(np.uint8) if image is None else image
+        labels = (
+            np.pad(np.zeros((40, 30), np.uint8), ((0, 0), (0, 30)), constant_values=2) if labels is None else labels
+        )
+        record = {"file_name": tmp_path / "photo.png", "sem_seg_file_name": tmp_path / "truth.png", "image_id": "photo"}
+        Image.fromarray(image).save(record["file_name"])
+        Image.fromarray(labels).save(record["sem_seg_file_name"])
+        return {key: str(value) for key, value in record.items()}
+
+    return write
+
+
+@pytest.fixture
+def mapper(tiny_config):
+    return lambda is_train, **changes: SemanticMapper(tiny_config(**changes), WORDS, is_train=is_train)
+
+
+def test_an_upright_rgb_image_is_read_whatever_the_file(tmp_path):
+    grey = tmp_path / "grey.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    Image.new("L", (20, 10), 128).save(grey, exif=exif)
+    assert read_image(str(grey)).shape == (20, 10, 3)
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.mark.parametrize("damage", [cut_off, lambda path: path.write_text("no image"), lambda path: path.unlink()])
+@pytest.mark.parametrize("key", ["file_name", "sem_seg_file_name"])
+def test_an_unreadable_file_is_named(pair, mapper, tmp_path, key, damage):
+    noise = np.random.RandomState(0).randint(3, size=(40, 60)).astype(np.uint8)
+    record = pair(labels=noise)
+    damage(tmp_path / record[key].rpartition("/")[2])
+    with pytest.raises(DataError, match="cannot read the (image|label file)") as caught:
+        mapper(False)(record)
+    assert record[key] in str(caught.value)
+
+
+def test_a_label_value_outside_the_classes_is_named(pair, mapper):
+    labels = np.full((40, 60), 255, np.uint8)
+    labels[0, :2] = 3, 77
+    with pytest.raises(DataError, match=r"truth\.png holds the value\(s\) 3, 77; .* 0 to 2, and 255"):
+        mapper(False)(pair(labels=labels))
+
+
+def test_image_and_labels_of_different_size_are_refused(pair, mapper):
+    with pytest.raises(DataError, match=r"truth\.png is 60x40, its image 40x60"):
+        mapper(True)(pair(labels=np.zeros((60, 40), np.uint8)))
+
+
+def test_labels_with_channels_are_refused(pair, mapper):
+    with pytest.raises(DataError, match=r"truth\.png has shape \(40, 60, 3\)"):
+        mapper(True)(pair(labels=np.zeros((40, 60, 3), np.uint8)))
+
+
+def test_the_colours_of_a_palette_do_not_matter(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1], [2, 255]], np.uint8))
+    picture.putpalette([7] * 768)
+    picture.save(tmp_path / "p.png")
+    labels = read_labels(str(tmp_path / "p.png"), 3, 255, (2, 2))
+    assert labels.tolist() == [[0, 1], [2, 255]]
+
+
+def test_test_images_are_resized_and_their_labels_are_not(pair, mapper):
+    entry = mapper(False)(pair())
+    assert entry["image"].shape == (3, 64, 96)
+    assert entry["image"].dtype == torch.uint8
+    assert entry["sem_seg"].shape == (entry["height"], entry["width"]) == (40, 60)
+    assert entry["vocabulary"] == WORDS
+    assert "instances" not in entry
+
+
+def test_training_has_one_mask_a_class_that_together_are_the_labels(pair, mapper):
+    labels = np.zeros((40, 60), np.uint8)
+    labels[:, 20:] = 2
+    labels[:, 40:] = 255
+    entry = mapper(True)(pair(labels=labels))
+    instances = entry["instances"]
+    assert instances.gt_classes.tolist() == [0, 2]
+    assert entry["image"].shape[1:] == entry["sem_seg"].shape == (64, 96)
+    for name, mask in zip(instances.gt_classes, instances.gt_masks.tensor, strict=True):
+        assert torch.equal(mask, entry["sem_seg"] == name)
+
+
+def test_image_and_labels_are_flipped_and_cropped_together(pair, mapper):
+    labels = np.arange(60, dtype=np.uint8)[None].repeat(40, 0)
+    image = np.stack([labels * 4] * 3, -1)
+    crop = {"input__crop__enabled": True, "input__crop__size": (32, 32), "input__min_size_train": (40,)}
+    train = mapper(True, **crop)
+    train.vocabulary = tuple(map(str, range(60)))
+    directions = set()
+    for seed in range(8):
+        np.random.seed(seed)
+        entry = train(pair(image, labels))
+        assert torch.equal(entry["image"][0].long(), entry["sem_seg"] * 4)
+        assert entry["image"].shape == (3, 32, 32)
+        directions.add(int(entry["sem_seg"][0, 1] - entry["sem_seg"][0, 0]))
+    assert directions == {1, -1}
+
+
+def test_colours_change_in_training_only(pair, mapper):
+    record = pair()
+    torch.manual_seed(0)
+    changes = {"input__color_aug_ssd": True, "input__random_flip": "none"}
+    plain, coloured = (mapper(True, **{**changes, "input__color_aug_ssd": on})(record) for on in (False, True))
+    assert not torch.equal(plain["image"], coloured["image"])
+    assert torch.equal(plain["sem_seg"], coloured["sem_seg"])
+    assert torch.equal(mapper(False, **changes)(record)["image"], mapper(False)(record)["image"])

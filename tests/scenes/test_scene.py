@@ -1,0 +1,73 @@
+import zlib
+
+import numpy as np
+import pytest
+
+from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, make_scene, make_swatch
+
+
+def test_the_same_seed_draws_the_same_scene():
+    first, second, other = (make_scene(seed, size=64) for seed in ((5, 0), (5, 0), (5, 1)))
+    assert np.array_equal(first.image, second.image)
+    assert np.array_equal(first.labels, second.labels)
+    assert not np.array_equal(first.image, other.image)
+
+
+def test_the_stream_is_the_one_that_results_were_measured_on():
+    # Recorded from this generator: whoever changes these numbers changes the embedded data set, and with it every
+    # result in the README and the shipped CLIP's training data.
+    scene = make_scene((5, 0), size=64)
+    assert scene.names == ["wood", "clouds", "tartan"]
+    assert zlib.crc32(scene.labels.tobytes()) == 100972176
+    assert scene.image.mean((0, 1)) == pytest.approx([132.74, 103.83, 75.84], abs=0.5)
+
+
+def test_image_and_labels_have_the_documented_form():
+    scene = make_scene((3,), size=48)
+    assert scene.image.shape == (48, 48, 3)
+    assert scene.image.dtype == np.uint8
+    assert scene.labels.shape == (48, 48)
+    assert scene.labels.dtype == np.uint8
+
+
+def test_scenes_for_training_never_show_an_unseen_class():
+    shown = {name for i in range(60) for name in make_scene((1, i), size=32, unseen=False).names}
+    assert shown == set(SEEN_CLASSES)
+
+
+def test_all_other_scenes_show_every_class():
+    shown = {name for i in range(60) for name in make_scene((2, i), size=32).names}
+    assert shown == set(CLASS_NAMES)
+
+
+def test_every_labelled_class_covers_a_hundredth_of_the_image():
+    for i in range(40):
+        area = np.bincount(make_scene((4, i), size=64).labels.ravel(), minlength=len(CLASS_NAMES)) / 64**2
+        assert area[area > 0].min() >= 0.01
+
+
+def test_names_begin_with_the_largest_area():
+    scene = make_scene((5, 2), size=64)
+    areas = [(scene.labels == CLASS_NAMES.index(name)).sum() for name in scene.names]
+    assert len(areas) > 2
+    assert areas == sorted(areas, reverse=True)
+    assert sum(areas) == scene.labels.size
+
+
+def test_there_are_enough_classes_and_seen_ones_keep_their_label_values():
+    assert len(CLASS_NAMES) == len(set(CLASS_NAMES)) == 24
+    assert CLASS_NAMES == SEEN_CLASSES + UNSEEN_CLASSES
+    assert len(UNSEEN_CLASSES) >= 5
+
+
+def test_all_materials_look_different():
+    swatches = np.stack([make_swatch((7,), name, size=32).astype(float).ravel() for name in CLASS_NAMES])
+    distance = np.abs(swatches[:, None] - swatches[None]).mean(-1)
+    assert (distance + 255 * np.eye(len(CLASS_NAMES))).min() > 10  # grey levels, mean over all pixels
+
+
+def test_errors_name_what_is_wrong():
+    with pytest.raises(ValueError, match="at least 16 pixels, got 8"):
+        make_scene((0,), size=8)
+    with pytest.raises(ValueError, match="unknown material 'cheese'; known are: grass"):
+        make_swatch((0,), "cheese")
