@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
-from torch import nn
+from torch import Tensor, nn
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
@@ -20,7 +20,6 @@ from san_cliptrase.meta_arch.inputs import (
     image_batch,
     one_hot_scores,
 )
-from san_cliptrase.san.network import resize_for_clip
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,7 +31,7 @@ class CLIPtrase(nn.Module):
         cliptrase: the method on it.
         resolution: CLIP sees the images at this scale.
         templates: name of the prompt templates.
-        background: words that together stand for one class appended to the vocabulary; may be empty.
+        background: words that together stand for the vocabulary's last class, which must then be "background".
     """
 
     @configurable
@@ -68,25 +67,33 @@ class CLIPtrase(nn.Module):
             inputs: dicts with "image" (3, H, W) uint8 RGB, "vocabulary", and the output size "height", "width".
 
         Returns:
-            Dicts with "sem_seg" (K, height, width), one-hot; with background words, one channel more.
+            Dicts with "sem_seg" (K, height, width), one-hot.
 
         Raises:
             RuntimeError: when called in training mode: there is nothing to train.
+            ValueError: if there are background words, but the last class is not "background".
         """
         if self.training:
             raise RuntimeError("CLIPtrase has nothing to train: evaluate it with `train_net.py --eval-only`")
         vocabulary = batch_vocabulary(inputs)
-        batch = image_batch(inputs, self.clip, self.device, divisibility=0)
-        images = resize_for_clip(batch.tensor, self.resolution)
-        sizes = [tuple(round(side * self.resolution) for side in size) for size in batch.image_sizes]
-        features = self.clip.visual(images, self.cliptrase.taps, sizes)
-        text = self.clip.text(vocabulary, self.templates, self.background)
-        classes = len(vocabulary) if self.background else None
-        channels = len(vocabulary) + bool(self.background)
+        # Resized before they are padded: no image is mixed with its padding.
+        batch = image_batch(inputs, self.clip, self.device, scale=self.resolution)
+        features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
+        text, classes = self._text_weights(vocabulary)
         results = []
-        for labels, size, entry in zip(
-            self.cliptrase.segment(features, text, sizes, classes), sizes, inputs, strict=True
+        for labels, entry in zip(
+            self.cliptrase.segment(features, text, batch.image_sizes, classes), inputs, strict=True
         ):
-            labels = resize_labels(labels, (entry.get("height", size[0]), entry.get("width", size[1])))
-            results.append({"sem_seg": one_hot_scores(labels, channels)})
+            height, width = entry["image"].shape[-2:]
+            labels = resize_labels(labels, (entry.get("height", height), entry.get("width", width)))
+            results.append({"sem_seg": one_hot_scores(labels, len(vocabulary))})
         return results
+
+    def _text_weights(self, vocabulary: Sequence[str]) -> tuple[Tensor, int | None]:
+        """Text weights, and the number of classes that are not background (None: there are no background words)."""
+        if not self.background:
+            return self.clip.text(vocabulary, self.templates), None
+        *classes, last = vocabulary
+        if last != "background":
+            raise ValueError(f"MODEL.CLIPTRASE.BACKGROUND needs 'background' as the dataset's last class, not {last!r}")
+        return self.clip.text(classes, self.templates, self.background), len(classes)

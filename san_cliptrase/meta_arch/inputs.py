@@ -11,6 +11,7 @@ from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.san.network import resize_for_clip
 
 
 def clip_from_config(cfg: Any) -> FrozenClip:
@@ -33,10 +34,12 @@ def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
     )
 
 
-def image_batch(inputs: Sequence[dict], clip: FrozenClip, device: torch.device, divisibility: int) -> ImageList:
-    """Normalised images of a batch, padded with zeros at the bottom and the right to a common size."""
+def image_batch(
+    inputs: Sequence[dict], clip: FrozenClip, device: torch.device, divisibility: int = 0, scale: float = 1.0
+) -> ImageList:
+    """Normalised images of a batch, each resized by ``scale``, padded at the bottom and the right to a common size."""
     images = [clip.normalize(entry["image"].to(device).float() / 255) for entry in inputs]
-    return ImageList.from_tensors(images, divisibility)
+    return ImageList.from_tensors([resize_for_clip(image[None], scale)[0] for image in images], divisibility)
 
 
 def batch_vocabulary(inputs: Sequence[dict]) -> tuple[str, ...]:

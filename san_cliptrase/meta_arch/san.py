@@ -73,8 +73,9 @@ class SAN(nn.Module):
         depth = clip.visual.depth
         return {
             "clip": clip,
-            "network": _network_from_config(san, clip),
+            # Before the network, whose query initialisation draws last: what the variants share starts equal.
             "classifier": MaskClassifier(clip.visual.embed_dim),
+            "network": _network_from_config(san, clip),
             "criterion": _criterion_from_config(cfg),
             "cliptrase": None if san.QUERY_INIT.NAME == "off" else cliptrase_from_config(cfg, clip),
             "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
@@ -102,7 +103,7 @@ class SAN(nn.Module):
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
         features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
-        regions = self.find_regions(features, batch)
+        regions = self.find_regions(features, inputs, batch)
         predictions = self.network(batch.tensor, features, regions)
         if self.training:
             return self._losses(predictions, features, text, inputs, batch)
@@ -115,11 +116,12 @@ class SAN(nn.Module):
             results.append({"sem_seg": semantic_map(image_logits, masks, padded, size, output)})
         return results
 
-    def find_regions(self, features: ClipFeatures, batch: ImageList) -> Regions | None:
+    def find_regions(self, features: ClipFeatures, inputs: list[dict], batch: ImageList) -> Regions | None:
         """CLIPtrase's regions of the pictures inside their padded canvas; None if queries do not start from any."""
         if self.cliptrase is None:
             return None
-        valid = _picture_patches(batch, features.grid)
+        sizes = [entry.get("picture_size", size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
+        valid = _picture_patches(batch.tensor, sizes, features.grid)
         regions = self.cliptrase.regions(dataclasses.replace(features, valid=valid))
         if self.training:
             counts = regions.valid.sum(1).float()
@@ -147,11 +149,11 @@ class SAN(nn.Module):
         return self.criterion(scored, targets)
 
 
-def _picture_patches(batch: ImageList, grid: tuple[int, int]) -> Tensor:
+def _picture_patches(canvas: Tensor, sizes: list[tuple[int, int]], grid: tuple[int, int]) -> Tensor:
     """(B, L) bool: patches of the canvas that show some of the picture."""
-    height, width = batch.tensor.shape[-2:]
-    valid = torch.zeros(len(batch.image_sizes), *grid, dtype=torch.bool, device=batch.tensor.device)
-    for flags, (h, w) in zip(valid, batch.image_sizes, strict=True):
+    height, width = canvas.shape[-2:]
+    valid = torch.zeros(len(sizes), *grid, dtype=torch.bool, device=canvas.device)
+    for flags, (h, w) in zip(valid, sizes, strict=True):
         flags[: -(-h * grid[0] // height), : -(-w * grid[1] // width)] = True
     return valid.flatten(1)
 

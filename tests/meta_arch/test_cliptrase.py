@@ -1,0 +1,71 @@
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+
+from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.meta_arch import CLIPtrase
+
+RULES = ("clip", "maskclip", "sclip", "cliptrase")
+
+
+def test_it_is_found_by_its_name():
+    assert META_ARCH_REGISTRY.get("CLIPtrase") is CLIPtrase
+
+
+def entry(rows, columns, seed, **more):
+    image = torch.randint(256, (3, rows, columns), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return {"image": image, "vocabulary": ("grass", "water", "lava"), **more}
+
+
+@pytest.mark.parametrize("resolution", [1.0, 0.5])
+@pytest.mark.parametrize("vote", [True, False])
+def test_a_batch_of_mixed_sizes_gives_what_each_image_gives_alone(world, resolution, vote):
+    model = world.model("cliptrase", model__clip__resolution=resolution, model__cliptrase__vote=vote).eval()
+    # Odd sides: half of them is no whole number of pixels.
+    entries = [entry(99, 97, 0), entry(64, 127, 1), entry(131, 80, 2, height=50, width=40)]
+    together = [result["sem_seg"] for result in model(entries)]
+    alone = [model([one])[0]["sem_seg"] for one in entries]
+    for batched, single in zip(together, alone, strict=True):
+        assert torch.equal(batched, single)
+
+
+def test_maps_have_the_size_asked_for_or_that_of_the_image(world):
+    model = world.model("cliptrase", model__clip__resolution=0.5).eval()
+    asked, unasked = model([entry(96, 64, 0, height=30, width=50), entry(96, 64, 0)])
+    assert asked["sem_seg"].shape == (3, 30, 50)
+    assert unasked["sem_seg"].shape == (3, 96, 64)
+    assert (asked["sem_seg"].sum(0) == 1).all()
+
+
+def test_settings_reach_the_method(world):
+    changes = {"model__cliptrase__attention": "sclip", "model__cliptrase__cls_prior": True}
+    model = world.model("cliptrase", model__cliptrase__eps=0.5, model__cliptrase__min_samples=4, **changes)
+    method = model.cliptrase
+    assert (method.eps, method.min_samples, method.cls_prior) == (0.5, 4, True)
+    assert method.attend is attention_rule("sclip")
+    automatic = world.model("cliptrase", model__cliptrase__eps=0.0).cliptrase
+    assert (automatic.eps, automatic.min_samples) == (None, None)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_attention_rules_run_by_name(world, rule):
+    model = world.model("cliptrase", model__cliptrase__attention=rule, model__cliptrase__vote=False).eval()
+    assert model([entry(64, 64, 0)])[0]["sem_seg"].shape == (3, 64, 64)
+
+
+def test_background_words_make_one_more_class(world):
+    model = world.model("cliptrase", model__cliptrase__background=("wall", "shadow")).eval()
+    assert model([entry(64, 64, 0)])[0]["sem_seg"].shape == (4, 64, 64)
+
+
+def test_training_it_is_refused(world):
+    with pytest.raises(RuntimeError, match="nothing to train.*--eval-only"):
+        world.model("cliptrase").train()([entry(64, 64, 0)])
+
+
+@pytest.mark.parametrize("vocabularies", [[("grass",), ("water",)], [(), ()]])
+@pytest.mark.parametrize("name", ["cliptrase", "san"])
+def test_a_batch_has_one_vocabulary(world, name, vocabularies):
+    entries = [{**entry(64, 64, 0), "vocabulary": words} for words in vocabularies]
+    with pytest.raises(ValueError, match="same non-empty 'vocabulary'"):
+        world.model(name).eval()(entries)

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import BitMasks, Instances
+from detectron2.utils.events import EventStorage
+
+from san_cliptrase.meta_arch import SAN
+from san_cliptrase.meta_arch.inputs import image_batch
+
+LOSSES = {"loss_ce", "loss_mask", "loss_dice"}
+
+
+def losses(model, entries):
+    """Losses of a batch and what the model logged."""
+    torch.manual_seed(0)
+    with EventStorage() as storage:
+        return model.train()(entries), storage.latest()
+
+
+def test_it_is_found_by_its_name():
+    assert META_ARCH_REGISTRY.get("SAN") is SAN
+
+
+@pytest.mark.parametrize("name", ["off", "tokens_prior"])
+def test_a_training_batch_of_mixed_sizes_has_losses_of_every_supervised_block(world, name):
+    entries = world.batch(count=3)
+    assert len({entry["image"].shape for entry in entries}) > 1
+    found, logged = losses(world.model(model__san__query_init__name=name), entries)
+    assert found.keys() == LOSSES | {f"{key}_0" for key in LOSSES}
+    assert all(loss.isfinite() and loss > 0 for loss in found.values())
+    assert ("regions/mean_count" in logged) == (name != "off")
+
+
+def test_a_step_trains_the_side_adapter_and_leaves_clip_as_it_was(world):
+    model = world.model()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    sum(losses(model, world.batch())[0].values()).backward()
+    optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert not {key for key in changed if key.startswith("clip.")}
+    assert "classifier.background" in changed
+    for part in (
+        "network.adapter.blocks.0",
+        "network.adapter.fusion",
+        "network.decoder",
+        "network.adapter.query_embed",
+    ):
+        assert any(key.startswith(part) for key in changed), part
+
+
+def test_parameters_of_clip_named_in_the_configuration_are_trained(world):
+    model = world.model(model__clip__trainable=("positional_embedding",))
+    sum(losses(model, world.batch())[0].values()).backward()
+    grads = {key for key, p in model.clip.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert grads == {"visual.vision.positional_embedding"}
+
+
+def test_the_strengths_of_the_prior_are_trained(world):
+    model = world.model("san_cliptrase")
+    sum(losses(model, world.batch())[0].values()).backward()
+    prior = model.network.query_init.prior
+    assert prior.mask_strength.grad != 0
+    assert prior.bias_strength.grad != 0
+
+
+def test_an_image_without_any_labelled_pixel_is_no_obstacle(world):
+    entries = world.batch()
+    size = entries[0]["sem_seg"].shape
+    nothing = Instances(size, gt_classes=torch.zeros(0, dtype=torch.int64), gt_masks=BitMasks(torch.zeros(0, *size)))
+    for batch in ([{**entries[0], "instances": nothing}, entries[1]], [{**entries[0], "instances": nothing}]):
+        found, _ = losses(world.model(), batch)
+        total = sum(found.values())
+        total.backward()
+        assert total.isfinite()
+
+
+def test_maps_have_the_size_asked_for(world):
+    model = world.model("san_cliptrase").eval()
+    entries = world.batch(train=False, count=3)
+    entries[0].update(height=30, width=50)
+    results = model(entries)
+    assert results[0]["sem_seg"].shape == (24, 30, 50)
+    for entry, result in zip(entries[1:], results[1:], strict=True):
+        assert result["sem_seg"].shape == (24, *entry["sem_seg"].shape)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "follows"), [("san_cliptrase", True), ("san", False)])
+def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monkeypatch, name, follows):
+    patch = 8  # of CLIP, and here of the side adapter too
+    finder = world.model("san_cliptrase", model__san__query_init__mask_strength=1e4, model__san__side__patch_size=patch)
+    model = finder.eval() if follows else world.model(name, model__san__side__patch_size=patch).eval()
+    # Query q says class q: the map then shows which query has which pixel.
+    one_class_each = 50 * torch.eye(8, 25)[None]
+    monkeypatch.setattr(model, "_classify", lambda *_: one_class_each)
+    agree = []
+    for entry in world.batch(train=False, count=3):
+        height, width = entry["image"].shape[-2:]
+        batch = image_batch([entry], finder.clip, finder.device, finder.divisibility)
+        masks = finder.find_regions(finder.clip.visual(batch.tensor, finder.taps), batch).masks[0]
+        assert 1 < len(masks) <= 8
+        largest_first = masks[masks.sum((1, 2)).argsort(descending=True, stable=True)]
+        labels = model([{**entry, "height": height, "width": width}])[0]["sem_seg"].argmax(0)
+        centres = labels[patch // 2 :: patch, patch // 2 :: patch]
+        expected = largest_first.argmax(0)[: centres.shape[0], : centres.shape[1]]
+        agree.append(bool((centres == expected).all()))
+    assert all(agree) if follows else not any(agree)
+
+
+def test_cliptrase_is_needed_only_where_queries_start_from_regions(world):
+    assert world.model().cliptrase is None
+    assert world.model("san_cliptrase").cliptrase is not None
+
+
+def test_inference_needs_no_training_set(world):
+    model = world.model(datasets__train=()).eval()
+    assert model.criterion is None
+    assert model(world.batch(train=False, count=1))[0]["sem_seg"].shape[0] == 24
+
+
+def test_zero_initialised_projection_starts_as_plain_san(world):
+    entry = world.batch(train=False, count=1)
+    plain = world.model()
+    added = world.model(model__san__query_init__name="map_add", model__san__query_init__zero_init=True)
+    added.load_state_dict(plain.state_dict(), strict=False)
+    assert torch.equal(plain.eval()(entry)[0]["sem_seg"], added.eval()(entry)[0]["sem_seg"])
+
+
+@pytest.mark.parametrize("name", ["map_add", "map_replace", "tokens", "prior"])
+def test_every_other_initialisation_trains(world, name):
+    found, _ = losses(world.model(model__san__query_init__name=name), world.batch())
+    sum(found.values()).backward()
+    assert sum(found.values()).isfinite()
