@@ -47,7 +47,7 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     cliptrase.MIN_SAMPLES = 3
     # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
     cliptrase.VOTE = True
-    # Words that together stand for "background"; a non-empty list appends one background class.
+    # Words that together stand for the dataset's last class, "background"; needed only where it has one.
     cliptrase.BACKGROUND = ()
     # Multiply patch logits by the [CLS] logits, as the paper does on VOC20.
     cliptrase.CLS_PRIOR = False

@@ -26,12 +26,14 @@ class DatasetSpec:
         labels: folder of label maps under the root: one PNG (or TIFF) a picture, the same stem, class index per pixel.
         classes: name of the class list, see :func:`class_names`.
         split: for the demo scenes, which split to draw if the files are not there yet.
+        subset: the folder of images holds more than this split; the label files say which belong to it.
     """
 
     images: str
     labels: str
     classes: str
     split: str = ""
+    subset: bool = False
 
 
 DATASETS: dict[str, DatasetSpec] = {
@@ -44,8 +46,8 @@ DATASETS: dict[str, DatasetSpec] = {
     "ade150_val": DatasetSpec(
         "ADEChallengeData2016/images/validation", "ADEChallengeData2016/annotations_detectron2/validation", "ade150"
     ),
-    "pc59_val": DatasetSpec("VOC2010/images/val", "VOC2010/annotations_detectron2/pc59_val", "pc59"),
-    "voc20_val": DatasetSpec("VOC2012/images_detectron2/val", "VOC2012/annotations_detectron2/val", "voc20"),
+    "pc59_val": DatasetSpec("pcontext/val/image", "pcontext/val/label", "pc59"),
+    "voc20_val": DatasetSpec("VOC2012/JPEGImages", "VOC2012/annotations_detectron2/val", "voc20", subset=True),
 }
 """The layouts that SAN's dataset preparation writes, so that prepared folders are used as they are."""
 
@@ -66,8 +68,14 @@ def datasets_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
-def load_pairs(name: str, images: Path, labels: Path) -> list[dict]:
+def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> list[dict]:
     """Pairs image and label files by their stems, in sorted order.
+
+    Args:
+        name: of the dataset, for messages.
+        images: folder of images.
+        labels: folder of label maps.
+        subset: leave out images without a label file instead of refusing them.
 
     Raises:
         FileNotFoundError: if a folder is missing or empty, or an image has no label file or the reverse.
@@ -80,6 +88,8 @@ def load_pairs(name: str, images: Path, labels: Path) -> list[dict]:
             )
     pictures = {p.stem: p for p in images.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"}}
     truths = {p.stem: p for p in labels.iterdir() if p.suffix.lower() in {".png", ".tif", ".tiff"}}
+    if subset:
+        pictures = {stem: path for stem, path in pictures.items() if stem in truths}
     alone = sorted(pictures.keys() ^ truths.keys())
     if alone or not pictures:
         found = f"{len(pictures)} images in {images}, {len(truths)} label files in {labels}"
@@ -95,7 +105,7 @@ def _load(name: str) -> list[dict]:
     spec, root = DATASETS[name], datasets_root()
     if spec.split:
         draw_split(root / "demo_scenes", spec.split)
-    return load_pairs(name, root / spec.images, root / spec.labels)
+    return load_pairs(name, root / spec.images, root / spec.labels, spec.subset)
 
 
 def register(name: str, loader: Callable[[], list[dict]], classes: Sequence[str], unseen: Sequence[str] = ()) -> None:

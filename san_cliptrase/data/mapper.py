@@ -8,10 +8,13 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.structures import BitMasks, Instances
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.transforms import v2
+
+GREY = 128
 
 
 class DataError(ValueError):
@@ -67,21 +70,28 @@ class SemanticMapper:
     """detectron2 dataset dict -> {"image", "height", "width", "sem_seg", "vocabulary"} and, for training, "instances".
 
     "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index.
-    "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training draws its
-    augmentation from numpy's and torch's global generators, which the loader seeds for every sample.
+    "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training pads pictures that
+    are smaller than the crop with grey to its size, as SAN does; "picture_size" (h, w) is the part that is picture.
+    It draws its augmentation from numpy's and torch's global generators, which the loader seeds for every sample.
     """
 
     @configurable
     def __init__(
-        self, augmentations: list, colour: Any, vocabulary: Sequence[str], ignore_label: int, is_train: bool
+        self,
+        augmentations: list,
+        colour: Any,
+        pad_to: tuple[int, int],
+        vocabulary: Sequence[str],
+        ignore_label: int,
+        is_train: bool,
     ) -> None:
-        self.augmentations, self.colour = T.AugmentationList(augmentations), colour
+        self.augmentations, self.colour, self.pad_to = T.AugmentationList(augmentations), colour, pad_to
         self.vocabulary, self.ignore_label, self.is_train = tuple(vocabulary), ignore_label, is_train
 
     @classmethod
     def from_config(cls, cfg: Any, vocabulary: Sequence[str], is_train: bool) -> dict:
         """Augmentations of SAN: resize, crop, colour, flip; at test time the resize alone."""
-        ignore, colour = cfg.INPUT.IGNORE_LABEL, None
+        ignore, colour, pad_to = cfg.INPUT.IGNORE_LABEL, None, (0, 0)
         if is_train:
             augmentations = [
                 T.ResizeShortestEdge(
@@ -89,6 +99,7 @@ class SemanticMapper:
                 )
             ]
             if cfg.INPUT.CROP.ENABLED:
+                pad_to = tuple(cfg.INPUT.CROP.SIZE)
                 augmentations.append(
                     T.RandomCrop_CategoryAreaConstraint(
                         cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, ignore
@@ -103,6 +114,7 @@ class SemanticMapper:
         return {
             "augmentations": augmentations,
             "colour": colour,
+            "pad_to": pad_to,
             "vocabulary": vocabulary,
             "ignore_label": ignore,
             "is_train": is_train,
@@ -122,11 +134,14 @@ class SemanticMapper:
         pair = T.AugInput(image, sem_seg=labels.astype(np.float32) if self.is_train else None)
         self.augmentations(pair)
         picture = torch.from_numpy(np.ascontiguousarray(pair.image.transpose(2, 0, 1)))
-        result["image"] = self.colour(picture) if self.colour is not None else picture
         if not self.is_train:
-            result["sem_seg"] = torch.from_numpy(labels)
-            return result
-        labels = pair.sem_seg.astype(np.int64)
+            return {**result, "image": picture, "sem_seg": torch.from_numpy(labels)}
+        picture = self.colour(picture) if self.colour is not None else picture
+        h, w = picture.shape[1:]
+        below, right = max(self.pad_to[0] - h, 0), max(self.pad_to[1] - w, 0)
+        labels = np.pad(pair.sem_seg.astype(np.int64), ((0, below), (0, right)), constant_values=self.ignore_label)
+        result["image"] = F.pad(picture, (0, right, 0, below), value=GREY)
+        result["picture_size"] = (h, w)
         result["sem_seg"] = torch.from_numpy(labels)
         result["instances"] = self._masks(labels)
         return result

@@ -65,8 +65,11 @@ class SafeCheckpointer(Checkpointer):
         if not isinstance(loaded, dict):
             raise CheckpointError(f"checkpoint {f} holds a {type(loaded).__name__}, not a dictionary of weights")
         state = loaded.get("model", loaded)
-        if is_official(state):
-            weights = from_official(state, self.model.network.adapter.native_grid)
+        if is_official(state) and hasattr(self.model, "network"):
+            try:
+                weights = from_official(state, self.model.network.adapter.native_grid)
+            except ValueError as error:
+                raise CheckpointError(f"cannot use the checkpoint {f}: {error}") from error
             # The official SAN has no query initialisation: what this model adds to it starts as built.
             added = {k: v for k, v in self.model.state_dict().items() if k.startswith("network.query_init.")}
             return {"model": weights | added}

@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-import san_cliptrase.data.datasets
-import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line above registers the datasets)
+import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
 from san_cliptrase.config import add_san_cliptrase_config
+from san_cliptrase.data.datasets import DATASETS
 
 
 class ConfigError(ValueError):
@@ -44,7 +45,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         The configuration, with the device decided, not frozen.
 
     Raises:
-        ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key that does not exist.
+        ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key or a dataset that
+            does not exist.
     """
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
@@ -59,9 +61,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     except (KeyError, AssertionError, ValueError) as error:
         message = str(error.args[0] if error.args else error)
         raise ConfigError(f"{path} with overrides {list(overrides)}: {message}{_hint(message, cfg)}") from error
+    except (TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} does not hold keys and values: {error}") from error
+    _check_values(cfg)
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
+
+
+def _check_values(cfg: CfgNode) -> None:
+    unknown = sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - set(DatasetCatalog.list()))
+    if unknown:
+        known = difflib.get_close_matches(unknown[0], DatasetCatalog.list(), n=3) or sorted(DATASETS)
+        raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; registered are {', '.join(known)}")
+    if cfg.SEED < 0:
+        raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
 
 
 def _hint(message: str, cfg: CfgNode) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from torch import nn
 
@@ -23,6 +24,16 @@ def evaluation_due(cfg: Any, done: int) -> bool:
     """Whether to evaluate after ``done`` iterations: before the first, every TEST.EVAL_PERIOD, after the last."""
     period, last = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER
     return done == last or (period > 0 and done % period == 0)
+
+
+class ScheduleHook(hooks.LRScheduler):
+    """detectron2's hook, with the state of any schedule: 0.6 saves only those of a base class that torch has left."""
+
+    def state_dict(self) -> dict:
+        return self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.scheduler.load_state_dict(state_dict)
 
 
 class EvaluationHook(HookBase):
@@ -68,10 +79,13 @@ class EvaluationHook(HookBase):
         comm.synchronize()
         if not comm.is_main_process():
             return
+        # Datasets may differ in their metrics; the file has one set of columns.
+        columns = dict.fromkeys(name for metrics in results.values() for name in metrics)
         for dataset, metrics in results.items():
             scalars = {f"{dataset}/{name}": value for name, value in metrics.items()}
             self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
-            self._append({"iteration": done, "seconds": round(self.seconds, 3), "dataset": dataset, **metrics})
+            row = {name: metrics.get(name, math.nan) for name in columns}
+            self._append({"iteration": done, "seconds": round(self.seconds, 3), "dataset": dataset, **row})
 
     def _append(self, row: dict) -> None:
         fresh = not self.path.exists()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from detectron2.engine import launch
 from detectron2.modeling import build_model
@@ -18,6 +19,7 @@ from san_cliptrase.engine.evaluate import evaluate_only, format_results
 from san_cliptrase.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+Built = TypeVar("Built")
 
 USER_ERRORS = (ConfigError, CheckpointError, DataError, WeightsError, FileNotFoundError)
 """Errors whose message says everything; a traceback would only hide it."""
@@ -27,14 +29,22 @@ def run(args: argparse.Namespace) -> None:
     """One process's part of a run."""
     cfg = setup(args)
     if args.eval_only:
-        model = build_model(cfg)
-        checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+        model = _build(build_model, cfg)
+        if cfg.MODEL.WEIGHTS or args.resume:
+            SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
         logger.info("results\n%s", format_results(evaluate_only(cfg, model)))
         return
     if cfg.MODEL.META_ARCHITECTURE == "CLIPtrase":
         raise ConfigError("CLIPtrase has nothing to train: add --eval-only")
-    Trainer(cfg, args.resume).train()
+    _build(Trainer, cfg, args.resume).train()
+
+
+def _build(make: Callable[..., Built], *args: Any) -> Built:
+    """The model or the trainer of a configuration; what they refuse are its values."""
+    try:
+        return make(*args)
+    except (ValueError, KeyError) as error:
+        raise ConfigError(str(error.args[0])) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64: which of CLIPtrase's regions each pixel of an image lies in; 0 is none."""
     batch = image_batch([entry], model.clip, model.device, model.divisibility)
     features = model.clip.visual(resize_for_clip(batch.tensor, model.resolution), model.taps)
-    masks = model.find_regions(features, batch).masks
+    masks = model.find_regions(features, [entry], batch).masks
     height, width = batch.image_sizes[0]
     masks = torch.nn.functional.interpolate(masks, tuple(batch.tensor.shape[-2:]), mode="nearest")[..., :height, :width]
     masks = torch.nn.functional.interpolate(masks, size, mode="nearest")[0]

@@ -13,8 +13,8 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
     """Trainable parameters with their learning rate and weight decay, one group for each combination.
 
-    Normalisation layers and embeddings (positions, queries, background) have a weight decay of their own; the CLIP
-    and the strengths of the regions' prior have a learning rate of their own.
+    Normalisation layers and embeddings (positions, queries; and the strengths of the regions' prior) have a weight
+    decay of their own; the CLIP and those strengths have a learning rate of their own.
     """
     solver, groups = cfg.SOLVER, {}
     for module_name, module in model.named_modules():
@@ -24,7 +24,7 @@ def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
             rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
             if isinstance(module, _NORMS):
                 decay = solver.WEIGHT_DECAY_NORM
-            elif name.endswith(("embed", "embedding", "background", "strength")):
+            elif name.endswith(("embed", "embedding", "strength")):
                 decay = solver.WEIGHT_DECAY_EMBED
             if module_name.split(".")[0] == "clip":
                 rate *= solver.CLIP_MULTIPLIER

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import weakref
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import SimpleTrainer, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import TrainerBase, create_ddp_model, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
@@ -19,7 +20,7 @@ from torch import nn
 from san_cliptrase.data.loader import build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
-from san_cliptrase.engine.hooks import EvaluationHook, PictureHook
+from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, ScheduleHook
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
@@ -56,14 +57,16 @@ class Trainer(TrainerBase):
         cfg = self.cfg
         built = [
             hooks.IterationTimer(),
-            hooks.LRScheduler(self.optimizer, self.scheduler),
+            ScheduleHook(self.optimizer, self.scheduler),
             EvaluationHook(cfg, model),
         ]
         if comm.is_main_process():
+            # The writers know only the latest value of each scalar: write at least as often as one is made.
+            period = min(cfg.LOG_PERIOD, cfg.TEST.EVAL_PERIOD if cfg.TEST.EVAL_PERIOD > 0 else cfg.LOG_PERIOD)
             built += [
                 PictureHook(cfg, model),
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
-                hooks.PeriodicWriter(self._build_writers(), period=cfg.LOG_PERIOD),
+                hooks.PeriodicWriter(self._build_writers(), period=period),
             ]
         return built
 
@@ -105,10 +108,20 @@ class Trainer(TrainerBase):
         total = sum(losses.values())
         self.optimizer.zero_grad()
         self.grad_scaler.scale(total).backward()
-        SimpleTrainer.write_metrics(losses, data_time)
+        self._log_losses(losses, data_time)
         self._clip_gradients()
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _log_losses(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
+        mine = {name: loss.item() for name, loss in losses.items()}
+        gathered = comm.gather({**mine, "total_loss": sum(mine.values()), "data_time": data_time})
+        if not comm.is_main_process():
+            return
+        means = {name: sum(worker[name] for worker in gathered) / len(gathered) for name in gathered[0]}
+        if not math.isfinite(means["total_loss"]):
+            raise FloatingPointError(f"the loss is not finite in iteration {self.iter}: {means}")
+        self.storage.put_scalars(**means)
 
     def _clip_gradients(self) -> None:
         clipping = self.cfg.SOLVER.CLIP_GRADIENTS

@@ -21,6 +21,9 @@ class ClipFusion(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(clip_width, eps=EPS)
         self.proj = nn.Linear(clip_width, width)
+        # detectron2's "xavier" filling, which SAN uses here: uniform with variance 1/C, no bias.
+        nn.init.kaiming_uniform_(self.proj.weight, a=1)
+        nn.init.zeros_(self.proj.bias)
 
     def forward(self, patches: Tensor, grid: tuple[int, int], clip_map: Tensor) -> Tensor:
         """Fuse (B, L', C') patches on ``grid`` with a CLIP map (B, C, h, w)."""

@@ -25,9 +25,9 @@ def semantic_map(pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: S
     Returns:
         (K, *output), not normalised: overlapping masks add up.
     """
-    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)[0].sigmoid()
+    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)
+    masks = masks[..., : size[0], : size[1]]
+    if output != size:
+        masks = F.interpolate(masks, size=output, mode="bilinear", align_corners=False)
     scores = pred_logits.softmax(dim=-1)[:, :-1]
-    semantic = torch.einsum("qk,qhw->khw", scores, masks[:, : size[0], : size[1]])
-    if output == size:
-        return semantic
-    return F.interpolate(semantic[None], size=output, mode="bilinear", align_corners=False)[0]
+    return torch.einsum("qk,qhw->khw", scores, masks[0].sigmoid())
