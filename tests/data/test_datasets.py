@@ -65,6 +65,14 @@ def test_files_without_partner_are_named(folders, side):
         load_pairs("mine", *folders)
 
 
+def test_label_files_may_choose_among_the_images(folders):
+    (folders[0] / "of another split.png").touch()
+    assert [record["image_id"] for record in load_pairs("mine", *folders, subset=True)] == ["a", "b"]
+    (folders[1] / "lonely.png").touch()
+    with pytest.raises(FileNotFoundError, match="lonely"):
+        load_pairs("mine", *folders, subset=True)
+
+
 def test_empty_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="0 images"):
         load_pairs("mine", tmp_path, tmp_path)

@@ -116,6 +116,18 @@ def test_image_and_labels_are_flipped_and_cropped_together(pair, mapper):
     assert directions == {1, -1}
 
 
+def test_pictures_smaller_than_the_crop_are_padded_with_what_is_ignored(pair, mapper):
+    crop = {"input__crop__enabled": True, "input__crop__size": (80, 80), "input__min_size_train": (40,)}
+    entry = mapper(True, **crop)(pair())
+    assert entry["image"].shape == (3, 80, 80)
+    assert entry["picture_size"] == (40, 60)
+    assert (entry["sem_seg"][40:] == 255).all()
+    assert (entry["sem_seg"][:, 60:] == 255).all()
+    assert (entry["sem_seg"][:40, :60] != 255).all()
+    assert entry["image"][:, 40:].unique().tolist() == [128]
+    assert entry["instances"].gt_masks.tensor.sum() == 40 * 60
+
+
 def test_colours_change_in_training_only(pair, mapper):
     record = pair()
     torch.manual_seed(0)

@@ -53,9 +53,16 @@ def test_attention_rules_run_by_name(world, rule):
     assert model([entry(64, 64, 0)])[0]["sem_seg"].shape == (3, 64, 64)
 
 
-def test_background_words_make_one_more_class(world):
-    model = world.model("cliptrase", model__cliptrase__background=("wall", "shadow")).eval()
-    assert model([entry(64, 64, 0)])[0]["sem_seg"].shape == (4, 64, 64)
+def test_background_words_together_are_the_last_class(world):
+    model = world.model("cliptrase", model__cliptrase__background=("wall", "shadow"), model__cliptrase__vote=False)
+    one = {**entry(64, 64, 0), "vocabulary": ("grass", "water", "background")}
+    with_words = model.eval()([one])[0]["sem_seg"]
+    assert with_words.shape == (3, 64, 64)
+    as_classes = world.model("cliptrase", model__cliptrase__vote=False).eval()
+    singly = as_classes([{**one, "vocabulary": ("grass", "water", "wall", "shadow")}])[0]["sem_seg"]
+    assert torch.equal(with_words[2], singly[2] + singly[3])
+    with pytest.raises(ValueError, match="'background' as the dataset's last class, not 'lava'"):
+        model([entry(64, 64, 0)])
 
 
 def test_training_it_is_refused(world):

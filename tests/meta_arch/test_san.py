@@ -89,8 +89,9 @@ def test_maps_have_the_size_asked_for(world):
 @pytest.mark.parametrize(("name", "follows"), [("san_cliptrase", True), ("san", False)])
 def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monkeypatch, name, follows):
     patch = 8  # of CLIP, and here of the side adapter too
-    finder = world.model("san_cliptrase", model__san__query_init__mask_strength=1e4, model__san__side__patch_size=patch)
-    model = finder.eval() if follows else world.model(name, model__san__side__patch_size=patch).eval()
+    side = {"model__san__side__patch_size": patch}
+    finder = world.model("san_cliptrase", model__san__query_init__mask_strength=1e4, **side).eval()
+    model = finder if follows else world.model(name, **side).eval()
     # Query q says class q: the map then shows which query has which pixel.
     one_class_each = 50 * torch.eye(8, 25)[None]
     monkeypatch.setattr(model, "_classify", lambda *_: one_class_each)
@@ -98,7 +99,7 @@ def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monk
     for entry in world.batch(train=False, count=3):
         height, width = entry["image"].shape[-2:]
         batch = image_batch([entry], finder.clip, finder.device, finder.divisibility)
-        masks = finder.find_regions(finder.clip.visual(batch.tensor, finder.taps), batch).masks[0]
+        masks = finder.find_regions(finder.clip.visual(batch.tensor, finder.taps), [entry], batch).masks[0]
         assert 1 < len(masks) <= 8
         largest_first = masks[masks.sum((1, 2)).argsort(descending=True, stable=True)]
         labels = model([{**entry, "height": height, "width": width}])[0]["sem_seg"].argmax(0)
