@@ -53,7 +53,7 @@ def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> S
         unseen: whether :data:`UNSEEN_CLASSES` may occur.
 
     Returns:
-        A scene with one or two grounds and one to five things; every labelled class covers at least 1 % of it.
+        A scene with one or two grounds and one to four things; every labelled class covers at least 1 % of it.
 
     Raises:
         ValueError: if ``size`` is below 16.
@@ -91,7 +91,7 @@ def _draw_layout(rng: RandomState, size: int, names: list[str]) -> np.ndarray:
         horizon = rng.uniform(0.3, 0.7) + 0.1 * (noise(rng, size, 4)[0] - 0.5)
         below = (np.arange(size) + 0.5)[:, None] / size > horizon[None]
         layout[below if rng.rand() < 0.7 else below.T] = CLASS_NAMES.index(grounds[second])
-    for _ in range(rng.randint(1, 6)):
+    for _ in range(rng.randint(1, 5)):
         label = CLASS_NAMES.index(names[rng.randint(len(names))])
         painted = np.where(thing_mask(rng, size), np.uint8(label), layout)
         area = np.bincount(painted.ravel(), minlength=len(CLASS_NAMES)) / painted.size

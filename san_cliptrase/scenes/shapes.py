@@ -47,10 +47,10 @@ def thing_mask(rng: RandomState, size: int) -> np.ndarray:
         size: side of the image in pixels.
 
     Returns:
-        (size, size) bool. Radii are 0.12 to 0.36 of the side, centres lie inside the image.
+        (size, size) bool. Radii are 0.14 to 0.38 of the side, centres lie inside the image.
     """
     outline = OUTLINES[sorted(OUTLINES)[rng.randint(len(OUTLINES))]]
-    radius, angle = rng.uniform(0.12, 0.36), rng.uniform(-np.pi, np.pi)
+    radius, angle = rng.uniform(0.14, 0.38), rng.uniform(-np.pi, np.pi)
     cx, cy = rng.uniform(0.12, 0.88, 2)
     y, x = (np.mgrid[0:size, 0:size] + 0.5) / size
     x, y = (x - cx) / radius, (y - cy) / radius * rng.uniform(0.8, 1.25)
