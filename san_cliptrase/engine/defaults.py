@@ -61,8 +61,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     except (KeyError, AssertionError, ValueError) as error:
         message = str(error.args[0] if error.args else error)
         raise ConfigError(f"{path} with overrides {list(overrides)}: {message}{_hint(message, cfg)}") from error
-    except (TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} does not hold keys and values: {error}") from error
+    except (OSError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read as keys and values: {error}") from error
     _check_values(cfg)
     if cfg.MODEL.DEVICE == "auto":
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

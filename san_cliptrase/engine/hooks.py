@@ -36,6 +36,28 @@ class ScheduleHook(hooks.LRScheduler):
         self.scheduler.load_state_dict(state_dict)
 
 
+class WriterHook(hooks.PeriodicWriter):
+    """Writes every LOG_PERIOD iterations and after every evaluation: writers see only the latest value of a scalar."""
+
+    def __init__(self, cfg: Any, writers: list) -> None:
+        super().__init__(writers, cfg.LOG_PERIOD)
+        self.cfg = cfg
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 and evaluation_due(self.cfg, 0):
+            self._write()
+
+    def after_step(self) -> None:
+        if evaluation_due(self.cfg, self.trainer.iter + 1):
+            self._write()
+        else:
+            super().after_step()
+
+    def _write(self) -> None:
+        for writer in self._writers:
+            writer.write()
+
+
 class EvaluationHook(HookBase):
     """Evaluates on the way; metrics go to the event storage and, a row each, to ``evaluations.csv``.
 

@@ -20,7 +20,7 @@ from torch import nn
 from san_cliptrase.data.loader import build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
-from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, ScheduleHook
+from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, ScheduleHook, WriterHook
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
@@ -61,22 +61,18 @@ class Trainer(TrainerBase):
             EvaluationHook(cfg, model),
         ]
         if comm.is_main_process():
-            # The writers know only the latest value of each scalar: write at least as often as one is made.
-            period = min(cfg.LOG_PERIOD, cfg.TEST.EVAL_PERIOD if cfg.TEST.EVAL_PERIOD > 0 else cfg.LOG_PERIOD)
             built += [
                 PictureHook(cfg, model),
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
-                hooks.PeriodicWriter(self._build_writers(), period=period),
+                hooks.PeriodicWriter([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
+                WriterHook(cfg, self._build_writers()),
             ]
         return built
 
     def _build_writers(self) -> list:
         output = Path(self.cfg.OUTPUT_DIR)
-        return [
-            CommonMetricPrinter(self.cfg.SOLVER.MAX_ITER),
-            JSONWriter(str(output / "metrics.json")),
-            TensorboardXWriter(str(output)),
-        ]
+        output.mkdir(parents=True, exist_ok=True)
+        return [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output))]
 
     def train(self) -> None:
         """Trains from where the run is to MAX_ITER."""

@@ -1,0 +1,58 @@
+"""Every configuration of the repository."""
+
+import pytest
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+
+from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.solver import build_optimizer
+from san_cliptrase.san.query_init import QUERY_INITS
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
+
+
+def test_there_are_those_that_the_readme_speaks_of():
+    assert {"san.yaml", "san_cliptrase.yaml", "cliptrase.yaml"} <= set(ALL)
+    assert {"demo/san.yaml", "demo/san_cliptrase.yaml", "demo/cliptrase.yaml"} <= set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_loads_and_names_what_exists(name):
+    cfg = load_config(CONFIGS / name)
+    assert cfg.MODEL.META_ARCHITECTURE in META_ARCH_REGISTRY
+    assert cfg.MODEL.META_ARCHITECTURE in {"SAN", "CLIPtrase"}
+    assert cfg.MODEL.SAN.QUERY_INIT.NAME in QUERY_INITS
+    assert attention_rule(cfg.MODEL.CLIPTRASE.ATTENTION)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("demo/")])
+def test_the_demos_models_and_optimisers_are_built(name):
+    cfg = load_config(CONFIGS / name, ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"])
+    model = build_model(cfg)
+    assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
+    if cfg.MODEL.META_ARCHITECTURE == "SAN":
+        assert build_optimizer(cfg, model).param_groups
+
+
+@pytest.mark.parametrize("name", ["san.yaml", "san_cliptrase.yaml"])
+def test_the_full_recipe_is_san_as_published(name):
+    cfg = load_config(CONFIGS / name)
+    assert (cfg.MODEL.CLIP.NAME, cfg.MODEL.CLIP.PRETRAINED, cfg.MODEL.CLIP.RESOLUTION) == ("ViT-B-16", "openai", 0.5)
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR) == (60000, 32, 1e-4)
+    assert (cfg.INPUT.CROP.ENABLED, tuple(cfg.INPUT.CROP.SIZE)) == (True, (640, 640))
+    assert (cfg.MODEL.SAN.NUM_QUERIES, cfg.MODEL.SAN.SIDE.WIDTH, cfg.MODEL.SAN.SIDE.DEPTH) == (100, 240, 8)
+    assert cfg.DATASETS.TRAIN == ["coco_stuff171_train"] or cfg.DATASETS.TRAIN == ("coco_stuff171_train",)
+
+
+def test_plain_san_and_san_from_regions_differ_in_nothing_else():
+    for folder in ("", "demo/"):
+        plain, ours = (load_config(CONFIGS / f"{folder}{name}.yaml") for name in ("san", "san_cliptrase"))
+        assert plain.MODEL.SAN.QUERY_INIT.NAME == "off"
+        assert ours.MODEL.SAN.QUERY_INIT.NAME == "tokens_prior"
+        for cfg in (plain, ours):
+            cfg.OUTPUT_DIR = ""
+            cfg.MODEL.SAN.QUERY_INIT.NAME = ""
+            cfg.MODEL.CLIPTRASE.EPS = 0.0  # not used by plain SAN
+        assert plain == ours

@@ -1,0 +1,101 @@
+import pytest
+import yaml
+
+from san_cliptrase.engine.defaults import ConfigError, load_config, setup
+from san_cliptrase.engine.launch import argument_parser
+from tests.conftest import ROOT
+
+BASE = ROOT / "configs" / "demo" / "san.yaml"
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+def test_files_build_on_files_and_the_command_line_has_the_last_word(tmp_path):
+    write(tmp_path / "base.yaml", "VERSION: 2\nSEED: 1\nLOG_PERIOD: 1\nVIS_IMAGES: 1\n")
+    path = write(tmp_path / "mine.yaml", "_BASE_: base.yaml\nLOG_PERIOD: 2\nVIS_IMAGES: 2\n")
+    cfg = load_config(path, ["VIS_IMAGES", "3"])
+    assert (cfg.SEED, cfg.LOG_PERIOD, cfg.VIS_IMAGES) == (1, 2, 3)
+
+
+def test_the_device_is_found(monkeypatch):
+    for found, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
+        assert device == load_config(BASE).MODEL.DEVICE
+    assert load_config(BASE, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+
+
+def test_an_unknown_key_of_the_command_line_is_named_with_its_neighbour():
+    with pytest.raises(ConfigError, match=r"MODEL\.SAN\.NUM_QUERYS.*did you mean MODEL\.SAN\.NUM_QUERIES") as caught:
+        load_config(BASE, ["MODEL.SAN.NUM_QUERYS", "8"])
+    assert str(BASE) in str(caught.value)
+
+
+def test_an_unknown_key_of_a_file_is_named_with_its_neighbour(tmp_path):
+    path = write(tmp_path / "mine.yaml", "VERSION: 2\nSOLVER:\n  BASE_LRR: 0.1\n")
+    with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LRR.*did you mean SOLVER\.BASE_LR"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SEED"], "odd length"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
+        (["DATASETS.TEST", "('coco_stuff171',)"], "unknown dataset 'coco_stuff171'.*coco_stuff171_val"),
+        (["SEED", "-1"], "SEED is -1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(BASE, overrides)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "MODEL: [1, 2]\nVERSION: 2\n", "a: [1\nb: {"])
+def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
+    path = write(tmp_path / "mine.yaml", text)
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no configuration file .*nowhere.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+    path = write(tmp_path / "mine.yaml", "_BASE_: nowhere.yaml\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml.*nowhere\.yaml"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("tag", ["object/apply:os.mkdir", "object/new:os.mkdir"])
+def test_python_in_yaml_is_refused_and_not_run(tmp_path, tag, hidden):
+    made = tmp_path / "made"
+    path = write(tmp_path / "evil.yaml", f"VERSION: 2\nOUTPUT_DIR: !!python/{tag} [{made}]\n")
+    if hidden:
+        path = write(tmp_path / "innocent.yaml", "_BASE_: evil.yaml\nSEED: 1\n")
+    with pytest.raises(ConfigError, match=r"not plain YAML.*python/") as caught:
+        load_config(path)
+    assert "evil.yaml" in str(caught.value)
+    assert not made.exists()
+
+
+def test_a_tuple_tag_is_no_exception(tmp_path):
+    path = write(tmp_path / "mine.yaml", "VERSION: 2\nDATASETS:\n  TRAIN: !!python/tuple [demo_scenes_train]\n")
+    with pytest.raises(ConfigError, match="not plain YAML"):
+        load_config(path)
+
+
+def test_a_run_has_a_folder_with_its_configuration(world):
+    args = argument_parser().parse_args(["--config", str(BASE), *world.overrides(seed=3)])
+    cfg = setup(args)
+    assert cfg.is_frozen()
+    again = load_config(world.output / "config.yaml")
+    assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
+    assert "output" in (world.output / "log.txt").read_text()
+
+
+def test_a_run_needs_a_configuration():
+    with pytest.raises(ConfigError, match="--config"):
+        setup(argument_parser().parse_args([]))

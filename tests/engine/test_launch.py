@@ -1,0 +1,124 @@
+"""``train_net.py`` as a user calls it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from san_cliptrase.engine.launch import main
+from tests.conftest import ROOT
+
+CONFIGS = ROOT / "configs"
+UNTRAINED = ("MODEL.CLIP.NAME", "scenes_vit", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu")
+
+
+@pytest.fixture
+def fails(monkeypatch, tmp_path, capsys):
+    """Function of arguments: runs them, expects status 1 and returns the one line of the error."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nothing"))
+
+    def run(config, *arguments):
+        capsys.readouterr()
+        path = config if config.is_absolute() else CONFIGS / config
+        overrides = [*arguments, "OUTPUT_DIR", str(tmp_path / "run")]
+        assert main(["--config", str(path), *overrides]) == 1
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run
+
+
+def test_evaluation_without_training_writes_metrics(world, capsys):
+    arguments = ["--config", str(CONFIGS / "demo" / "cliptrase.yaml"), "--eval-only"]
+    assert main([*arguments, *world.overrides(datasets__train="()")]) == 0
+    report = json.loads((world.output / "metrics_tiny_val.json").read_text())
+    table = capsys.readouterr().out
+    for metric in ("pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen"):
+        assert metric in table
+        assert 0 <= report["metrics"][metric] <= 100
+    events = EventAccumulator(str(world.output))
+    events.Reload()
+    assert events.Scalars("tiny_val/mIoU")[0].value == pytest.approx(report["metrics"]["mIoU"], rel=1e-5)
+
+
+def test_training_then_evaluating_the_checkpoint_gives_the_same_numbers(world, tmp_path):
+    config = ["--config", str(CONFIGS / "demo" / "san_cliptrase.yaml")]
+    assert main([*config, *world.overrides(solver__max_iter=1)]) == 0
+    trained = json.loads((world.output / "metrics_tiny_val.json").read_text())
+    again = world.overrides(model__weights=str(world.output / "model_final.pth"), output_dir=str(tmp_path / "again"))
+    assert main([*config, "--eval-only", *again]) == 0
+    assert json.loads((tmp_path / "again" / "metrics_tiny_val.json").read_text()) == trained
+
+
+def test_missing_data_of_the_real_benchmark(fails, tmp_path):
+    line = fails(CONFIGS / "cliptrase.yaml", "--eval-only", *UNTRAINED)
+    assert "coco_stuff171_val" in line
+    assert str(tmp_path / "nothing") in line
+    assert "DETECTRON2_DATASETS" in line
+
+
+@pytest.mark.parametrize("config", ["cliptrase.yaml", "san.yaml"])
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("MODEL.CLIP.NAME", "ViT-B-61"), ("ViT-B-61", "did you mean", "ViT-B-16")),
+        (("MODEL.CLIP.PRETRAINED", "sceens"), ("sceens", "scenes")),
+        (("MODEL.META_ARCHITECTURE", "SANN"), ("SANN",)),
+        (("MODEL.CLIPTRASE.ATTENTION", "sclop", "MODEL.SAN.QUERY_INIT.NAME", "tokens"), ("sclop", "sclip")),
+    ],
+)
+def test_what_does_not_exist(fails, config, overrides, expected):
+    options = ["--eval-only"] if config == "cliptrase.yaml" else []
+    line = fails(CONFIGS / "demo" / config, *options, *UNTRAINED, *overrides)
+    assert all(word in line for word in expected), line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (("SOLVER.OPTIMIZER", "SGD"), "ADAMW"),
+        (("MODEL.SAN.QUERY_INIT.NAME", "tokes"), "tokens_prior"),
+        (("MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth"),
+        (("MODEL.CLIP.TRAINABLE", "('position',)"), "position"),
+        (("NO.KEY", "1"), "NO.KEY"),
+    ],
+)
+def test_values_that_cannot_be_trained_with(fails, overrides, expected):
+    assert expected in fails(CONFIGS / "demo" / "san.yaml", *UNTRAINED, *overrides)
+
+
+def test_cliptrase_is_not_trained(fails):
+    assert "--eval-only" in fails(CONFIGS / "demo" / "cliptrase.yaml", *UNTRAINED)
+
+
+def test_a_damaged_label_file_ends_training_in_one_line(world, capsys, tiny_data, tmp_path):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from san_cliptrase.data.datasets import register
+
+    record = {"file_name": str(tiny_data / "tiny_train/images/0.png"), "image_id": "0"}
+    record["sem_seg_file_name"] = str(tmp_path / "broken.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    register("broken", lambda: [record], ["grass"])
+    try:
+        arguments = world.overrides(datasets__train=("broken",), test__eval_period=0)
+        assert main(["--config", str(CONFIGS / "demo" / "san.yaml"), *arguments]) == 1
+    finally:
+        DatasetCatalog.remove("broken")
+        MetadataCatalog.remove("broken")
+    assert "broken.png" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_detectron2_there_is_one_clear_sentence():
+    code = (
+        "import runpy, sys; sys.modules['detectron2'] = None; sys.argv = ['train_net.py']; "
+        "runpy.run_path('train_net.py', run_name='__main__')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert "detectron2 is not installed" in line
+    assert "make setup" in line

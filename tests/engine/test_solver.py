@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from san_cliptrase.engine.solver import build_optimizer, build_scheduler
+
+SETTINGS = {
+    "solver__base_lr": 1e-3,
+    "solver__weight_decay": 0.1,
+    "solver__weight_decay_norm": 0.02,
+    "solver__weight_decay_embed": 0.003,
+    "solver__clip_multiplier": 0.5,
+    "solver__strength_multiplier": 10.0,
+    "model__clip__trainable": ("positional_embedding", "ln_post.weight"),
+}
+
+
+@pytest.fixture
+def found(world):
+    """Parameter name -> (learning rate, weight decay)."""
+    model = world.model("san_cliptrase", **SETTINGS)
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    groups = build_optimizer(world.config("san_cliptrase", **SETTINGS), model).param_groups
+    listed = [names.pop(id(p)) for group in groups for p in group["params"]]
+    assert not names, "every trainable parameter is in a group, once"
+    rates = [(group["lr"], group["weight_decay"]) for group in groups for _ in group["params"]]
+    return dict(zip(listed, rates, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "decay"),
+    [
+        ("network.adapter.blocks.0.attn.qkv.weight", 1e-3, 0.1),
+        ("network.adapter.blocks.0.norm1.weight", 1e-3, 0.02),
+        ("network.adapter.fusion.0.norm.bias", 1e-3, 0.02),
+        ("network.adapter.pos_embed", 1e-3, 0.003),
+        ("network.adapter.query_embed", 1e-3, 0.003),
+        ("network.adapter.query_pos_embed", 1e-3, 0.003),
+        ("network.query_init.prior.mask_strength", 1e-2, 0.003),
+        ("network.query_init.prior.bias_strength", 1e-2, 0.003),
+        ("clip.visual.vision.positional_embedding", 5e-4, 0.003),
+        ("clip.visual.vision.ln_post.weight", 5e-4, 0.02),
+    ],
+)
+def test_parameters_have_the_rate_and_decay_of_their_kind(found, name, rate, decay):
+    assert found[name] == pytest.approx((rate, decay))
+
+
+def test_frozen_parameters_are_left_out(found):
+    assert sorted(name for name in found if name.startswith("clip.")) == [
+        "clip.visual.vision.ln_post.weight",
+        "clip.visual.vision.positional_embedding",
+    ]
+
+
+def test_the_schedule_is_polynomial(world):
+    cfg = world.config(solver__max_iter=10, solver__poly_power=0.9)
+    optimizer = torch.optim.SGD([{"params": [torch.zeros(1)], "lr": 2.0}, {"params": [torch.ones(1)], "lr": 0.5}])
+    scheduler = build_scheduler(cfg, optimizer)
+    for i in range(10):
+        rates = [group["lr"] for group in optimizer.param_groups]
+        assert rates == pytest.approx([2.0 * (1 - i / 10) ** 0.9, 0.5 * (1 - i / 10) ** 0.9])
+        optimizer.step()
+        scheduler.step()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("solver__optimizer", "SGD"), ("solver__clip_gradients__clip_type", "value")]
+)
+def test_what_san_is_not_trained_with_is_refused(world, key, value):
+    with pytest.raises(ValueError, match=value):
+        build_optimizer(world.config(**{key: value}), torch.nn.Linear(1, 1))
