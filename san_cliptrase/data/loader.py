@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -28,7 +28,7 @@ class EndlessDataset(Dataset):
         if self._shuffled[0] != epoch:
             self._shuffled = epoch, np.random.RandomState([self.seed, epoch]).permutation(len(self.records))
         np.random.seed([self.seed, 1, position])
-        torch.manual_seed(hash((self.seed, position)) % 2**63)
+        random.seed(f"{self.seed} {position}")
         return self.mapper(self.records[self._shuffled[1][place]])
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
+from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BitMasks, Instances
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.transforms import v2
 
 GREY = 128
 
@@ -72,26 +72,25 @@ class SemanticMapper:
     "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index.
     "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training pads pictures that
     are smaller than the crop with grey to its size, as SAN does; "picture_size" (h, w) is the part that is picture.
-    It draws its augmentation from numpy's and torch's global generators, which the loader seeds for every sample.
+    It draws its augmentation from Python's and numpy's global generators, which the loader seeds for every sample.
     """
 
     @configurable
     def __init__(
         self,
         augmentations: list,
-        colour: Any,
         pad_to: tuple[int, int],
         vocabulary: Sequence[str],
         ignore_label: int,
         is_train: bool,
     ) -> None:
-        self.augmentations, self.colour, self.pad_to = T.AugmentationList(augmentations), colour, pad_to
+        self.augmentations, self.pad_to = T.AugmentationList(augmentations), pad_to
         self.vocabulary, self.ignore_label, self.is_train = tuple(vocabulary), ignore_label, is_train
 
     @classmethod
     def from_config(cls, cfg: Any, vocabulary: Sequence[str], is_train: bool) -> dict:
         """Augmentations of SAN: resize, crop, colour, flip; at test time the resize alone."""
-        ignore, colour, pad_to = cfg.INPUT.IGNORE_LABEL, None, (0, 0)
+        ignore, pad_to = cfg.INPUT.IGNORE_LABEL, (0, 0)
         if is_train:
             augmentations = [
                 T.ResizeShortestEdge(
@@ -105,15 +104,14 @@ class SemanticMapper:
                         cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, ignore
                     )
                 )
+            if cfg.INPUT.COLOR_AUG_SSD:
+                augmentations.append(ColorAugSSDTransform(img_format="RGB"))
             if cfg.INPUT.RANDOM_FLIP != "none":
                 augmentations.append(T.RandomFlip(horizontal=True, vertical=False))
-            if cfg.INPUT.COLOR_AUG_SSD:
-                colour = v2.RandomPhotometricDistort()
         else:
             augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
         return {
             "augmentations": augmentations,
-            "colour": colour,
             "pad_to": pad_to,
             "vocabulary": vocabulary,
             "ignore_label": ignore,
@@ -136,7 +134,6 @@ class SemanticMapper:
         picture = torch.from_numpy(np.ascontiguousarray(pair.image.transpose(2, 0, 1)))
         if not self.is_train:
             return {**result, "image": picture, "sem_seg": torch.from_numpy(labels)}
-        picture = self.colour(picture) if self.colour is not None else picture
         h, w = picture.shape[1:]
         below, right = max(self.pad_to[0] - h, 0), max(self.pad_to[1] - w, 0)
         labels = np.pad(pair.sem_seg.astype(np.int64), ((0, below), (0, right)), constant_values=self.ignore_label)
