@@ -101,14 +101,12 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.TEST.BATCH_SIZE = 1
     cfg.TEST.MAX_IMAGES = 0
     cfg.INPUT.COLOR_AUG_SSD = True
+    # horizontal or none.
     cfg.INPUT.RANDOM_FLIP = "horizontal"
     cfg.INPUT.CROP.ENABLED = True
     cfg.INPUT.CROP.TYPE = "absolute"
     cfg.INPUT.CROP.SIZE = [640, 640]
     cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MASK_FORMAT = "bitmask"
-    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     # AdamW with SAN's parameter groups, poly decay to zero without warm-up.
     cfg.SOLVER.OPTIMIZER = "ADAMW"
     cfg.SOLVER.BASE_LR = 1e-4

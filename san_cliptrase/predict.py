@@ -25,6 +25,7 @@ from san_cliptrase.clip.templates import TEMPLATES
 from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.cliptrase import Cliptrase
 from san_cliptrase.cliptrase.voting import resize_labels
+from san_cliptrase.device import find_device
 from san_cliptrase.drawing import draw_overlay
 
 logger = logging.getLogger(__name__)
@@ -94,20 +95,6 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
         num_classes=len(vocabulary),
         size=size,
     )
-
-
-def find_device(name: str) -> torch.device:
-    """The device of a name; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        raise ValueError(f"device {name!r} cannot be used: {error}") from error
 
 
 def read_image(path: Path) -> Image.Image:

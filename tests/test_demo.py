@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from san_cliptrase.demo import iterations_to, plot_convergence, read_curve, summarise
+from san_cliptrase.demo.run import iterations_to, plot_convergence, read_curve, summarise
 
 METRICS = ("pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen")
 

@@ -8,13 +8,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
-    {"__init__", "structures", "config", "compat", "drawing", "scenes"},
+    {"__init__", "structures", "config", "compat", "device", "drawing", "scenes"},
     {"clip"},
     {"cliptrase", "san"},
     {"losses", "data", "evaluation"},
     {"meta_arch"},
     {"engine", "predict"},
-    {"demo", "convergence"},
+    {"demo"},
     {"train_net"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -23,7 +23,7 @@ HOMES = {
     "open_clip": {"clip"},
     "timm": {"san/side_adapter"},
     "sklearn": {"cliptrase/clustering"},
-    "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "demo", "convergence", "train_net"},
+    "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "demo", "train_net"},
 }
 # What the training-free core must not know.
 UNKNOWN_TO_CLIPTRASE = ("san_cliptrase.clip.text", "san_cliptrase.config")

@@ -65,7 +65,7 @@ def class_names(name: str) -> list[str]:
 
 def datasets_root() -> Path:
     """The folder that holds the datasets."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets"))
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> list[dict]:
@@ -84,7 +84,7 @@ def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> l
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"dataset {name!r} expects the folder {folder}, which does not exist. Put the data there, or set "
-                f"DETECTRON2_DATASETS to the folder that holds it (docs/install.md, Datasets)."
+                f"DETECTRON2_DATASETS to the folder that holds it (docs/datasets.md)."
             )
     pictures = {p.stem: p for p in images.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"}}
     truths = {p.stem: p for p in labels.iterdir() if p.suffix.lower() in {".png", ".tif", ".tiff"}}

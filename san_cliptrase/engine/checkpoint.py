@@ -32,9 +32,10 @@ class SafeCheckpointer(Checkpointer):
         Raises:
             CheckpointError: if there is no such file, it cannot be read, or it is of another model.
         """
-        if path and not Path(path).is_file():
+        local = self.path_manager.get_local_path(path) if path else ""
+        if local and not Path(local).is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
-        return super().load(path, checkpointables)
+        return super().load(local, checkpointables)
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``name.pth``, then makes ``last_checkpoint`` name it; dying here leaves the last one whole."""
@@ -57,9 +58,8 @@ class SafeCheckpointer(Checkpointer):
         os.replace(temporary, Path(self.save_dir) / "last_checkpoint")
 
     def _load_file(self, f: str) -> dict:
-        path = self.path_manager.get_local_path(f)
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(f, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
             raise CheckpointError(f"cannot read the checkpoint {f}: {error}. Is the file whole?") from error
         if not isinstance(loaded, dict):

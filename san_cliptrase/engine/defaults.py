@@ -7,8 +7,8 @@ import difflib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
@@ -18,8 +18,10 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
+from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.datasets import DATASETS
+from san_cliptrase.device import find_device
 
 
 class ConfigError(ValueError):
@@ -55,7 +57,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     try:
         # Not merge_from_file's default: with allow_unsafe, a tag in the YAML could run any Python code.
         cfg.merge_from_file(str(path), allow_unsafe=False)
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list(_with_floats(cfg, overrides))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not plain YAML: {error}") from error
     except (KeyError, AssertionError, ValueError) as error:
@@ -64,9 +66,19 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     except (OSError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read as keys and values: {error}") from error
     _check_values(cfg)
-    if cfg.MODEL.DEVICE == "auto":
-        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     return cfg
+
+
+def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
+    """Overrides in which a whole number for a float key is written as a float, which detectron2 insists on."""
+    values = list(overrides)
+    for place in range(1, len(values), 2):
+        default: Any = cfg
+        for part in values[place - 1].split("."):
+            default = default.get(part) if isinstance(default, CfgNode) else None
+        if isinstance(default, float) and str(values[place]).lstrip("+-").isdigit():
+            values[place] = f"{values[place]}.0"
+    return values
 
 
 def _check_values(cfg: CfgNode) -> None:
@@ -76,6 +88,15 @@ def _check_values(cfg: CfgNode) -> None:
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; registered are {', '.join(known)}")
     if cfg.SEED < 0:
         raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
+    if cfg.LOG_PERIOD < 1:
+        raise ConfigError(f"LOG_PERIOD is {cfg.LOG_PERIOD}; it counts iterations, so it must be 1 or more")
+    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
+        raise ConfigError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; SAN flips horizontally, or choose 'none'")
+    try:
+        load_templates(cfg.MODEL.CLIP.TEMPLATES)
+        cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
+    except ValueError as error:
+        raise ConfigError(f"MODEL: {error}") from error
 
 
 def _hint(message: str, cfg: CfgNode) -> str:

@@ -20,10 +20,9 @@ from san_cliptrase.evaluation.evaluator import SemanticEvaluator
 
 
 @functools.cache
-def test_records(name: str, limit: int) -> list[dict]:
-    """The dicts of a test set, the first ``limit`` of them (0: all)."""
-    records = DatasetCatalog.get(name)
-    return records[:limit] if limit else records
+def dataset_records(name: str) -> list[dict]:
+    """The dicts of a registered dataset, listed once per process."""
+    return DatasetCatalog.get(name)
 
 
 @torch.no_grad()
@@ -43,7 +42,7 @@ def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[
     results = {}
     for name in cfg.DATASETS.TEST:
         mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=False)
-        records = test_records(name, cfg.TEST.MAX_IMAGES)
+        records = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
         loader = build_test_loader(records, mapper, cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS)
         evaluator = SemanticEvaluator(name, cfg.INPUT.IGNORE_LABEL, output)
         for inputs in tqdm(loader, name, leave=False, disable=not comm.is_main_process()):
@@ -60,7 +59,8 @@ def evaluate_only(cfg: Any, model: nn.Module) -> dict[str, dict[str, float]]:
     output, started = Path(cfg.OUTPUT_DIR), time.monotonic()
     results = evaluate(cfg, model, output)
     if comm.is_main_process():
-        with SummaryWriter(str(output)) as writer:
+        # A folder of its own: the step 0 of a training in this folder is another point.
+        with SummaryWriter(str(output / "eval_only")) as writer:
             for dataset, metrics in results.items():
                 for metric, value in metrics.items():
                     writer.add_scalar(f"{dataset}/{metric}", value, 0)

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from san_cliptrase.data.mapper import SemanticMapper
-from san_cliptrase.engine.evaluate import evaluate, test_records
+from san_cliptrase.engine.evaluate import dataset_records, evaluate
 from san_cliptrase.engine.pictures import segmentation_panel
 
 
@@ -24,16 +24,6 @@ def evaluation_due(cfg: Any, done: int) -> bool:
     """Whether to evaluate after ``done`` iterations: before the first, every TEST.EVAL_PERIOD, after the last."""
     period, last = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.MAX_ITER
     return done == last or (period > 0 and done % period == 0)
-
-
-class ScheduleHook(hooks.LRScheduler):
-    """detectron2's hook, with the state of any schedule: 0.6 saves only those of a base class that torch has left."""
-
-    def state_dict(self) -> dict:
-        return self.scheduler.state_dict()
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.scheduler.load_state_dict(state_dict)
 
 
 class WriterHook(hooks.PeriodicWriter):
@@ -154,7 +144,7 @@ class PictureHook(HookBase):
         for dataset in self.cfg.DATASETS.TEST[:1]:
             names = list(MetadataCatalog.get(dataset).stuff_classes)
             mapper = SemanticMapper(self.cfg, names, is_train=False)
-            for record in test_records(dataset, self.cfg.TEST.MAX_IMAGES)[: self.cfg.VIS_IMAGES]:
+            for record in dataset_records(dataset)[: self.cfg.VIS_IMAGES]:
                 panel = segmentation_panel(self.model, mapper(record), self.cfg.INPUT.IGNORE_LABEL)
-                self.trainer.storage.put_image(f"{dataset}/{record['image_id']}", panel.transpose(2, 0, 1))
+                self.trainer.storage.put_image(f"{dataset}/{Path(record['file_name']).stem}", panel.transpose(2, 0, 1))
         self.model.train()

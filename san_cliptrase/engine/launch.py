@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from detectron2.engine import launch
 from detectron2.modeling import build_model
 
@@ -15,7 +16,7 @@ from san_cliptrase.clip.build import WeightsError
 from san_cliptrase.data.mapper import DataError
 from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
 from san_cliptrase.engine.defaults import ConfigError, argument_parser, setup
-from san_cliptrase.engine.evaluate import evaluate_only, format_results
+from san_cliptrase.engine.evaluate import dataset_records, evaluate_only, format_results
 from san_cliptrase.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -28,15 +29,25 @@ USER_ERRORS = (ConfigError, CheckpointError, DataError, WeightsError, FileNotFou
 def run(args: argparse.Namespace) -> None:
     """One process's part of a run."""
     cfg = setup(args)
-    if args.eval_only:
-        model = _build(build_model, cfg)
-        if cfg.MODEL.WEIGHTS or args.resume:
-            SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-        logger.info("results\n%s", format_results(evaluate_only(cfg, model)))
+    trained = cfg.MODEL.META_ARCHITECTURE != "CLIPtrase"
+    if not args.eval_only and not (trained and cfg.DATASETS.TRAIN):
+        what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
+        raise ConfigError(f"{what}: add --eval-only to evaluate")
+    # Before anything is fetched or built: missing data are found at once.
+    for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        dataset_records(name)
+    if not args.eval_only:
+        _build(Trainer, cfg, args.resume).train()
         return
-    if cfg.MODEL.META_ARCHITECTURE == "CLIPtrase":
-        raise ConfigError("CLIPtrase has nothing to train: add --eval-only")
-    _build(Trainer, cfg, args.resume).train()
+    model = _build(build_model, cfg)
+    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
+    if args.resume and not checkpointer.has_checkpoint():
+        raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE instead")
+    if cfg.MODEL.WEIGHTS or args.resume:
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    elif trained:
+        logger.warning("no MODEL.WEIGHTS and no --resume: what is evaluated has not been trained")
+    logger.info("results\n%s", format_results(evaluate_only(cfg, model)))
 
 
 def _build(make: Callable[..., Built], *args: Any) -> Built:
@@ -50,6 +61,9 @@ def _build(make: Callable[..., Built], *args: Any) -> Built:
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = argument_parser().parse_args(argv)
+    if args.num_gpus > max(1, torch.cuda.device_count()):
+        sys.stderr.write(f"error: --num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()} GPUs\n")
+        return 1
     try:
         launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
     except USER_ERRORS as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from detectron2.solver import LRMultiplier
+from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from torch import nn
 
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
@@ -49,6 +51,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameter_groups(cfg, model), lr=cfg.SOLVER.BASE_LR)
 
 
-def build_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """lr(i) = lr(0) (1 - i / MAX_ITER)^POLY_POWER."""
-    return torch.optim.lr_scheduler.PolynomialLR(optimizer, cfg.SOLVER.MAX_ITER, cfg.SOLVER.POLY_POWER)
+def build_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> LRMultiplier:
+    """lr(i) = lr(0) (1 - i / MAX_ITER)^POLY_POWER, by the MAX_ITER of this run also where a shorter one is resumed."""
+    decay = PolynomialDecayParamScheduler(1.0, cfg.SOLVER.POLY_POWER)
+    return LRMultiplier(optimizer, decay, cfg.SOLVER.MAX_ITER)

@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.engine import TrainerBase, create_ddp_model, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
 from torch import nn
+from torch.utils.data import DataLoader
 
 from san_cliptrase.data.loader import build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
-from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, ScheduleHook, WriterHook
+from san_cliptrase.engine.evaluate import dataset_records
+from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, WriterHook
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
@@ -50,14 +52,14 @@ class Trainer(TrainerBase):
         self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
-        self._data = None
+        self._data = iter(self._build_loader())
         _log_sizes(model)
 
     def _build_hooks(self, model: nn.Module) -> list:
         cfg = self.cfg
         built = [
             hooks.IterationTimer(),
-            ScheduleHook(self.optimizer, self.scheduler),
+            hooks.LRScheduler(self.optimizer, self.scheduler),
             EvaluationHook(cfg, model),
         ]
         if comm.is_main_process():
@@ -72,26 +74,18 @@ class Trainer(TrainerBase):
     def _build_writers(self) -> list:
         output = Path(self.cfg.OUTPUT_DIR)
         output.mkdir(parents=True, exist_ok=True)
-        return [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output))]
+        return [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output), purge_step=self.start_iter)]
 
     def train(self) -> None:
         """Trains from where the run is to MAX_ITER."""
+        self.model.train()
         super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
 
-    def before_train(self) -> None:
-        name = self.cfg.DATASETS.TRAIN[0]
-        mapper = SemanticMapper(self.cfg, MetadataCatalog.get(name).stuff_classes, is_train=True)
-        loader = build_train_loader(
-            DatasetCatalog.get(name),
-            mapper,
-            self.cfg.SOLVER.IMS_PER_BATCH,
-            self.cfg.SEED,
-            self.start_iter,
-            self.cfg.DATALOADER.NUM_WORKERS,
-        )
-        self._data = iter(loader)
-        self.model.train()
-        super().before_train()
+    def _build_loader(self) -> DataLoader:
+        cfg, name = self.cfg, self.cfg.DATASETS.TRAIN[0]
+        mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=True)
+        batch, workers = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
+        return build_train_loader(dataset_records(name), mapper, batch, cfg.SEED, self.start_iter, workers)
 
     def run_step(self) -> None:
         """One iteration. Its random draws follow from (SEED, iteration) alone: see docs/architecture.md."""
@@ -126,7 +120,9 @@ class Trainer(TrainerBase):
         self.grad_scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, clipping.CLIP_VALUE, clipping.NORM_TYPE)
-        self.storage.put_scalar("grad_norm", norm.item())
+        # Infinite where the loss scale was too large and the step will be skipped; JSON has no such number.
+        if math.isfinite(norm):
+            self.storage.put_scalar("grad_norm", norm.item())
 
     def state_dict(self) -> dict:
         """What a resumed run needs besides the weights."""
@@ -139,7 +135,9 @@ class Trainer(TrainerBase):
         """Takes up a saved state."""
         super().load_state_dict(state_dict)
         self.optimizer.load_state_dict(state_dict["optimizer"])
-        self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        # Empty where the run so far had no loss scaling: on a CPU.
+        if self.amp and state_dict["grad_scaler"]:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
 
 def _log_sizes(model: nn.Module) -> None:

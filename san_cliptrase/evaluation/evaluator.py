@@ -32,7 +32,7 @@ class SemanticEvaluator(DatasetEvaluator):
         metadata = MetadataCatalog.get(dataset)
         self.dataset, self.names = dataset, list(metadata.stuff_classes)
         self.ignore_label, self.output = ignore_label, output
-        unseen = [self.names.index(name) for name in metadata.unseen_classes]
+        unseen = [self.names.index(name) for name in metadata.get("unseen_classes", ())]
         seen = sorted(set(range(len(self.names))) - set(unseen))
         self.groups = {"seen": seen, "unseen": unseen} if unseen else {}
         self.reset()

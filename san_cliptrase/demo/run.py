@@ -10,6 +10,7 @@ import argparse
 import csv
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -25,13 +26,13 @@ from matplotlib.figure import Figure
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.drawing import class_colors
 from san_cliptrase.engine.defaults import load_config, setup_logging
-from san_cliptrase.engine.evaluate import evaluate_only, format_results, test_records
+from san_cliptrase.engine.evaluate import dataset_records, evaluate_only, format_results
 from san_cliptrase.engine.pictures import region_map
 from san_cliptrase.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "demo"
 # Attention rule -> whether regions vote. The peers classify every patch by itself, as their papers do.
 RULES = {"clip": False, "maskclip": False, "sclip": False, "cliptrase": True}
 RUNS = {"san": "plain SAN", "san_cliptrase": "SAN from CLIPtrase's regions"}
@@ -102,7 +103,7 @@ def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
     figure = Figure(figsize=(2.1 * len(columns), 2.2 * PICTURED + 0.9), layout="constrained")
     grid = figure.subplots(PICTURED, len(columns))
     shown = set()
-    for row, record in zip(grid, test_records("demo_scenes_val", 0)[:PICTURED], strict=True):
+    for row, record in zip(grid, dataset_records("demo_scenes_val")[:PICTURED], strict=True):
         entry = mapper(record)
         truth = entry["sem_seg"].numpy()
         labels = [model([entry])[0]["sem_seg"].argmax(0).cpu().numpy() for model in models.values()]
@@ -149,18 +150,21 @@ def summarise(output: Path, rules: dict, curves: dict, minutes: float, files: Se
             "",
             *(f"Picture: {path}" for path in files),
             f"Numbers: {output / 'summary.json'}",
-            f"Curves:  tensorboard --logdir {output}",
+            f"Curves:  {os.path.relpath(sys.executable)} -m tensorboard.main --logdir {output}",
             f"{minutes:.1f} minutes",
         ]
     )
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
     parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs for every configuration, such as SEED 1")
     args = parser.parse_args(argv)
+    if not CONFIGS.is_dir():
+        sys.stderr.write("error: the demo runs in a clone of the repository, where configs/demo is\n")
+        return 1
     started = time.monotonic()
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
@@ -173,7 +177,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_pictures(args.output, cfg, models)]
     minutes = (time.monotonic() - started) / 60
     sys.stdout.write("\n" + summarise(args.output, rules, curves, minutes, files) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return 0
