@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from san_cliptrase.clip.attention import ATTENTION_RULES
@@ -27,12 +27,15 @@ from san_cliptrase.cliptrase import Cliptrase
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.device import find_device
 from san_cliptrase.drawing import draw_overlay
+from san_cliptrase.images import read_image
 
 logger = logging.getLogger(__name__)
 
 # CLIPtrase's positional embedding is resampled as in DINO's code.
 INTERPOLATE_OFFSET = 0.1
 BACKGROUND = "background"
+# Time and memory of attention and correlation grow with the square of the patches.
+MAX_PATCHES = 4096
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,25 @@ class Predictor:
     size: int
 
     @torch.no_grad()
-    def __call__(self, image: Image.Image) -> np.ndarray:
-        """Segment an RGB image: (H, W) int64 indices into ``names`` at the image's own size."""
-        scale = self.size / min(image.size)
-        width, height = (max(self.size, round(side * scale)) for side in image.size)
-        resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Segment an RGB image, (H, W, 3) uint8: (H, W) int64 indices into ``names``.
+
+        Raises:
+            ValueError: The image is so long that CLIP would see more than ``MAX_PATCHES`` patches.
+        """
+        scale = self.size / min(image.shape[:2])
+        height, width = (max(self.size, round(side * scale)) for side in image.shape[:2])
+        rows, columns = (-(-side // p) for side, p in zip((height, width), self.clip.visual.patch_size, strict=True))
+        if rows * columns > MAX_PATCHES:
+            raise ValueError(
+                f"{image.shape[1]}x{image.shape[0]} pixels are {columns}x{rows} patches at --size {self.size}"
+                f", more than {MAX_PATCHES}: cut it into pieces, or choose a smaller --size"
+            )
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(resized)).to(self.text_weights.device).permute(2, 0, 1) / 255
         features = self.clip.visual(self.clip.normalize(pixels)[None], self.method.taps)
         labels = self.method.segment(features, self.text_weights, [(height, width)], self.num_classes)[0]
-        return resize_labels(labels, (image.height, image.width)).cpu().numpy()
+        return resize_labels(labels, image.shape[:2]).cpu().numpy()
 
 
 def build_predictor(options: argparse.Namespace) -> Predictor:
@@ -97,26 +110,13 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
     )
 
 
-def read_image(path: Path) -> Image.Image:
-    """Read an image as RGB, turned upright.
-
-    Raises:
-        ValueError: There is no such file, it is no image, or it is cut off.
-    """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PNG's decoder raises SyntaxError
-        raise ValueError(f"cannot read the image {path}: {error}") from error
-
-
-def write_result(stem: Path, image: Image.Image, labels: np.ndarray, names: Sequence[str]) -> None:
+def write_result(stem: Path, image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
     """Write the overlay, the label map and the summary of one image; ``stem`` is their path without an ending."""
-    draw_overlay(np.asarray(image), labels, names).save(f"{stem}_overlay.png")
+    draw_overlay(image, labels, names).save(f"{stem}_overlay.png")
     Image.fromarray(labels.astype(np.uint8 if len(names) <= 256 else np.uint16)).save(f"{stem}_labels.png")
     areas = np.bincount(labels.ravel(), minlength=len(names)) / labels.size
     classes = [{"index": i, "name": name, "area": round(float(areas[i]), 6)} for i, name in enumerate(names)]
-    summary = {"height": image.height, "width": image.width, "classes": classes}
+    summary = {"height": image.shape[0], "width": image.shape[1], "classes": classes}
     Path(f"{stem}.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
 
 

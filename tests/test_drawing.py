@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from san_cliptrase.drawing import class_colors, draw_overlay, outlines
 
@@ -28,6 +29,17 @@ def test_overlay_has_the_colours_of_the_classes_and_a_legend():
     legend = picture[:, 640:].reshape(-1, 3)
     shown = [(legend == color).all(axis=1).any() for color in class_colors(3)]
     assert shown == [True, False, True]
+
+
+def test_names_stand_inside_their_segments_of_large_images_too():
+    labels = np.zeros((1500, 1900), dtype=np.uint8)
+    labels[900:1400, 1203:1800] = 1
+    picture = np.asarray(draw_overlay(np.zeros((1500, 1900, 3), dtype=np.uint8), labels, ["sky", "car"]))
+    white = (picture[:, :1900] == 255).all(axis=2) & ~outlines(labels)
+    for label, names in ((labels == 0, "sky"), (labels == 1, "car")):
+        assert white[label].sum() > 200, names
+    y, x = np.nonzero(white & (labels == 1))
+    assert (y.mean(), x.mean()) == pytest.approx((1150, 1500), abs=75)
 
 
 def test_one_pixel_of_one_class():

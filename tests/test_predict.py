@@ -79,6 +79,15 @@ def test_unreadable_images_are_reported_and_the_rest_is_done(tmp_path, photo, ca
     assert not (out / "truncated_labels.png").exists()
 
 
+def test_a_panorama_of_too_many_patches_is_refused(tmp_path, photo, caplog):
+    Image.new("RGB", (4200, 10)).save(tmp_path / "panorama.png")
+    status, out = run(tmp_path, tmp_path / "panorama.png", photo)
+    assert status == 1
+    (error,) = (record.message for record in caplog.records if record.levelname == "ERROR")
+    assert re.search(r"4200x10 pixels are 5040x12 patches at --size 96, more than 4096: cut", error)
+    assert (out / "photo_labels.png").exists()
+
+
 @pytest.mark.parametrize(
     ("vocabulary", "options", "message"),
     [

@@ -1,8 +1,9 @@
 """Trains the project's own small CLIP on the embedded scenes, from images and captions only.
 
 ``python -m san_cliptrase.clip.pretrain --output DIR`` writes ``scenes_vit.safetensors`` (half precision) and
-``scenes_vit.json`` with what was done and the retrieval accuracy; the files of that name in ``clip/models/`` were
-made by it. Pixel labels never enter: of a scene only the names of the materials in it are read.
+``scenes_vit_record.json``, what was done and the retrieval accuracy; the files of these names in ``clip/models/`` were
+made by it, for the architecture in ``scenes_vit.json`` beside them. Pixel labels never enter: of a scene only the
+names of the materials in it are read.
 """
 
 from __future__ import annotations

@@ -68,8 +68,10 @@ class TextEncoder(nn.Module):
     def _encode(self, words: list[str], sentences: tuple[str, ...]) -> None:
         device = next(self.model.parameters()).device
         prompts = [sentence.replace("{}", word) for word in words for sentence in sentences]
-        embeddings = F.normalize(self.model.encode_text(self.tokenizer(prompts).to(device)).float(), dim=-1)
-        weights = F.normalize(embeddings.unflatten(0, (len(words), len(sentences))).mean(dim=1), dim=-1)
+        # The cache outlives the call: a training step under autocast must not leave half-precision weights in it.
+        with torch.autocast(device.type, enabled=False):
+            embeddings = F.normalize(self.model.encode_text(self.tokenizer(prompts).to(device)).float(), dim=-1)
+            weights = F.normalize(embeddings.unflatten(0, (len(words), len(sentences))).mean(dim=1), dim=-1)
         self._cache.update({(word, sentences): row for word, row in zip(words, weights, strict=True)})
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:

@@ -68,19 +68,22 @@ class Cliptrase:
 
     @torch.no_grad()
     def correlate(self, features: ClipFeatures) -> Tensor:
-        """Self-correlation in the second-to-last block, (B, T, T), at the full precision of the tower's weights."""
+        """Self-correlation in the second-to-last block, (B, T, T)."""
         index = self.visual.depth - 2
         block, tokens = self.visual.blocks[index], features.tokens[index]
-        # Rounding to half precision moves patches across DBSCAN's radius.
-        with torch.autocast(tokens.device.type, enabled=False):
-            return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
+        return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
     def maps(self, features: ClipFeatures) -> list[Tensor]:
-        """Smoothed region maps of each image on four times its own grid, (N, 4h, 4w)."""
-        rows = suppress_global_patches(self.correlate(features), features.valid)
-        labels = self.cluster(rows, features)
-        return [smooth_maps(maps) for maps in region_maps(rows, labels, features.valid, features.grid)]
+        """Smoothed region maps of each image on four times its own grid, (N, 4h, 4w).
+
+        At the precision of the tower's weights also under autocast: rounding to half precision moves patches across
+        DBSCAN's radius, and pixels between maps that are nearly equal.
+        """
+        with torch.autocast(features.valid.device.type, enabled=False):
+            rows = suppress_global_patches(self.correlate(features), features.valid)
+            labels = self.cluster(rows, features)
+            return [smooth_maps(maps) for maps in region_maps(rows, labels, features.valid, features.grid)]
 
     def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
         """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
-from san_cliptrase.data.demo_scenes import draw_split
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES
+from san_cliptrase.scenes.write import draw_split
 
 _CLASS_FILES = Path(__file__).parent / "class_names"
 _SCENE_CLASSES = {"scenes": CLASS_NAMES, "scenes_seen": SEEN_CLASSES}
@@ -104,7 +105,9 @@ def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> l
 def _load(name: str) -> list[dict]:
     spec, root = DATASETS[name], datasets_root()
     if spec.split:
-        draw_split(root / "demo_scenes", spec.split)
+        if comm.is_main_process():
+            draw_split(root / "demo_scenes", spec.split)
+        comm.synchronize()  # every process of a run loads its datasets
     return load_pairs(name, root / spec.images, root / spec.labels, spec.subset)
 
 

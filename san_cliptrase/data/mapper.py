@@ -12,26 +12,10 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BitMasks, Instances
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+from san_cliptrase.images import DataError, read_image, read_values
 
 GREY = 128
-
-
-class DataError(ValueError):
-    """A file of a dataset that cannot be used; the message names it and says what was found."""
-
-
-def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8 RGB, turned upright by its EXIF tag.
-
-    Raises:
-        DataError: if the file cannot be read in whole.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"cannot read the image {path}: {error}. Is the file whole and an image?") from error
 
 
 def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
@@ -46,11 +30,7 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
     Raises:
         DataError: if the file cannot be read, has channels, another size, or a value that is no class.
     """
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
-        raise DataError(f"cannot read the label file {path}: {error}. Is the file whole and an image?") from error
+    labels = read_values(path)
     if labels.ndim != 2:
         raise DataError(f"label file {path} has shape {labels.shape}; expected one class index per pixel")
     if labels.shape != size:

@@ -58,4 +58,5 @@ def batch_vocabulary(inputs: Sequence[dict]) -> tuple[str, ...]:
 
 def one_hot_scores(labels: Tensor, num_classes: int) -> Tensor:
     """(K, H, W) scores of a label map (H, W), as detectron2's evaluators expect them."""
-    return torch.nn.functional.one_hot(labels, num_classes).permute(2, 0, 1).float()
+    scores = torch.zeros(num_classes, *labels.shape, device=labels.device)
+    return scores.scatter_(0, labels[None], 1.0)

@@ -137,7 +137,10 @@ class SAN(nn.Module):
     def _losses(
         self, predictions: list, features: ClipFeatures, text: Tensor, inputs: list[dict], batch: ImageList
     ) -> dict[str, Tensor]:
-        scored = [(self._classify(p.attn_bias, features, text), p.mask_logits) for p in predictions]
+        # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
+        biases = torch.cat([p.attn_bias for p in predictions], dim=3)
+        logits = self._classify(biases, features, text).chunk(len(predictions), dim=1)
+        scored = [(block, p.mask_logits) for block, p in zip(logits, predictions, strict=True)]
         height, width = batch.tensor.shape[-2:]
         targets = []
         for entry in inputs:

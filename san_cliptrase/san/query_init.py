@@ -19,8 +19,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from san_cliptrase.pooling import mask_average_pool
 from san_cliptrase.san.mask_decoder import MaskPrediction
-from san_cliptrase.san.region_maps import mean_over_regions, resize_masks
+from san_cliptrase.san.region_maps import resize_regions
 from san_cliptrase.structures import ClipFeatures, Regions
 
 QUERY_INITS = ("off", "map_add", "map_replace", "tokens", "tokens_prior", "prior")
@@ -48,7 +49,7 @@ class ProjectedRegions(nn.Module):
 
     def forward(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
         """Queries (B, Q, C') of all regions; see ``QueryInit.queries``."""
-        pooled = self.proj(self.norm(mean_over_regions(features.patch_map(self.tap), regions)))
+        pooled = self.proj(self.norm(mask_average_pool(features.patch_map(self.tap), regions)))
         return pooled if self.replace else learned + pooled
 
 
@@ -57,7 +58,7 @@ class PooledTokens(nn.Module):
 
     def forward(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
         """Queries (B, Q, C') of all regions; see ``QueryInit.queries``."""
-        return mean_over_regions(side_map, regions)
+        return mask_average_pool(side_map, resize_regions(regions, side_map.shape[-2:]))
 
 
 class RegionPrior(nn.Module):
@@ -77,8 +78,8 @@ class RegionPrior(nn.Module):
 
     def forward(self, prediction: MaskPrediction, regions: Regions) -> MaskPrediction:
         """Add the prior to what the mask decoder predicts."""
-        masks = regions.masks.to(prediction.mask_logits.dtype)
-        signed = 2 * resize_masks(masks, prediction.mask_logits.shape[-2:]) - 1
+        masks = resize_regions(regions, prediction.mask_logits.shape[-2:]).masks
+        signed = 2 * masks.to(prediction.mask_logits.dtype) - 1
         on_bias = signed * regions.valid[..., None, None]
         return MaskPrediction(
             mask_logits=prediction.mask_logits + self.mask_strength * signed,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor
 
 from san_cliptrase.structures import Regions
 
@@ -25,21 +24,6 @@ def assign_regions(regions: Regions, num_queries: int) -> Regions:
     return Regions(masks=masks, valid=masks.flatten(2).sum(-1) > 0)
 
 
-def resize_masks(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Bring region masks to another grid, bilinearly: (B, Q, h, w) -> (B, Q, *grid)."""
-    return F.interpolate(masks, size=grid, mode="bilinear", align_corners=False)
-
-
-def mean_over_regions(maps: Tensor, regions: Regions) -> Tensor:
-    """Mean of a map over every region, ``sum_p m_p x_p / sum_p m_p``; zero where there is no region.
-
-    Args:
-        maps: (B, D, h', w').
-        regions: (B, Q, h, w), resized to (h', w').
-
-    Returns:
-        (B, Q, D)
-    """
-    weights = resize_masks(regions.masks.to(maps.dtype), maps.shape[-2:]).flatten(2)
-    area = weights.sum(-1, keepdim=True)
-    return (weights / area.masked_fill(area == 0, 1)) @ maps.flatten(2).transpose(1, 2)
+def resize_regions(regions: Regions, grid: tuple[int, int]) -> Regions:
+    """Bring regions to another grid, bilinearly: masks (B, Q, h, w) -> (B, Q, *grid)."""
+    return Regions(F.interpolate(regions.masks, size=grid, mode="bilinear", align_corners=False), regions.valid)

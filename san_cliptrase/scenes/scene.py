@@ -45,7 +45,9 @@ class Scene:
 
 
 def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> Scene:
-    """Draws a scene: the same arguments give the same pixels on every machine.
+    """Draws a scene: the same arguments give the same layout, and the same colours up to rounding.
+
+    Random numbers are the same with every numpy; sine and exponential differ between platforms in their last bits.
 
     Args:
         seed: non-negative integers, for example (split, index).
@@ -53,7 +55,7 @@ def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> S
         unseen: whether :data:`UNSEEN_CLASSES` may occur.
 
     Returns:
-        A scene with one or two grounds and one to four things; every labelled class covers at least 1 % of it.
+        A scene with one or two grounds and up to four things; every labelled class covers at least 1 % of it.
 
     Raises:
         ValueError: if ``size`` is below 16.

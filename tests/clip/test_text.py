@@ -35,6 +35,13 @@ def test_words_are_encoded_once(clip, monkeypatch):
         clip.text(["cat"], templates="none")
 
 
+def test_mixed_precision_does_not_enter_the_cache(clip):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = clip.text(["cat", "dog"], templates="vild")
+    assert first.dtype == torch.float32
+    assert torch.equal(first, tiny_clip().text(["cat", "dog"], templates="vild"))
+
+
 def test_other_weights_empty_the_cache(clip):
     before = clip.text(["cat"], templates="none")
     clip.load_state_dict({key: value + 0.1 * torch.randn_like(value) for key, value in clip.state_dict().items()})

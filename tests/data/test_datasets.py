@@ -1,9 +1,9 @@
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
 
-from san_cliptrase.data import demo_scenes
 from san_cliptrase.data.datasets import DATASETS, class_names, load_pairs, register
-from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES
+from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, write
 
 
 @pytest.mark.parametrize(("name", "count"), [("coco_stuff171", 171), ("ade150", 150), ("pc59", 59), ("voc20", 20)])
@@ -21,7 +21,7 @@ def test_metadata_say_what_training_never_labels():
 
 def test_demo_scenes_are_drawn_when_they_are_first_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    monkeypatch.setitem(demo_scenes.SPLITS, "train", (1, 2))
+    monkeypatch.setitem(write.SPLITS, "train", (1, 2))
     records = DatasetCatalog.get("demo_scenes_train")
     folder = tmp_path / "demo_scenes"
     assert records[1] == {
@@ -30,6 +30,21 @@ def test_demo_scenes_are_drawn_when_they_are_first_asked_for(tmp_path, monkeypat
         "image_id": "0001",
     }
     assert len(records) == 2
+
+
+def test_of_several_processes_one_draws_and_the_others_wait_for_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setitem(write.SPLITS, "train", (1, 2))
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    drawn_by_another = []
+
+    def wait():
+        assert not list(tmp_path.rglob("*.png"))
+        drawn_by_another.append(write.draw_split(tmp_path / "demo_scenes", "train"))
+
+    monkeypatch.setattr(comm, "synchronize", wait)
+    assert len(DatasetCatalog.get("demo_scenes_train")) == 2
+    assert len(drawn_by_another) == 1
 
 
 @pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if not spec.split])

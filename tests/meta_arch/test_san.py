@@ -31,6 +31,21 @@ def test_a_training_batch_of_mixed_sizes_has_losses_of_every_supervised_block(wo
     assert ("regions/mean_count" in logged) == (name != "off")
 
 
+def test_every_supervised_block_is_scored_by_its_own_recognition(world, monkeypatch):
+    model, entries, scored = world.model("san_cliptrase").train(), world.batch(), []
+    monkeypatch.setattr(model.criterion, "forward", lambda given, targets: scored.extend(given) or {})
+    classified = []
+    classify, network = model._classify, model.network.forward
+    monkeypatch.setattr(model.network, "forward", lambda *args: classified.append(network(*args)) or classified[-1])
+    monkeypatch.setattr(model, "_classify", lambda *args: classified.append(args) or classify(*args))
+    losses(model, entries)
+    predictions, (_, features, text) = classified
+    assert len(scored) == len(predictions) == 2
+    for (logits, masks), prediction in zip(scored, predictions, strict=True):
+        torch.testing.assert_close(logits, classify(prediction.attn_bias, features, text))
+        assert masks is prediction.mask_logits
+
+
 def test_a_step_trains_the_side_adapter_and_leaves_clip_as_it_was(world):
     model = world.model()
     before = {key: value.clone() for key, value in model.state_dict().items()}

@@ -74,6 +74,13 @@ def test_one_set_is_shared_and_several_go_to_their_blocks(clip):
     assert not torch.allclose(own, swapped)
 
 
+def test_queries_recognised_together_get_what_they_get_apart(clip):
+    features, bias = features_of(clip, tiny.images()), random_bias()
+    apart = [recognise_masks(clip, features, part, tiny.CLIP_BLOCKS) for part in (bias, bias.flip(3) - 1)]
+    together = recognise_masks(clip, features, torch.cat([bias, bias.flip(3) - 1], dim=3), tiny.CLIP_BLOCKS)
+    torch.testing.assert_close(together, torch.cat(apart, dim=1))
+
+
 def test_bias_that_fits_no_clip_block_is_refused(clip):
     features = features_of(clip, tiny.images())
     with pytest.raises(ValueError, match="3 sets and 5 heads.*1 or 2 sets and 1 or 2 heads"):

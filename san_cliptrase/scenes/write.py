@@ -1,6 +1,6 @@
 """Writes the embedded scenes to disk as ordinary image and label files.
 
-``python -m san_cliptrase.data.demo_scenes --output DIR`` writes ``DIR/images/{train,val}/*.png`` and
+``python -m san_cliptrase.scenes.write --output DIR`` writes ``DIR/images/{train,val}/*.png`` and
 ``DIR/annotations/{train,val}/*.png`` (class index per pixel), the layout of the real datasets, and ``classes.txt``.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from san_cliptrase.scenes import CLASS_NAMES, make_scene
+from san_cliptrase.scenes.scene import CLASS_NAMES, make_scene
 
 logger = logging.getLogger(__name__)
 

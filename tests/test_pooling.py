@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from san_cliptrase.cliptrase.pooling import mask_average_pool
+from san_cliptrase.pooling import mask_average_pool
 from san_cliptrase.structures import Regions
 
 
@@ -27,6 +27,12 @@ def test_gradient_goes_to_the_patches_of_regions():
     features = torch.zeros(1, 2, 2, 2, requires_grad=True)
     mask_average_pool(features, regions()).sum().backward()
     assert features.grad[0, 0].tolist() == [[0.5, 0.5], [0.0, 1.0]]
+
+
+def test_half_precision_does_not_overflow_in_large_regions():
+    features = torch.full((1, 1, 64, 64), 100.0, dtype=torch.float16)
+    everything = Regions(masks=torch.ones(1, 1, 64, 64), valid=torch.tensor([[True]]))
+    assert mask_average_pool(features, everything).item() == pytest.approx(100, rel=1e-2)
 
 
 def test_another_grid_is_refused():

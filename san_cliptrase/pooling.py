@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from san_cliptrase.structures import Regions
@@ -26,6 +25,7 @@ def mask_average_pool(features: Tensor, regions: Regions) -> Tensor:
     masks = regions.masks.to(features.dtype)
     if features.shape[-2:] != masks.shape[-2:]:
         raise ValueError(f"features on a {tuple(features.shape[-2:])} grid, regions on {tuple(masks.shape[-2:])}")
-    sums = torch.einsum("bchw,bnhw->bnc", features, masks)
-    areas = masks.sum(dim=(2, 3))[..., None]
-    return sums / areas.clamp(min=torch.finfo(features.dtype).tiny)
+    masks = masks.flatten(2)
+    areas = masks.sum(dim=2, keepdim=True)
+    # Divided first: sums over many patches could overflow in half precision.
+    return (masks / areas.masked_fill(areas == 0, 1)) @ features.flatten(2).transpose(1, 2)

@@ -1,16 +1,18 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from san_cliptrase.data import demo_scenes
-from san_cliptrase.scenes import CLASS_NAMES, make_scene
+from san_cliptrase.scenes import CLASS_NAMES, make_scene, write
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    monkeypatch.setitem(demo_scenes.SPLITS, "train", (1, 2))
-    monkeypatch.setitem(demo_scenes.SPLITS, "val", (2, 3))
-    demo_scenes.main(["--output", str(tmp_path)])
+    monkeypatch.setitem(write.SPLITS, "train", (1, 2))
+    monkeypatch.setitem(write.SPLITS, "val", (2, 3))
+    write.main(["--output", str(tmp_path)])
     return tmp_path
 
 
@@ -38,7 +40,7 @@ def test_an_interrupted_run_is_taken_up_and_leaves_the_rest_alone(root):
     lost.unlink()
     for path in root.rglob("*.png"):
         before[path] = (path.stat().st_mtime_ns, path.read_bytes())
-    demo_scenes.draw_split(root, "val")
+    write.draw_split(root, "val")
     assert lost.exists()
     for path, (time, content) in before.items():
         assert path.read_bytes() == content
@@ -47,5 +49,10 @@ def test_an_interrupted_run_is_taken_up_and_leaves_the_rest_alone(root):
 
 
 def test_a_whole_split_is_not_drawn_again(root, monkeypatch):
-    monkeypatch.setattr(demo_scenes, "ProcessPoolExecutor", pytest.fail)
-    demo_scenes.draw_split(root, "train")
+    monkeypatch.setattr(write, "ProcessPoolExecutor", pytest.fail)
+    write.draw_split(root, "train")
+
+
+def test_needs_no_detectron2(tmp_path):
+    code = "import sys; sys.modules['detectron2'] = None; import san_cliptrase.scenes.write"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,44 @@
+"""Image files, read in whole or refused with their name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+class DataError(ValueError):
+    """A file that cannot be used; the message names it and says what was found."""
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB, turned upright by its EXIF tag.
+
+    Raises:
+        DataError: There is no such file, it is no image, it is cut off, or Pillow holds it for a decompression bomb.
+    """
+    with _opened(path, "image") as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def read_values(path: str | Path) -> np.ndarray:
+    """The stored values of a label file, (H, W) or with channels; a palette's indices, not its colours.
+
+    Raises:
+        DataError: See :func:`read_image`.
+    """
+    with _opened(path, "label file") as image:
+        return np.asarray(image)
+
+
+@contextmanager
+def _opened(path: str | Path, kind: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(path) as image:
+            yield image
+    # Pillow's decoders raise SyntaxError (PNG), ValueError and EOFError besides OSError for damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the {kind} {path}: {error}. Is the file whole and an image?") from error

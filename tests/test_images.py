@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from san_cliptrase.images import DataError, read_image, read_values
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
+    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
+    Image.new(mode, (20, 10)).save(path)
+    found = read_image(path)
+    assert found.shape == (10, 20, 3)
+    assert found.dtype == np.uint8
+
+
+def test_images_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a camera held sideways
+    Image.new("L", (20, 10), 128).save(tmp_path / "grey.jpg", exif=exif)
+    assert read_image(str(tmp_path / "grey.jpg")).shape == (20, 10, 3)
+
+
+def test_values_of_label_files_are_kept(tmp_path):
+    values = np.array([[0, 1], [300, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "wide.png")
+    assert read_values(tmp_path / "wide.png").tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("read", [read_image, read_values])
+@pytest.mark.parametrize("ending", ["png", "jpg", "tif", "webp", "gif", "bmp"])
+@pytest.mark.parametrize("kept", [0, 0.02, 0.5, 0.95])
+def test_a_file_that_is_cut_off_is_named(tmp_path, read, ending, kept):
+    path = tmp_path / f"broken.{ending}"
+    Image.fromarray(np.random.RandomState(0).randint(256, size=(60, 60)).astype(np.uint8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(DataError, match=r"cannot read the (image|label file) .*broken\."):
+        read(path)
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    for path in (tmp_path, tmp_path / "missing.png"):
+        with pytest.raises(DataError, match=path.name):
+            read_image(path)
+
+
+def test_a_decompression_bomb_is_an_error_like_others(tmp_path, monkeypatch):
+    Image.new("L", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
+    with pytest.raises(DataError, match="cannot read the image .*bomb.png: .*10000 pixels"):
+        read_image(tmp_path / "bomb.png")
