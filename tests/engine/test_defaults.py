@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import pytest
+import torch
 import yaml
 
 from san_cliptrase.engine.defaults import ConfigError, load_config, setup
@@ -21,10 +24,16 @@ def test_files_build_on_files_and_the_command_line_has_the_last_word(tmp_path):
 
 
 def test_the_device_is_found(monkeypatch):
+    monkeypatch.setattr("torch.empty", lambda *_, device: SimpleNamespace(device=torch.device(device)))
     for found, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
         assert device == load_config(BASE).MODEL.DEVICE
-    assert load_config(BASE, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+        assert load_config(BASE, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
+        load_config(BASE, ["MODEL.DEVICE", "cuda:99"])
 
 
 def test_an_unknown_key_of_the_command_line_is_named_with_its_neighbour():

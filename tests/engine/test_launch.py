@@ -39,7 +39,7 @@ def test_evaluation_without_training_writes_metrics(world, capsys):
     for metric in ("pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen"):
         assert metric in table
         assert 0 <= report["metrics"][metric] <= 100
-    events = EventAccumulator(str(world.output))
+    events = EventAccumulator(str(world.output / "eval_only"))
     events.Reload()
     assert events.Scalars("tiny_val/mIoU")[0].value == pytest.approx(report["metrics"]["mIoU"], rel=1e-5)
 
