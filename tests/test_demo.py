@@ -1,8 +1,11 @@
 import json
+import subprocess
+import sys
 
 import pytest
 
 from san_cliptrase.demo.run import iterations_to, plot_convergence, read_curve, summarise
+from tests.conftest import ROOT
 
 METRICS = ("pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen")
 
@@ -65,3 +68,13 @@ def test_a_curve_is_read_from_a_runs_evaluations_and_plotted(tmp_path):
     assert found[1]["mIoU unseen"] == 7
     picture = plot_convergence(tmp_path, {"san": found}, dict.fromkeys(METRICS, 3.0))
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("hidden", "status", "words"), [(False, 0, "--output"), (True, 1, "make setup")])
+def test_the_command_starts_and_without_detectron2_says_what_to_do(hidden, status, words):
+    code = "import runpy, sys; sys.argv = ['demo', '--help']; " + "sys.modules['detectron2'] = None; " * hidden
+    code += "runpy.run_module('san_cliptrase.demo', run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == status, result.stderr
+    assert words in (result.stderr if hidden else result.stdout)
+    assert "Traceback" not in result.stderr
