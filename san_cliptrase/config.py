@@ -90,8 +90,10 @@ def _add_san(cfg: Any, node: type) -> None:
     init.MAP_LAYER = -1
     init.ZERO_INIT = False
     # *prior: initial strength of the region mask in the mask logits and in the attention bias; both are learned.
-    init.MASK_STRENGTH = 5.0
-    init.BIAS_STRENGTH = 5.0
+    init.MASK_STRENGTH = 10.0
+    init.BIAS_STRENGTH = 10.0
+    # Where an image has fewer regions than there are queries: go round again, so that every query has a region?
+    init.REPEAT = True
 
 
 def _add_data_and_solver(cfg: Any, node: type) -> None:

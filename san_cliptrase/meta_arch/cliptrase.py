@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.cliptrase.voting import resize_labels
+from san_cliptrase.images import DataError
 from san_cliptrase.meta_arch.inputs import (
     batch_vocabulary,
     clip_from_config,
@@ -71,7 +72,7 @@ class CLIPtrase(nn.Module):
 
         Raises:
             RuntimeError: when called in training mode: there is nothing to train.
-            ValueError: if there are background words, but the last class is not "background".
+            DataError: if there are background words, but the last class is not "background".
         """
         if self.training:
             raise RuntimeError("CLIPtrase has nothing to train: evaluate it with `train_net.py --eval-only`")
@@ -95,5 +96,5 @@ class CLIPtrase(nn.Module):
             return self.clip.text(vocabulary, self.templates), None
         *classes, last = vocabulary
         if last != "background":
-            raise ValueError(f"MODEL.CLIPTRASE.BACKGROUND needs 'background' as the dataset's last class, not {last!r}")
+            raise DataError(f"MODEL.CLIPTRASE.BACKGROUND needs 'background' as the dataset's last class, not {last!r}")
         return self.clip.text(classes, self.templates, self.background), len(classes)

@@ -183,6 +183,7 @@ def _network_from_config(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         zero_init=init.ZERO_INIT,
         mask_strength=init.MASK_STRENGTH,
         bias_strength=init.BIAS_STRENGTH,
+        repeat=init.REPEAT,
     )
     return SideAdapterNetwork(adapter, decoder, query_init)
 

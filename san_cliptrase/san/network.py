@@ -54,7 +54,7 @@ class SideAdapterNetwork(nn.Module):
         """
         assigned = None
         if regions is not None and self.query_init.needs_regions:
-            assigned = assign_regions(regions, self.adapter.num_queries)
+            assigned = assign_regions(regions, self.adapter.num_queries, self.query_init.repeat)
         initialise = partial(self.query_init.queries, features=features, regions=assigned)
         outputs = self.adapter(images, features, initialise)
         return [self.query_init.apply_prior(self.decoder(tokens), assigned) for tokens in outputs]

@@ -11,7 +11,8 @@ tokens_prior    ``tokens``, and a learnable multiple of the region's mask on the
 prior           Only that multiple; learned embeddings.
 ==============  ===================================================================================================
 
-Region k, largest first, meets query k; the remaining queries keep their learned embedding.
+Region k, largest first, meets query k. The remaining queries go round again from the largest (``repeat``), or keep
+their learned embedding.
 """
 
 from __future__ import annotations
@@ -67,11 +68,11 @@ class RegionPrior(nn.Module):
     A query without region has ``m = 0``: its mask is pushed down everywhere by as much, its bias stays.
 
     Args:
-        mask_strength: Initial multiple on mask logits; 5 means probabilities of 0.993 inside and 0.007 outside.
+        mask_strength: Initial multiple on mask logits; 10 means probabilities of 0.99995 inside and 0.00005 outside.
         bias_strength: Initial multiple on the attention bias.
     """
 
-    def __init__(self, mask_strength: float = 5.0, bias_strength: float = 5.0) -> None:
+    def __init__(self, mask_strength: float = 10.0, bias_strength: float = 10.0) -> None:
         super().__init__()
         self.mask_strength = nn.Parameter(torch.tensor(float(mask_strength)))
         self.bias_strength = nn.Parameter(torch.tensor(float(bias_strength)))
@@ -93,12 +94,16 @@ class QueryInit(nn.Module):
     Args:
         content: ``ProjectedRegions``, ``PooledTokens`` or None for learned embeddings.
         prior: ``RegionPrior`` or None.
+        repeat: See ``assign_regions``.
     """
 
-    def __init__(self, content: nn.Module | None = None, prior: RegionPrior | None = None) -> None:
+    def __init__(
+        self, content: nn.Module | None = None, prior: RegionPrior | None = None, repeat: bool = False
+    ) -> None:
         super().__init__()
         self.content = content
         self.prior = prior
+        self.repeat = repeat
 
     @property
     def needs_regions(self) -> bool:
@@ -141,8 +146,9 @@ def build_query_init(
     width: int = 240,
     tap: int = 9,
     zero_init: bool = False,
-    mask_strength: float = 5.0,
-    bias_strength: float = 5.0,
+    mask_strength: float = 10.0,
+    bias_strength: float = 10.0,
+    repeat: bool = False,
 ) -> QueryInit:
     """Build a mode of ``QUERY_INITS`` by its name; the arguments are those of its parts.
 
@@ -156,4 +162,5 @@ def build_query_init(
         content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)
     elif name.startswith("tokens"):
         content = PooledTokens()
-    return QueryInit(content, RegionPrior(mask_strength, bias_strength) if name.endswith("prior") else None)
+    prior = RegionPrior(mask_strength, bias_strength) if name.endswith("prior") else None
+    return QueryInit(content, prior, repeat)
