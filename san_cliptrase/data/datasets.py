@@ -79,7 +79,8 @@ def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> l
         subset: leave out images without a label file instead of refusing them.
 
     Raises:
-        FileNotFoundError: if a folder is missing or empty, or an image has no label file or the reverse.
+        FileNotFoundError: if a folder is missing or empty, an image has no label file or the reverse, or two files of
+            a folder share their stem.
     """
     for folder in (images, labels):
         if not folder.is_dir():
@@ -87,8 +88,8 @@ def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> l
                 f"dataset {name!r} expects the folder {folder}, which does not exist. Put the data there, or set "
                 f"DETECTRON2_DATASETS to the folder that holds it (docs/datasets.md)."
             )
-    pictures = {p.stem: p for p in images.iterdir() if p.suffix.lower() in {".jpg", ".jpeg", ".png"}}
-    truths = {p.stem: p for p in labels.iterdir() if p.suffix.lower() in {".png", ".tif", ".tiff"}}
+    pictures = _by_stem(images, {".jpg", ".jpeg", ".png"})
+    truths = _by_stem(labels, {".png", ".tif", ".tiff"})
     if subset:
         pictures = {stem: path for stem, path in pictures.items() if stem in truths}
     alone = sorted(pictures.keys() ^ truths.keys())
@@ -100,6 +101,14 @@ def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> l
         {"file_name": str(pictures[stem]), "sem_seg_file_name": str(truths[stem]), "image_id": stem}
         for stem in sorted(pictures)
     ]
+
+
+def _by_stem(folder: Path, suffixes: set[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in suffixes and found.setdefault(path.stem, path) != path:
+            raise FileNotFoundError(f"{found[path.stem]} and {path} share a stem: which one belongs to its partner?")
+    return found
 
 
 def _load(name: str) -> list[dict]:

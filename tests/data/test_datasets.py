@@ -101,3 +101,12 @@ def test_ones_own_dataset_can_be_registered(folders):
     finally:
         DatasetCatalog.remove("mine")
         MetadataCatalog.remove("mine")
+
+
+def test_two_images_of_one_stem_are_refused(folders):
+    images, labels = folders
+    first = min(images.iterdir())
+    twin = first.with_suffix(".jpeg")
+    twin.write_bytes(first.read_bytes())
+    with pytest.raises(FileNotFoundError, match=f"{twin.name}.*share a stem"):
+        load_pairs("mine", images, labels)
