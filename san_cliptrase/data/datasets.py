@@ -42,6 +42,7 @@ DATASETS: dict[str, DatasetSpec] = {
         "demo_scenes/images/train", "demo_scenes/annotations/train", "scenes_seen", "train"
     ),
     "demo_scenes_val": DatasetSpec("demo_scenes/images/val", "demo_scenes/annotations/val", "scenes", "val"),
+    "demo_scenes_tune": DatasetSpec("demo_scenes/images/tune", "demo_scenes/annotations/tune", "scenes", "tune"),
     "coco_stuff171_train": DatasetSpec("coco/train2017", "coco/stuffthingmaps_detectron2/train2017", "coco_stuff171"),
     "coco_stuff171_val": DatasetSpec("coco/val2017", "coco/stuffthingmaps_detectron2/val2017", "coco_stuff171"),
     "ade150_val": DatasetSpec(

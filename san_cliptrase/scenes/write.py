@@ -1,7 +1,7 @@
 """Writes the embedded scenes to disk as ordinary image and label files.
 
-``python -m san_cliptrase.scenes.write --output DIR`` writes ``DIR/images/{train,val}/*.png`` and
-``DIR/annotations/{train,val}/*.png`` (class index per pixel), the layout of the real datasets, and ``classes.txt``.
+``python -m san_cliptrase.scenes.write --output DIR`` writes ``DIR/images/{train,val,tune}/*.png`` and
+``DIR/annotations/{train,val,tune}/*.png`` (class index per pixel), the layout of the real datasets, and ``classes.txt``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from san_cliptrase.scenes.scene import CLASS_NAMES, make_scene
 
 logger = logging.getLogger(__name__)
 
-SPLITS: dict[str, tuple[int, int]] = {"train": (1, 800), "val": (2, 200)}
-"""Split -> (first word of the seeds, number of scenes). Unseen classes occur in "val" only."""
+SPLITS: dict[str, tuple[int, int]] = {"train": (1, 800), "val": (2, 200), "tune": (3, 100)}
+"""Split -> (first word of the seeds, number of scenes). Unseen classes do not occur in "train"; settings are chosen on
+"tune", so that "val" stays unseen until it is scored."""
 
 
 def draw_split(root: Path, split: str) -> None:
