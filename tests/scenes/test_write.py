@@ -12,6 +12,7 @@ from san_cliptrase.scenes import CLASS_NAMES, make_scene, write
 def root(tmp_path, monkeypatch):
     monkeypatch.setitem(write.SPLITS, "train", (1, 2))
     monkeypatch.setitem(write.SPLITS, "val", (2, 3))
+    monkeypatch.setitem(write.SPLITS, "tune", (3, 1))
     write.main(["--output", str(tmp_path)])
     return tmp_path
 
@@ -21,7 +22,7 @@ def test_files_lie_as_those_of_real_datasets_do(root):
     files = {
         f"{kind}/{split}/{index:04d}.png"
         for kind in ("images", "annotations")
-        for split, count in (("train", 2), ("val", 3))
+        for split, count in (("train", 2), ("val", 3), ("tune", 1))
         for index in range(count)
     }
     assert found == {*files, "classes.txt"}
@@ -29,10 +30,10 @@ def test_files_lie_as_those_of_real_datasets_do(root):
 
 
 def test_files_hold_the_scenes_pixel_by_pixel(root):
-    for split, seed in (("train", 1), ("val", 2)):
-        scene = make_scene((seed, 1), unseen=split == "val")
-        assert np.array_equal(np.asarray(Image.open(root / f"images/{split}/0001.png")), scene.image)
-        assert np.array_equal(np.asarray(Image.open(root / f"annotations/{split}/0001.png")), scene.labels)
+    for split, seed, index in (("train", 1, 1), ("val", 2, 1), ("tune", 3, 0)):
+        scene = make_scene((seed, index), unseen=split != "train")
+        assert np.array_equal(np.asarray(Image.open(root / f"images/{split}/{index:04d}.png")), scene.image)
+        assert np.array_equal(np.asarray(Image.open(root / f"annotations/{split}/{index:04d}.png")), scene.labels)
 
 
 def test_an_interrupted_run_is_taken_up_and_leaves_the_rest_alone(root):
