@@ -14,6 +14,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"losses", "data", "evaluation"},
     {"meta_arch"},
     {"engine", "predict"},
+    {"convergence"},
     {"demo"},
     {"train_net"},
 ]
@@ -23,7 +24,7 @@ HOMES = {
     "open_clip": {"clip"},
     "timm": {"san/side_adapter"},
     "sklearn": {"cliptrase/clustering"},
-    "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "demo", "train_net"},
+    "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "convergence", "demo", "train_net"},
 }
 # What the training-free core must not know.
 UNKNOWN_TO_CLIPTRASE = ("san_cliptrase.clip.text", "san_cliptrase.config")
