@@ -9,6 +9,7 @@ names of the materials in it are read.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ logger = logging.getLogger(__name__)
 PATCH_DROPOUT, UNMASKED = 0.5, 0.15
 
 Tokenizer = Callable[[list[str]], Tensor]
+Batch = tuple[Tensor, list[str], Tensor]
+"""(B, 3, H, W) uint8 pictures, B captions, and (B, B) bool: [i, j], caption j is true of picture i."""
 
 _SCENE_SEED, _SWATCH_SEED, _TEST_SEED = 100, 101, 102
 """First words of the pictures' seeds; the demo's train and val splits use 1 and 2, so nothing is shared with them."""
@@ -64,6 +67,19 @@ def caption(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, frozen
     phrase = told[0] if count == 1 else ", ".join(told[:-1]) + " and " + told[-1]
     pool = load_templates(("imagenet", "vild", "none")[rng.integers(3)])
     return pool[rng.integers(len(pool))].replace("{}", phrase), frozenset(told)
+
+
+def caption_batch(rng: np.random.Generator, images: Tensor, names: Sequence[Sequence[str]]) -> Batch:
+    """Draws a caption for each picture.
+
+    Args:
+        rng: decides the captions.
+        images: (B, 3, H, W) uint8.
+        names: for each picture, what it shows.
+    """
+    captions = [caption(rng, shown) for shown in names]
+    truth = torch.tensor([[told <= set(shown) for _, told in captions] for shown in names])
+    return images, [sentence for sentence, _ in captions], truth
 
 
 def _draw(task: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
@@ -101,59 +117,105 @@ class Normalise:
 
 
 @torch.no_grad()
-def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer, workers: int) -> dict:
-    """Top-1 accuracy on held-out pictures: which of 256 captions belongs to a scene, and which material a swatch is."""
+def embed_images(model: torch.nn.Module, normalise: Normalise, images: Tensor) -> Tensor:
+    """(N, E) L2-normalised embeddings of (N, 3, H, W) uint8 pictures, in the model's evaluation mode."""
     model.eval()
-    images, names = draw_pictures(_TEST_SEED, 256, workers)
+    return torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(64)])
+
+
+@torch.no_grad()
+def caption_accuracy(
+    model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer, images: Tensor, names: list[list[str]]
+) -> float:
+    """Top-1 accuracy of finding a picture's caption, which tells all its names, among those of all pictures."""
     sentences = ["a photo of " + ", ".join(sorted(n)) for n in names]
-    image = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(64)])
+    image = embed_images(model, normalise, images)
     text = model.encode_text(tokenizer(sentences).to(image.device), normalize=True)
     found = (image @ text.T).argmax(1).tolist()
-    hits = [sentences[i] == sentences[j] for i, j in enumerate(found)]
+    return float(np.mean([sentences[i] == sentences[j] for i, j in enumerate(found)]))
+
+
+@torch.no_grad()
+def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer, workers: int) -> dict:
+    """Top-1 accuracy on held-out pictures: which of 256 captions belongs to a scene, and which material a swatch is."""
+    scenes = caption_accuracy(model, normalise, tokenizer, *draw_pictures(_TEST_SEED, 256, workers))
     swatches, truth = draw_pictures(_SWATCH_SEED, 10 * len(CLASS_NAMES), workers)
-    image = torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in swatches.split(64)])
+    image = embed_images(model, normalise, swatches)
     words = model.encode_text(tokenizer([f"a photo of {n}." for n in CLASS_NAMES]).to(image.device), normalize=True)
     named = [CLASS_NAMES[i] == t[0] for i, t in zip((image @ words.T).argmax(1).tolist(), truth, strict=True)]
-    return {"scene_to_caption_top1_of_256": float(np.mean(hits)), "swatch_top1_of_24": float(np.mean(named))}
+    return {"scene_to_caption_top1_of_256": scenes, "swatch_top1_of_24": float(np.mean(named))}
 
 
 def train(args: argparse.Namespace) -> None:
-    """Trains and writes the checkpoint, on the way too, so that a killed run leaves a whole one."""
-    torch.manual_seed(args.seed)
+    """Trains on the embedded scenes."""
     rng = np.random.default_rng(args.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    register_shipped_models()
-    model = open_clip.create_model("scenes_vit", force_patch_dropout=PATCH_DROPOUT).to(device)
-    tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
     scenes, scene_names = draw_pictures(_SCENE_SEED, args.scenes, args.workers)
     # Held-out swatches are the first of their seed; training draws the ones behind them.
     swatches, swatch_names = draw_pictures(_SWATCH_SEED, args.scenes // 3 + 10 * len(CLASS_NAMES), args.workers)
     held_out = 10 * len(CLASS_NAMES)
     images, names = torch.cat([scenes, swatches[held_out:]]), scene_names + swatch_names[held_out:]
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
-        lr=args.lr,
-        betas=(0.9, 0.98),
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=0.08)
-    started, progress = time.monotonic(), tqdm(range(1, args.steps + 1), "steps")
-    for step in progress:
-        model.train()
-        if step > (1 - UNMASKED) * args.steps:
-            model.visual.patch_dropout.prob = 0.0
+
+    def draw() -> Batch:
         chosen = rng.integers(len(images), size=args.batch)
         batch = images[chosen]
         for axis in (2, 3):
             turn = torch.from_numpy(rng.random(args.batch) < 0.5)
             batch = torch.where(turn[:, None, None, None], batch.flip(axis), batch)
-        captions = [caption(rng, names[i]) for i in chosen]
-        truth = torch.tensor([[told <= set(names[i]) for _, told in captions] for i in chosen], device=device)
+        return caption_batch(rng, batch, [names[i] for i in chosen])
+
+    fit(
+        draw,
+        functools.partial(retrieval_accuracy, workers=args.workers),
+        {"seed": args.seed, "steps": args.steps, "batch": args.batch, "scenes": args.scenes, "lr": args.lr},
+        args.output,
+        args.save_every,
+    )
+
+
+def fit(
+    draw: Callable[[], Batch],
+    measure: Callable[[torch.nn.Module, Normalise, Tokenizer], dict],
+    record: dict,
+    output: Path,
+    save_every: int,
+    weights: Path | None = None,
+) -> None:
+    """Trains the architecture ``scenes_vit``; writes the checkpoint on the way too: a killed run leaves a whole one.
+
+    Args:
+        draw: makes the next batch.
+        measure: what is measured on held-out pictures before weights are written.
+        record: what is written beside the weights; "seed", "steps" and "lr" (the highest learning rate) are used.
+        output: folder.
+        save_every: steps.
+        weights: file to start from; without, weights are random.
+    """
+    torch.manual_seed(record["seed"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    register_shipped_models()
+    model = open_clip.create_model(
+        "scenes_vit", str(weights) if weights else None, force_patch_dropout=PATCH_DROPOUT
+    ).to(device)
+    tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
+    steps, lr = record["steps"], record["lr"]
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        lr=lr,
+        betas=(0.9, 0.98),
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
+    started, progress = time.monotonic(), tqdm(range(1, steps + 1), "steps")
+    for step in progress:
+        model.train()
+        if step > (1 - UNMASKED) * steps:
+            model.visual.patch_dropout.prob = 0.0
+        images, captions, truth = draw()
         with torch.autocast(device.type, torch.bfloat16):
-            image = model.encode_image(normalise(batch), normalize=True).float()
-            text = model.encode_text(tokenizer([c for c, _ in captions]).to(device), normalize=True).float()
-        loss = contrastive_loss(image, text, truth, model.logit_scale.exp())
+            image = model.encode_image(normalise(images), normalize=True).float()
+            text = model.encode_text(tokenizer(captions).to(device), normalize=True).float()
+        loss = contrastive_loss(image, text, truth.to(device), model.logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -162,13 +224,10 @@ def train(args: argparse.Namespace) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(max=np.log(100))
         progress.set_postfix(loss=f"{loss.item():.3f}")
-        if step % args.save_every == 0 or step == args.steps:
-            record = {
-                "seed": args.seed, "steps": step, "batch": args.batch, "scenes": args.scenes, "lr": args.lr,
-                "device": str(device), "minutes": round((time.monotonic() - started) / 60, 1), "loss": loss.item(),
-            }  # fmt: skip
-            record.update(retrieval_accuracy(model, normalise, tokenizer, args.workers))
-            save(model, record, args.output)
+        if step % save_every == 0 or step == steps:
+            minutes = round((time.monotonic() - started) / 60, 1)
+            now = {**record, "steps": step, "device": str(device), "minutes": minutes, "loss": loss.item()}
+            save(model, {**now, **measure(model, normalise, tokenizer)}, output)
 
 
 def save(model: torch.nn.Module, record: dict, output: Path) -> None:

@@ -28,6 +28,9 @@ class DatasetSpec:
         classes: name of the class list, see :func:`class_names`.
         split: for the demo scenes, which split to draw if the files are not there yet.
         subset: the folder of images holds more than this split; the label files say which belong to it.
+        file_classes: name of the class list that the label files' values index, if it is another one than
+            ``classes``; pixels of classes that ``classes`` lacks are then read as not labelled.
+        unseen: those of ``classes`` that the training set lacks; they are scored apart too.
     """
 
     images: str
@@ -35,14 +38,24 @@ class DatasetSpec:
     classes: str
     split: str = ""
     subset: bool = False
+    file_classes: str = ""
+    unseen: tuple[str, ...] = ()
+
+
+CAMVID_UNSEEN = ("pavement", "tree", "car")
+"""A ground, a plant and a thing, each with 1.7 % or more of the pixels of every split."""
 
 
 DATASETS: dict[str, DatasetSpec] = {
     "demo_scenes_train": DatasetSpec(
         "demo_scenes/images/train", "demo_scenes/annotations/train", "scenes_seen", "train"
     ),
-    "demo_scenes_val": DatasetSpec("demo_scenes/images/val", "demo_scenes/annotations/val", "scenes", "val"),
-    "demo_scenes_tune": DatasetSpec("demo_scenes/images/tune", "demo_scenes/annotations/tune", "scenes", "tune"),
+    "demo_scenes_val": DatasetSpec(
+        "demo_scenes/images/val", "demo_scenes/annotations/val", "scenes", "val", unseen=UNSEEN_CLASSES
+    ),
+    "demo_scenes_tune": DatasetSpec(
+        "demo_scenes/images/tune", "demo_scenes/annotations/tune", "scenes", "tune", unseen=UNSEEN_CLASSES
+    ),
     "coco_stuff171_train": DatasetSpec("coco/train2017", "coco/stuffthingmaps_detectron2/train2017", "coco_stuff171"),
     "coco_stuff171_val": DatasetSpec("coco/val2017", "coco/stuffthingmaps_detectron2/val2017", "coco_stuff171"),
     "ade150_val": DatasetSpec(
@@ -50,8 +63,18 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "pc59_val": DatasetSpec("pcontext/val/image", "pcontext/val/label", "pc59"),
     "voc20_val": DatasetSpec("VOC2012/JPEGImages", "VOC2012/annotations_detectron2/val", "voc20", subset=True),
+    "camvid_train": DatasetSpec("camvid/images/train", "camvid/annotations/train", "camvid"),
+    "camvid_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid"),
+    "camvid_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid"),
+    # The same files for open vocabulary: labels of some classes are kept from training.
+    "camvid_seen_train": DatasetSpec(
+        "camvid/images/train", "camvid/annotations/train", "camvid_seen", file_classes="camvid"
+    ),
+    "camvid_open_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid", unseen=CAMVID_UNSEEN),
+    "camvid_open_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid", unseen=CAMVID_UNSEEN),
 }
-"""The layouts that SAN's dataset preparation writes, so that prepared folders are used as they are."""
+"""The layouts that SAN's dataset preparation writes, so that prepared folders are used as they are; CamVid's layout is
+described in docs/datasets.md."""
 
 
 def class_names(name: str) -> list[str]:
@@ -118,7 +141,11 @@ def _load(name: str) -> list[dict]:
         if comm.is_main_process():
             draw_split(root / "demo_scenes", spec.split)
         comm.synchronize()  # every process of a run loads its datasets
-    return load_pairs(name, root / spec.images, root / spec.labels, spec.subset)
+    records = load_pairs(name, root / spec.images, root / spec.labels, spec.subset)
+    if spec.file_classes:
+        label_names = tuple(class_names(spec.file_classes))
+        records = [{**record, "label_names": label_names} for record in records]
+    return records
 
 
 def register(name: str, loader: Callable[[], list[dict]], classes: Sequence[str], unseen: Sequence[str] = ()) -> None:
@@ -137,9 +164,4 @@ def register(name: str, loader: Callable[[], list[dict]], classes: Sequence[str]
 
 
 for _name, _spec in DATASETS.items():
-    register(
-        _name,
-        functools.partial(_load, _name),
-        class_names(_spec.classes),
-        UNSEEN_CLASSES if _spec.classes == "scenes" else (),
-    )
+    register(_name, functools.partial(_load, _name), class_names(_spec.classes), _spec.unseen)

@@ -46,6 +46,25 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
     return labels
 
 
+def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) int64 label map of a dataset's dict, whose values index ``vocabulary``.
+
+    Where the file was made for other classes, the dict names those as "label_names"; pixels of a class that
+    ``vocabulary`` lacks get ``ignore_label``.
+
+    Raises:
+        DataError: see :func:`read_labels`.
+    """
+    names = tuple(record.get("label_names", vocabulary))
+    labels = read_labels(record["sem_seg_file_name"], len(names), ignore_label, size)
+    if names == tuple(vocabulary):
+        return labels
+    table = np.array([vocabulary.index(name) if name in vocabulary else ignore_label for name in names])
+    result, known = np.full_like(labels, ignore_label), labels != ignore_label
+    result[known] = table[labels[known]]
+    return result
+
+
 class SemanticMapper:
     """detectron2 dataset dict -> {"image", "height", "width", "sem_seg", "vocabulary"} and, for training, "instances".
 
@@ -106,7 +125,7 @@ class SemanticMapper:
         """
         image = read_image(record["file_name"])
         height, width = image.shape[:2]
-        labels = read_labels(record["sem_seg_file_name"], len(self.vocabulary), self.ignore_label, (height, width))
+        labels = record_labels(record, self.vocabulary, self.ignore_label, (height, width))
         result = {**record, "height": height, "width": width, "vocabulary": self.vocabulary}
         # T.AugInput resizes label maps with nearest neighbours; uint8 images are what its transforms expect.
         pair = T.AugInput(image, sem_seg=labels.astype(np.float32) if self.is_train else None)

@@ -2,11 +2,13 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from san_cliptrase.data.datasets import DATASETS, class_names, load_pairs, register
+from san_cliptrase.data.datasets import CAMVID_UNSEEN, DATASETS, class_names, load_pairs, register
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, write
 
 
-@pytest.mark.parametrize(("name", "count"), [("coco_stuff171", 171), ("ade150", 150), ("pc59", 59), ("voc20", 20)])
+@pytest.mark.parametrize(
+    ("name", "count"), [("coco_stuff171", 171), ("ade150", 150), ("pc59", 59), ("voc20", 20), ("camvid", 11)]
+)
 def test_class_lists_are_whole(name, count):
     names = class_names(name)
     assert len(names) == len(set(names)) == count
@@ -17,6 +19,25 @@ def test_metadata_say_what_training_never_labels():
     assert MetadataCatalog.get("demo_scenes_train").stuff_classes == list(SEEN_CLASSES)
     assert MetadataCatalog.get("demo_scenes_val").stuff_classes == list(CLASS_NAMES)
     assert MetadataCatalog.get("demo_scenes_val").unseen_classes == list(UNSEEN_CLASSES)
+
+
+def test_camvids_open_vocabulary_hides_from_training_what_is_scored_as_unseen():
+    seen, unseen = MetadataCatalog.get("camvid_seen_train").stuff_classes, list(CAMVID_UNSEEN)
+    for split in ("val", "test"):
+        metadata = MetadataCatalog.get(f"camvid_open_{split}")
+        assert metadata.unseen_classes == unseen
+        assert [name for name in metadata.stuff_classes if name not in unseen] == seen
+        assert MetadataCatalog.get(f"camvid_{split}").unseen_classes == []
+
+
+def test_records_tell_the_mapper_what_files_of_other_classes_hold(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for kind in ("images", "annotations"):
+        (tmp_path / "camvid" / kind / "train").mkdir(parents=True)
+        (tmp_path / "camvid" / kind / "train" / "a.png").touch()
+    (record,) = DatasetCatalog.get("camvid_seen_train")
+    assert record["label_names"] == tuple(class_names("camvid"))
+    assert "label_names" not in DatasetCatalog.get("camvid_train")[0]
 
 
 def test_demo_scenes_are_drawn_when_they_are_first_asked_for(tmp_path, monkeypatch):

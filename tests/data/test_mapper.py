@@ -55,6 +55,20 @@ def test_a_label_value_outside_the_classes_is_named(pair, mapper):
         mapper(False)(pair(labels=labels))
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+def test_classes_that_the_vocabulary_lacks_are_ignored_and_the_others_keep_their_names(pair, tiny_config, is_train):
+    names = ("sky", "lava", "road", "grass")  # two of them, in another order, are in the vocabulary
+    columns = np.repeat([0, 1, 2, 3, 255, 255], 10).astype(np.uint8)
+    record = {**pair(labels=np.tile(columns, (40, 1))), "label_names": names}
+    config = tiny_config(input__random_flip="none", input__min_size_train=(40,))
+    found = SemanticMapper(config, WORDS, is_train=is_train)(record)
+    expected = np.repeat([255, WORDS.index("lava"), 255, WORDS.index("grass"), 255, 255], 10)
+    assert (found["sem_seg"].numpy() == expected).all()
+    assert found["vocabulary"] == WORDS
+    if is_train:
+        assert found["instances"].gt_classes.tolist() == [WORDS.index("grass"), WORDS.index("lava")]
+
+
 def test_image_and_labels_of_different_size_are_refused(pair, mapper):
     with pytest.raises(DataError, match=r"truth\.png is 60x40, its image 40x60"):
         mapper(True)(pair(labels=np.zeros((60, 40), np.uint8)))
