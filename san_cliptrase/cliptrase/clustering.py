@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.cluster import DBSCAN
 from torch import Tensor
 
 NOISE = -1
@@ -33,16 +32,19 @@ def default_clustering(grid: tuple[int, int]) -> tuple[float, int]:
 
 
 @torch.no_grad()
-def cluster_rows(rows: Tensor, valid: Tensor, eps: float, min_samples: int) -> Tensor:
-    """Cluster the rows of each image with DBSCAN (Ester et al., 1996), Euclidean distance.
+def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: int | Tensor) -> Tensor:
+    """Cluster the rows of each image with DBSCAN (Ester et al., 1996), Euclidean distance, a batch at once.
 
-    Every image is clustered on the rows and columns of its own patches only, so padding changes nothing.
+    Two rows are neighbours if they are at most ``eps`` apart; a row with at least ``min_samples`` neighbours, itself
+    included, is a core. Clusters are the connected components of cores, numbered by their first core; any other row
+    joins the first cluster that has a core next to it. These are the labels of ``sklearn.cluster.DBSCAN``, computed
+    where the rows are.
 
     Args:
-        rows: (B, L, L), see ``suppress_global_patches``.
-        valid: (B, L) bool, False at padded patches.
-        eps: Largest distance between neighbours, > 0.
-        min_samples: Neighbours, itself included, that make a row a core of a cluster, >= 1.
+        rows: (B, L, L), see ``suppress_global_patches``; padded columns must be zero.
+        valid: (B, L) bool, False at padded patches, which take no part.
+        eps: Largest distance between neighbours, > 0; one, or one per image (B,).
+        min_samples: Neighbours that make a row a core, >= 1; one, or one per image (B,).
 
     Returns:
         (B, L) int64: cluster 0, 1, ... of each patch; -1 for noise and padding.
@@ -50,11 +52,43 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float, min_samples: int) -> T
     Raises:
         ValueError: ``eps`` or ``min_samples`` is out of range.
     """
-    if eps <= 0 or min_samples < 1:
+    radius = torch.as_tensor(eps, dtype=torch.float32, device=rows.device).expand(len(rows))
+    size = torch.as_tensor(min_samples, device=rows.device).expand(len(rows))
+    if bool((radius <= 0).any()) or bool((size < 1).any()):
         raise ValueError(f"DBSCAN needs eps > 0 and min_samples >= 1, got eps={eps}, min_samples={min_samples}")
-    labels = torch.full(valid.shape, NOISE, dtype=torch.int64, device=rows.device)
-    dbscan = DBSCAN(eps=eps, min_samples=min_samples)
-    for image_rows, keep, out in zip(rows, valid, labels, strict=True):
-        own = image_rows[keep][:, keep].float().cpu().numpy()
-        out[keep] = torch.from_numpy(dbscan.fit_predict(own)).to(labels)
-    return labels
+    close = _squared_distances(rows) <= radius[:, None, None] ** 2
+    close &= valid[:, :, None] & valid[:, None, :]
+    core = close.sum(2) >= size[:, None]
+    first = _first_core(close & core[:, :, None] & core[:, None, :], core)
+    # Cluster of a core: how many first cores lie before its own.
+    index = torch.arange(rows.shape[1], device=rows.device)
+    number = (core & (first == index)).cumsum(1) - 1
+    cluster = number.gather(1, first.clamp(max=rows.shape[1] - 1))
+    reachable = close & core[:, None, :]
+    border = torch.where(reachable, cluster[:, None, :], rows.shape[1]).amin(2)
+    return torch.where(core, cluster, torch.where(reachable.any(2), border, NOISE))
+
+
+def _squared_distances(rows: Tensor) -> Tensor:
+    """(B, L, L) squared Euclidean distances; a row is at distance 0 of itself whatever the rounding."""
+    rows = rows.float()
+    lengths = rows.square().sum(2)
+    squared = lengths[:, :, None] + lengths[:, None, :] - 2 * rows @ rows.transpose(1, 2)
+    squared.diagonal(dim1=1, dim2=2).zero_()
+    return squared
+
+
+def _first_core(linked: Tensor, core: Tensor) -> Tensor:
+    """For each core the lowest index in its connected component, (B, L); L where a row is no core.
+
+    Every core takes the least of what its neighbours have, then what the core of that index has, until nothing
+    changes: in practice a handful of rounds.
+    """
+    size = core.shape[1]
+    first = torch.where(core, torch.arange(size, device=core.device), size)
+    while True:
+        least = torch.where(linked, first[:, None, :], size).amin(2)
+        least = torch.cat([least, torch.full_like(least[:, :1], size)], dim=1).gather(1, least)
+        if torch.equal(least, first):
+            return first
+        first = least

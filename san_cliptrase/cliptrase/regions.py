@@ -5,8 +5,6 @@ Images of one batch may have different grids, so what belongs to one image is on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import median_filter
@@ -23,26 +21,29 @@ def image_grids(valid: Tensor, grid: Size) -> list[Size]:
     return list(zip(maps.any(dim=2).sum(dim=1).tolist(), maps.any(dim=1).sum(dim=1).tolist(), strict=True))
 
 
-def region_maps(rows: Tensor, labels: Tensor, valid: Tensor, grid: Size) -> list[Tensor]:
+def region_maps(rows: Tensor, labels: Tensor) -> Tensor:
     """Describe each cluster by the mean correlation row of its patches.
 
     Args:
         rows: (B, L, L), see ``suppress_global_patches``.
         labels: (B, L) int64, see ``cluster_rows``.
-        valid: (B, L) bool, False at padded patches.
-        grid: (h, w) of the padded batch.
 
     Returns:
-        Per image (N, h, w) on its own grid; N = 0 if it has no cluster.
+        (B, N, L), N clusters of the image that has most; -inf where an image has fewer.
     """
-    maps = []
-    for image_rows, image_labels, keep, own in zip(rows, labels, valid, image_grids(valid, grid), strict=True):
-        image_labels = image_labels[keep]
-        clusters = torch.arange(int(image_labels.max()) + 1, device=rows.device)
-        members = (image_labels == clusters[:, None]).to(rows.dtype)
-        means = members @ image_rows[keep][:, keep] / members.sum(dim=1, keepdim=True)
-        maps.append(means.unflatten(1, own))
-    return maps
+    clusters = torch.arange(int(labels.max()) + 1, device=rows.device)
+    members = labels[:, None, :] == clusters[:, None]
+    count = members.sum(dim=2, keepdim=True)
+    means = members.to(rows.dtype) @ rows / count.clamp(min=1)
+    return means.masked_fill(count == 0, -torch.inf)
+
+
+def own_maps(maps: Tensor, valid: Tensor, grid: Size) -> list[Tensor]:
+    """The clusters of each image (N, h, w) on its own grid, taken out of ``region_maps``; N = 0 if it has none."""
+    own = []
+    for image_maps, keep, size in zip(maps, valid, image_grids(valid, grid), strict=True):
+        own.append(image_maps[image_maps.isfinite().all(dim=1)][:, keep].unflatten(1, size))
+    return own
 
 
 def smooth_maps(maps: Tensor, upscale: int = 4, median_size: int = 7) -> Tensor:
@@ -78,33 +79,26 @@ def partition_pixels(maps: Tensor, canvas: Size, size: Size) -> Tensor:
     return pixels[:, : size[0], : size[1]].argmax(dim=0)
 
 
-def regions_from_maps(maps: Sequence[Tensor], valid: Tensor, grid: Size) -> Regions:
+def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:
     """Hard regions on the patch grid: every patch, noise included, goes to the region whose map is largest there.
 
     A region that wins no patch is dropped.
 
     Args:
-        maps: Per image (N, u * h, u * w), see ``smooth_maps``.
+        maps: (B, N, L), see ``region_maps``.
         valid: (B, L) bool, False at padded patches.
         grid: (h, w) of the padded batch.
 
     Returns:
         ``Regions`` padded to the batch's largest number of regions.
     """
-    masks = [_patch_masks(image_maps, own) for image_maps, own in zip(maps, image_grids(valid, grid), strict=True)]
-    batch = valid.new_zeros(len(masks), max(map(len, masks)), *grid, dtype=torch.float32)
-    present = valid.new_zeros(batch.shape[:2])
-    for image_masks, target, flags in zip(masks, batch, present, strict=True):
-        count, h, w = image_masks.shape
-        target[:count, :h, :w] = image_masks
-        flags[:count] = True
-    return Regions(masks=batch, valid=present)
-
-
-def _patch_masks(maps: Tensor, grid: Size) -> Tensor:
-    """One-hot masks (N, h, w) of the regions that win at least one patch."""
-    if not len(maps):
-        return maps.new_zeros(0, *grid)
-    winner = F.adaptive_avg_pool2d(maps, grid).argmax(dim=0)
-    masks = F.one_hot(winner, len(maps)).permute(2, 0, 1)
-    return masks[masks.flatten(1).any(dim=1)].float()
+    if not maps.shape[1]:
+        return Regions(masks=maps.new_zeros(len(maps), 0, *grid), valid=valid.new_zeros(len(maps), 0))
+    # Where an image has no cluster all maps are -inf, and none may win.
+    covered = valid & maps.isfinite().any(dim=1)
+    winners = maps.argmax(dim=1)
+    masks = (winners[:, None, :] == torch.arange(maps.shape[1], device=maps.device)[:, None]) & covered[:, None]
+    present = masks.any(dim=2)
+    order = present.argsort(dim=1, descending=True, stable=True)[:, : int(present.sum(dim=1).max())]
+    masks = masks.gather(1, order[..., None].expand(-1, -1, masks.shape[2]))
+    return Regions(masks=masks.unflatten(2, grid).float(), valid=present.gather(1, order))

@@ -15,6 +15,7 @@ from san_cliptrase.cliptrase.clustering import cluster_rows, default_clustering
 from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
+    own_maps,
     partition_pixels,
     region_maps,
     regions_from_maps,
@@ -74,30 +75,28 @@ class Cliptrase:
         return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
-    def maps(self, features: ClipFeatures) -> list[Tensor]:
-        """Smoothed region maps of each image on four times its own grid, (N, 4h, 4w).
+    def maps(self, features: ClipFeatures) -> Tensor:
+        """Region maps (B, N, L) of all images, see ``region_maps``.
 
         At the precision of the tower's weights also under autocast: rounding to half precision moves patches across
         DBSCAN's radius, and pixels between maps that are nearly equal.
         """
         with torch.autocast(features.valid.device.type, enabled=False):
             rows = suppress_global_patches(self.correlate(features), features.valid)
-            labels = self.cluster(rows, features)
-            return [smooth_maps(maps) for maps in region_maps(rows, labels, features.valid, features.grid)]
+            return region_maps(rows, self.cluster(rows, features))
 
     def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
         """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""
-        labels = []
-        for index, grid in enumerate(image_grids(features.valid, features.grid)):
-            eps, min_samples = default_clustering(grid)
-            eps = eps if self.eps is None else self.eps
-            min_samples = min_samples if self.min_samples is None else self.min_samples
-            one = slice(index, index + 1)
-            labels.append(cluster_rows(rows[one], features.valid[one], eps, min_samples))
-        return torch.cat(labels)
+        eps: float | Tensor | None = self.eps
+        min_samples: int | Tensor | None = self.min_samples
+        if eps is None or min_samples is None:
+            defaults = [default_clustering(grid) for grid in image_grids(features.valid, features.grid)]
+            eps = torch.tensor([default for default, _ in defaults]) if eps is None else eps
+            min_samples = torch.tensor([default for _, default in defaults]) if min_samples is None else min_samples
+        return cluster_rows(rows, features.valid, eps, min_samples)
 
     def regions(self, features: ClipFeatures) -> Regions:
-        """Regions of each image on the patch grid; no gradient."""
+        """Regions of each image on the patch grid; no gradient. Patches need none of the smoothing that pixels get."""
         return regions_from_maps(self.maps(features), features.valid, features.grid)
 
     @torch.no_grad()
@@ -125,7 +124,9 @@ class Cliptrase:
         """
         logits = patch_logits(self.dense(features), text_weights, self.cls_prior)
         grids = image_grids(features.valid, features.grid)
-        maps = self.maps(features) if self.vote else [None] * len(grids)
+        maps: list[Tensor | None] = [None] * len(grids)
+        if self.vote:
+            maps = [smooth_maps(own) for own in own_maps(self.maps(features), features.valid, features.grid)]
         results = []
         for image_logits, keep, grid, size, image_maps in zip(logits, features.valid, grids, sizes, maps, strict=True):
             canvas = (grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1])

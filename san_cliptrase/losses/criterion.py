@@ -61,12 +61,18 @@ class SetCriterion(nn.Module):
         class_weights[-1] = no_object_weight
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, predictions: Sequence[Prediction], targets: Sequence[MaskTarget]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[MaskTarget],
+        region_matches: Matches | None = None,
+    ) -> dict[str, Tensor]:
         """Score the predictions of all supervised blocks, in float32 whatever their dtype.
 
         Args:
             predictions: (pred_logits (B, Q, K+1), mask_logits (B, Q, h, w)) per supervised block, the final one last.
             targets: One per image, masks on the canvas that the predicted masks cover. An image may have none.
+            region_matches: Further pairs, see ``match_regions``, for queries that one-to-one matching leaves over.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the final block, and with the suffixes ``_0``, ``_1``, ... of
@@ -80,19 +86,25 @@ class SetCriterion(nn.Module):
         self._check_classes(pred_logits)
         check_targets(targets, len(pred_logits), self.num_classes)
         targets = [MaskTarget(*(part.to(mask_logits.device) for part in target)) for target in targets]
-        num_masks = _average_over_workers(sum(len(target.labels) for target in targets), mask_logits.device)
         losses = {}
         with torch.autocast(mask_logits.device.type, enabled=False):
             for block, (logits, masks) in enumerate(predictions):
                 suffix = "" if block == len(predictions) - 1 else f"_{block}"
-                found = self._losses(logits.float(), masks.float(), targets, num_masks)
+                found = self._losses(logits.float(), masks.float(), targets, region_matches)
                 losses.update({f"{name}{suffix}": self.weights[name] * loss for name, loss in found.items()})
         return losses
 
     def _losses(
-        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget], num_masks: Tensor
+        self,
+        pred_logits: Tensor,
+        mask_logits: Tensor,
+        targets: Sequence[MaskTarget],
+        region_matches: Matches | None,
     ) -> dict[str, Tensor]:
         matches = self.matcher(pred_logits, mask_logits, targets)
+        if region_matches is not None:
+            matches = [_add_pairs(own, more) for own, more in zip(matches, region_matches, strict=True)]
+        num_masks = _average_over_workers(sum(len(queries) for queries, _ in matches), mask_logits.device)
         masks = torch.cat([row[queries] for row, (queries, _) in zip(mask_logits, matches, strict=True)])
         true = torch.cat([target.masks[found] for target, (_, found) in zip(targets, matches, strict=True)])
         loss_mask, loss_dice = self._mask_losses(masks, true.to(masks))
@@ -134,6 +146,12 @@ class SetCriterion(nn.Module):
             raise ValueError(
                 f"predictions have {pred_logits.shape[-1]} classes; {self.num_classes} and the background were expected"
             )
+
+
+def _add_pairs(matches: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The pairs of ``matches`` and those of ``more`` whose query is free."""
+    free = ~torch.isin(more[0], matches[0])
+    return torch.cat([matches[0], more[0][free]]), torch.cat([matches[1], more[1][free]])
 
 
 def _average_over_workers(count: int, device: torch.device) -> Tensor:

@@ -18,6 +18,7 @@ from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
+from san_cliptrase.losses.region_matching import match_regions
 from san_cliptrase.losses.targets import MaskTarget
 from san_cliptrase.meta_arch.inputs import batch_vocabulary, clip_from_config, cliptrase_from_config, image_batch
 from san_cliptrase.san.inference import semantic_map
@@ -57,8 +58,10 @@ class SAN(nn.Module):
         resolution: float,
         divisibility: int,
         templates: str,
+        match_regions: bool = False,
     ) -> None:
         super().__init__()
+        self.match_regions = match_regions
         self.clip, self.network, self.classifier = clip, network, classifier
         self.criterion, self.cliptrase = criterion, cliptrase
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
@@ -82,6 +85,7 @@ class SAN(nn.Module):
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "divisibility": san.SIZE_DIVISIBILITY,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
+            "match_regions": san.QUERY_INIT.MATCH_REGIONS,
         }
 
     @property
@@ -103,10 +107,10 @@ class SAN(nn.Module):
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
         features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
-        regions = self.find_regions(features, inputs, batch)
+        regions = self.network.assign(self.find_regions(features, inputs, batch))
         predictions = self.network(batch.tensor, features, regions)
         if self.training:
-            return self._losses(predictions, features, text, inputs, batch)
+            return self._losses(predictions, features, text, inputs, batch, regions)
         final = predictions[-1]
         logits = self._classify(final.attn_bias, features, text)
         padded = tuple(batch.tensor.shape[-2:])
@@ -135,7 +139,13 @@ class SAN(nn.Module):
         return self.classifier(embeddings, text, self.clip.logit_scale)
 
     def _losses(
-        self, predictions: list, features: ClipFeatures, text: Tensor, inputs: list[dict], batch: ImageList
+        self,
+        predictions: list,
+        features: ClipFeatures,
+        text: Tensor,
+        inputs: list[dict],
+        batch: ImageList,
+        regions: Regions | None,
     ) -> dict[str, Tensor]:
         # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
         biases = torch.cat([p.attn_bias for p in predictions], dim=3)
@@ -149,7 +159,8 @@ class SAN(nn.Module):
             canvas = masks.new_zeros(len(masks), height, width)
             canvas[:, : masks.shape[1], : masks.shape[2]] = masks
             targets.append(MaskTarget(instances.gt_classes, canvas))
-        return self.criterion(scored, targets)
+        more = match_regions(regions, targets) if self.match_regions and regions is not None else None
+        return self.criterion(scored, targets, more)
 
 
 def _picture_patches(canvas: Tensor, sizes: list[tuple[int, int]], grid: tuple[int, int]) -> Tensor:

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from sklearn.cluster import DBSCAN
 
 from san_cliptrase.cliptrase.clustering import cluster_rows, default_clustering
 
@@ -22,6 +24,41 @@ def test_padding_changes_nothing():
     rows[0][valid[0][:, None] & valid[0]] = blocks(3, 4).flatten()
     labels = cluster_rows(rows, valid, eps=0.5, min_samples=3)
     assert labels.tolist() == [[0, 0, -1, 0, 1, 1, -1, 1, 1]]
+
+
+def scattered(seed, count, spread):
+    """Points around a few centres: a batch has cores, chains, border points between two clusters, and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = 4 * torch.rand(5, 3, generator=generator)
+    return centres[torch.randint(5, (count,), generator=generator)] + spread * torch.randn(
+        count, 3, generator=generator
+    )
+
+
+@pytest.mark.parametrize(("eps", "min_samples"), [(0.3, 3), (0.5, 4), (0.8, 7), (0.4, 1), (2.0, 10)])
+def test_labels_are_those_of_sklearn(eps, min_samples):
+    batch = torch.stack([torch.nn.functional.pad(scattered(i, 60, 0.1 + 0.1 * i), (0, 57)) for i in range(8)])
+    labels = cluster_rows(batch, torch.ones(8, 60, dtype=torch.bool), eps, min_samples)
+    expected = [DBSCAN(eps=eps, min_samples=min_samples).fit_predict(rows.numpy()) for rows in batch]
+    assert labels.tolist() == np.stack(expected).tolist()
+    assert labels.max() > 0 or eps == 2.0
+
+
+def test_a_long_chain_is_one_cluster_wherever_it_starts():
+    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
+    rows = torch.zeros(1, 200, 200)
+    rows[0, :, 0] = order.float()
+    assert cluster_rows(rows, torch.ones(1, 200, dtype=torch.bool), 1.0, 2).eq(0).all()
+
+
+def test_images_of_a_batch_may_have_their_own_parameters():
+    rows = torch.stack([scattered(i, 40, 0.3) for i in range(2)])
+    rows = torch.nn.functional.pad(rows, (0, 37))
+    valid = torch.ones(2, 40, dtype=torch.bool)
+    labels = cluster_rows(rows, valid, torch.tensor([0.3, 0.6]), torch.tensor([3, 5]))
+    for index, (eps, min_samples) in enumerate([(0.3, 3), (0.6, 5)]):
+        one = slice(index, index + 1)
+        assert torch.equal(labels[one], cluster_rows(rows[one], valid[one], eps, min_samples))
 
 
 def test_published_settings_and_what_lies_around_them():

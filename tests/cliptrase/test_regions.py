@@ -4,6 +4,7 @@ from scipy.ndimage import median_filter
 
 from san_cliptrase.cliptrase.regions import (
     image_grids,
+    own_maps,
     partition_pixels,
     region_maps,
     regions_from_maps,
@@ -28,7 +29,7 @@ def test_map_is_the_mean_row_of_its_cluster():
     labels = torch.full((2, 12), -1)
     labels[0, :5] = 1
     labels[0, 6:8] = 0
-    first, second = region_maps(rows, labels, padded_valid(), (3, 4))
+    first, second = own_maps(region_maps(rows, labels), padded_valid(), (3, 4))
     torch.testing.assert_close(first[0], rows[0, 6:8].mean(0).view(3, 4))
     torch.testing.assert_close(first[1], rows[0, :5].mean(0).view(3, 4))
     assert second.shape == (0, 2, 3)
@@ -40,7 +41,9 @@ def test_map_of_a_padded_image_uses_only_its_own_patches():
     own = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
     rows[1][valid[1][:, None] & valid[1]] = own.flatten()
     labels[1][valid[1]] = torch.tensor([0, 0, -1, 0, -1, -1])
-    torch.testing.assert_close(region_maps(rows, labels, valid, (3, 4))[1], own[[0, 1, 3]].mean(0).view(1, 2, 3))
+    rows = rows * (valid[:, :, None] & valid[:, None, :])
+    second = own_maps(region_maps(rows, labels), valid, (3, 4))[1]
+    torch.testing.assert_close(second, own[[0, 1, 3]].mean(0).view(1, 2, 3))
 
 
 def test_smoothing_is_bilinear_then_a_median_that_repeats_the_edge():
@@ -68,22 +71,30 @@ def test_pixels_go_to_the_largest_map():
 
 
 def test_regions_cover_every_patch_once_and_no_padding():
-    generator = torch.Generator().manual_seed(0)
-    maps = [torch.rand(3, 12, 16, generator=generator), torch.rand(1, 8, 12, generator=generator)]
+    maps = torch.rand(2, 3, 12, generator=torch.Generator().manual_seed(0))
+    maps[1, 1:] = -torch.inf
     regions = regions_from_maps(maps, padded_valid(), (3, 4))
     torch.testing.assert_close(regions.masks.sum(dim=1).flatten(1), padded_valid().float())
-    assert regions.valid.tolist()[1] == [True] + [False] * (regions.valid.shape[1] - 1)
+    assert regions.valid.tolist() == [[True, True, True], [True, False, False]]
     assert regions.masks.flatten(2).any(dim=2).eq(regions.valid).all()
 
 
 def test_regions_that_win_nothing_are_dropped():
-    maps = torch.stack([torch.full((12, 16), value) for value in (0.1, 0.5, 0.3)])
-    regions = regions_from_maps([maps], padded_valid()[:1], (3, 4))
+    maps = torch.tensor([0.1, 0.5, 0.3]).view(1, 3, 1).expand(1, 3, 12)
+    regions = regions_from_maps(maps, padded_valid()[:1], (3, 4))
     assert regions.masks.shape == (1, 1, 3, 4)
     assert regions.masks.eq(1).all()
 
 
+def test_an_image_without_clusters_in_a_batch_has_no_region():
+    maps = torch.rand(2, 2, 12, generator=torch.Generator().manual_seed(0))
+    maps[1] = -torch.inf
+    regions = regions_from_maps(maps, padded_valid(), (3, 4))
+    assert regions.valid.tolist() == [[True, True], [False, False]]
+    assert not regions.masks[1].any()
+
+
 def test_no_cluster_at_all():
-    regions = regions_from_maps([torch.zeros(0, 12, 16)], padded_valid()[:1], (3, 4))
+    regions = regions_from_maps(torch.zeros(1, 0, 12), padded_valid()[:1], (3, 4))
     assert regions.masks.shape == (1, 0, 3, 4)
     assert regions.valid.shape == (1, 0)

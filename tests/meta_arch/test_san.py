@@ -33,7 +33,7 @@ def test_a_training_batch_of_mixed_sizes_has_losses_of_every_supervised_block(wo
 
 def test_every_supervised_block_is_scored_by_its_own_recognition(world, monkeypatch):
     model, entries, scored = world.model("san_cliptrase").train(), world.batch(), []
-    monkeypatch.setattr(model.criterion, "forward", lambda given, targets: scored.extend(given) or {})
+    monkeypatch.setattr(model.criterion, "forward", lambda given, *_: scored.extend(given) or {})
     classified = []
     classify, network = model._classify, model.network.forward
     monkeypatch.setattr(model.network, "forward", lambda *args: classified.append(network(*args)) or classified[-1])
