@@ -115,11 +115,12 @@ def train(args: argparse.Namespace) -> None:
         return caption_batch(rng, *crops.stack(rng, args.batch))
 
     def measure(model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer) -> dict:
-        return {"crop_to_caption_top1_of_256": caption_accuracy(model, normalise, tokenizer, images, names)}
+        return {"crop_to_caption_top1": caption_accuracy(model, normalise, tokenizer, images, names)}
 
     record = {
         "dataset": args.dataset,
         "held_out": args.held_out,
+        "held_out_crops": HELD_OUT,
         "start": args.start,
         "threads": torch.get_num_threads(),
     }
@@ -135,8 +136,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", choices=sorted(DATASETS), default="camvid_val", help="what retrieval is tried on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", choices=("scenes", "random"), default="scenes", help="weights to start from")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as many as it takes by itself")

@@ -15,7 +15,8 @@ ALL = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml"))
 
 def test_there_are_those_that_the_readme_speaks_of():
     assert {"san.yaml", "san_cliptrase.yaml", "cliptrase.yaml"} <= set(ALL)
-    assert {"demo/san.yaml", "demo/san_cliptrase.yaml", "demo/cliptrase.yaml"} <= set(ALL)
+    for folder in ("demo", "camvid"):
+        assert {f"{folder}/san.yaml", f"{folder}/san_cliptrase.yaml", f"{folder}/cliptrase.yaml"} <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -27,8 +28,8 @@ def test_it_loads_and_names_what_exists(name):
     assert attention_rule(cfg.MODEL.CLIPTRASE.ATTENTION)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("demo/")])
-def test_the_demos_models_and_optimisers_are_built(name):
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith(("demo/", "camvid/"))])
+def test_the_small_models_and_optimisers_are_built(name):
     cfg = load_config(CONFIGS / name, ["MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
     assert type(model).__name__ == cfg.MODEL.META_ARCHITECTURE
@@ -47,7 +48,7 @@ def test_the_full_recipe_is_san_as_published(name):
 
 
 def test_plain_san_and_san_from_regions_differ_in_nothing_else():
-    for folder in ("", "demo/"):
+    for folder in ("", "demo/", "camvid/"):
         plain, ours = (load_config(CONFIGS / f"{folder}{name}.yaml") for name in ("san", "san_cliptrase"))
         assert plain.MODEL.SAN.QUERY_INIT.NAME == "off"
         assert ours.MODEL.SAN.QUERY_INIT.NAME == "tokens_prior"

@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from san_cliptrase.clip.build import build_clip
+from san_cliptrase.convergence import pretrain
+from san_cliptrase.data.datasets import class_names
+from san_cliptrase.images import DataError
+
+# Class of CamVid -> its colour in the pictures of these tests, so that a crop shows what is in it.
+COLOURS = {"sky": (0, 0, 255), "road": (0, 0, 0), "tree": (0, 255, 0), "car": (255, 0, 0)}
+VOID_COLOUR = (255, 255, 255)
+
+
+@pytest.fixture
+def camvid(tmp_path, monkeypatch):
+    """Function of quadrants (class names or None for void): writes one picture for each split of a CamVid."""
+
+    def write(*quadrants, size=80):
+        labels, image = np.full((size, size), 255, np.uint8), np.full((size, size, 3), VOID_COLOUR, np.uint8)
+        half = size // 2
+        for index, name in enumerate(quadrants):
+            if name:
+                place = (
+                    np.s_[index // 2 * half :, index % 2 * half :]
+                    if index == 3
+                    else np.s_[index // 2 * half : index // 2 * half + half, index % 2 * half : index % 2 * half + half]
+                )
+                labels[place], image[place] = class_names("camvid").index(name), COLOURS[name]
+        for split in ("train", "val"):
+            for kind, values in (("images", image), ("annotations", labels)):
+                folder = tmp_path / "camvid" / kind / split
+                folder.mkdir(parents=True)
+                Image.fromarray(values).save(folder / "picture.png")
+
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    return write
+
+
+def shares(crop):
+    """Class -> share of the crop's pixels whose colour is nearest to its own."""
+    palette = np.array([*COLOURS.values(), VOID_COLOUR])
+    nearest = ((crop.reshape(3, -1).T[:, None].astype(int) - palette) ** 2).sum(2).argmin(1)
+    return dict(zip([*COLOURS, "void"], np.bincount(nearest, minlength=len(palette)) / len(nearest), strict=True))
+
+
+def test_a_crops_names_are_those_of_the_classes_that_it_shows(camvid):
+    camvid("sky", "tree", "road", "car")
+    crops, rng = pretrain.Crops("camvid_train"), np.random.default_rng(0)
+    found = set()
+    for _ in range(100):
+        crop, names = crops.draw(rng, augment=False)
+        assert crop.shape == (3, pretrain.SIDE, pretrain.SIDE)
+        shown = shares(crop)
+        # At an edge the resized colours mix, so shares near the threshold may fall on either side.
+        assert {name for name, share in shown.items() if share > 2 * pretrain.MIN_SHARE} <= set(names)
+        assert all(shown[name] > pretrain.MIN_SHARE / 2 for name in names)
+        found.add(tuple(names))
+    assert {("sky",), ("car",)} < found
+    assert len(found) >= 8
+
+
+def test_a_crop_without_a_labelled_class_is_never_drawn(camvid):
+    camvid("road", None, None, None)
+    rng, crops = np.random.default_rng(0), pretrain.Crops("camvid_train")
+    assert {tuple(crops.draw(rng)[1]) for _ in range(30)} == {("road",)}
+
+
+def test_classes_that_a_data_set_does_not_label_are_not_named(camvid):
+    camvid("sky", "tree", "road", "car")
+    rng, crops = np.random.default_rng(0), pretrain.Crops("camvid_seen_train")
+    assert {name for _ in range(30) for name in crops.draw(rng)[1]} == {"sky", "road"}
+
+
+def test_a_data_set_without_labels_is_refused_by_name(camvid):
+    camvid(None, None, None, None)
+    with pytest.raises(DataError, match="'camvid_train' has no labelled pixel"):
+        pretrain.Crops("camvid_train")
+
+
+def test_the_command_writes_weights_that_a_configuration_can_name(camvid, tmp_path, monkeypatch):
+    camvid("sky", "tree", "road", "car")
+    monkeypatch.setattr(pretrain, "HELD_OUT", 8)
+    threads = torch.get_num_threads()
+    output = tmp_path / "clip"
+    pretrain.main(
+        ["--dataset", "camvid_train", "--output", str(output), "--steps", "2", "--batch", "4", "--lr", "1e-4"]
+    )
+    assert torch.get_num_threads() == threads
+    record = json.loads((output / "scenes_vit_record.json").read_text())
+    assert (record["dataset"], record["start"], record["steps"], record["batch"]) == ("camvid_train", "scenes", 2, 4)
+    assert 0 <= record["crop_to_caption_top1"] <= 1
+    ours, shipped = (build_clip("scenes_vit", str(path)) for path in (output / "scenes_vit.safetensors", "scenes"))
+    change = [
+        (a - b).abs().max().item() for a, b in zip(ours.visual.parameters(), shipped.visual.parameters(), strict=True)
+    ]
+    assert 0 < max(change) < 0.01  # two small steps from the shipped weights
