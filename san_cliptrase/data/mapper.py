@@ -143,7 +143,7 @@ class SemanticMapper:
         return result
 
     def _masks(self, labels: np.ndarray) -> Instances:
-        present = np.unique(labels)
+        present = np.flatnonzero(np.bincount(labels.ravel()))
         present = present[present != self.ignore_label]
         instances = Instances(labels.shape)
         instances.gt_classes = torch.from_numpy(present)

@@ -1,7 +1,7 @@
 """Writes the embedded scenes to disk as ordinary image and label files.
 
 ``python -m san_cliptrase.scenes.write --output DIR`` writes ``DIR/images/{train,val,tune}/*.png`` and
-``DIR/annotations/{train,val,tune}/*.png`` (class index per pixel), the layout of the real datasets, and ``classes.txt``.
+``DIR/annotations/{train,val,tune}/*.png`` (class index per pixel), the layout of real datasets, and ``classes.txt``.
 """
 
 from __future__ import annotations
