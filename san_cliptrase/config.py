@@ -83,15 +83,24 @@ def _add_san(cfg: Any, node: type) -> None:
     san.OVERSAMPLE_RATIO = 3.0
     san.IMPORTANCE_SAMPLE_RATIO = 0.75
     # How CLIPtrase's regions initialise the queries: off (SAN exactly), map_add and map_replace (the paper's),
-    # tokens, prior, tokens_prior. See docs/architecture.md.
+    # tokens, prior, tokens_prior, prototypes. See docs/architecture.md.
     san.QUERY_INIT = init = node()
     init.NAME = "off"
     # map_*: the CLIP block whose input tokens are pooled, counted from the end; start the projection at zero?
     init.MAP_LAYER = -1
     init.ZERO_INIT = False
-    # *prior: initial strength of the region mask in the mask logits and in the attention bias; both are learned.
+    # Where regions come from: cliptrase, or a control: grid, random, shuffled, truth (meta_arch/region_sources.py).
+    init.SOURCE = "cliptrase"
+    # cliptrase, shuffled: multiples of CLIPTRASE.EPS; the regions of all of them are taken together.
+    init.SCALES = (1.0,)
+    # grid: squares along each side of the picture; random: the square root of the number of cells.
+    init.GRID_SIDE = 3
+    # *prior: initial strength of the region mask in the mask logits and in the attention bias; both are learned,
+    # except that a strength of 0 leaves that part out.
     init.MASK_STRENGTH = 10.0
     init.BIAS_STRENGTH = 10.0
+    # prototypes: how many training images are read for them.
+    init.PROTOTYPE_IMAGES = 1000
     # Where an image has fewer regions than there are queries: go round again, so that every query has a region?
     init.REPEAT = True
     # Train queries that one-to-one matching leaves over as positives of the class that their region lies on?

@@ -23,7 +23,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 HOMES = {
     "open_clip": {"clip"},
     "timm": {"san/side_adapter"},
-    "sklearn": {"cliptrase/clustering"},
+    "sklearn": {"engine/prototypes"},
     "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "convergence", "demo", "train_net"},
 }
 # What the training-free core must not know.

@@ -65,7 +65,7 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: 
     number = (core & (first == index)).cumsum(1) - 1
     cluster = number.gather(1, first.clamp(max=rows.shape[1] - 1))
     reachable = close & core[:, None, :]
-    border = torch.where(reachable, cluster[:, None, :], rows.shape[1]).amin(2)
+    border = (cluster[:, None, :].float() + torch.where(reachable, 0.0, float(rows.shape[1]))).amin(2).long()
     return torch.where(core, cluster, torch.where(reachable.any(2), border, NOISE))
 
 
@@ -86,8 +86,10 @@ def _first_core(linked: Tensor, core: Tensor) -> Tensor:
     """
     size = core.shape[1]
     first = torch.where(core, torch.arange(size, device=core.device), size)
+    # Sums of single precision are several times faster on a CPU than a masked minimum of integers, and as exact.
+    unlinked = torch.where(linked, 0.0, float(size))
     while True:
-        least = torch.where(linked, first[:, None, :], size).amin(2)
+        least = (first[:, None, :].float() + unlinked).amin(2).long().clamp(max=size)
         least = torch.cat([least, torch.full_like(least[:, :1], size)], dim=1).gather(1, least)
         if torch.equal(least, first):
             return first

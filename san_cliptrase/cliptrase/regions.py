@@ -5,6 +5,8 @@ Images of one batch may have different grids, so what belongs to one image is on
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import median_filter
@@ -98,7 +100,19 @@ def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:
     covered = valid & maps.isfinite().any(dim=1)
     winners = maps.argmax(dim=1)
     masks = (winners[:, None, :] == torch.arange(maps.shape[1], device=maps.device)[:, None]) & covered[:, None]
-    present = masks.any(dim=2)
+    return _present_first(masks.unflatten(2, grid).float())
+
+
+def join_regions(parts: Sequence[Regions]) -> Regions:
+    """The regions of all parts together, those of each image at the front, in the order of the parts."""
+    if len(parts) == 1:
+        return parts[0]
+    return _present_first(torch.cat([part.masks for part in parts], dim=1))
+
+
+def _present_first(masks: Tensor) -> Regions:
+    """Regions from masks (B, N, h, w), empty ones moved behind the others and dropped where no image needs them."""
+    present = masks.flatten(2).any(dim=2)
     order = present.argsort(dim=1, descending=True, stable=True)[:, : int(present.sum(dim=1).max())]
-    masks = masks.gather(1, order[..., None].expand(-1, -1, masks.shape[2]))
-    return Regions(masks=masks.unflatten(2, grid).float(), valid=present.gather(1, order))
+    masks = masks.gather(1, order[..., None, None].expand(-1, -1, *masks.shape[2:]))
+    return Regions(masks=masks, valid=present.gather(1, order))

@@ -15,6 +15,7 @@ from san_cliptrase.cliptrase.clustering import cluster_rows, default_clustering
 from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
+    join_regions,
     own_maps,
     partition_pixels,
     region_maps,
@@ -75,17 +76,17 @@ class Cliptrase:
         return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
-    def maps(self, features: ClipFeatures) -> Tensor:
-        """Region maps (B, N, L) of all images, see ``region_maps``.
+    def maps(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
+        """Region maps of all images, (B, N, L) for each multiple of DBSCAN's radius; see ``region_maps``.
 
         At the precision of the tower's weights also under autocast: rounding to half precision moves patches across
         DBSCAN's radius, and pixels between maps that are nearly equal.
         """
         with torch.autocast(features.valid.device.type, enabled=False):
             rows = suppress_global_patches(self.correlate(features), features.valid)
-            return region_maps(rows, self.cluster(rows, features))
+            return [region_maps(rows, self.cluster(rows, features, scale)) for scale in scales]
 
-    def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
+    def cluster(self, rows: Tensor, features: ClipFeatures, scale: float = 1.0) -> Tensor:
         """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""
         eps: float | Tensor | None = self.eps
         min_samples: int | Tensor | None = self.min_samples
@@ -93,11 +94,16 @@ class Cliptrase:
             defaults = [default_clustering(grid) for grid in image_grids(features.valid, features.grid)]
             eps = torch.tensor([default for default, _ in defaults]) if eps is None else eps
             min_samples = torch.tensor([default for _, default in defaults]) if min_samples is None else min_samples
-        return cluster_rows(rows, features.valid, eps, min_samples)
+        return cluster_rows(rows, features.valid, scale * eps, min_samples)
 
-    def regions(self, features: ClipFeatures) -> Regions:
-        """Regions of each image on the patch grid; no gradient. Patches need none of the smoothing that pixels get."""
-        return regions_from_maps(self.maps(features), features.valid, features.grid)
+    def regions(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> Regions:
+        """Regions of each image on the patch grid; patches need none of the smoothing that pixels get. No gradient.
+
+        Args:
+            features: With ``taps``.
+            scales: Multiples of the radius; the regions found at each are taken together.
+        """
+        return join_regions([regions_from_maps(m, features.valid, features.grid) for m in self.maps(features, scales)])
 
     @torch.no_grad()
     def dense(self, features: ClipFeatures) -> Tensor:
@@ -126,7 +132,8 @@ class Cliptrase:
         grids = image_grids(features.valid, features.grid)
         maps: list[Tensor | None] = [None] * len(grids)
         if self.vote:
-            maps = [smooth_maps(own) for own in own_maps(self.maps(features), features.valid, features.grid)]
+            (found,) = self.maps(features)
+            maps = [smooth_maps(own) for own in own_maps(found, features.valid, features.grid)]
         results = []
         for image_logits, keep, grid, size, image_maps in zip(logits, features.valid, grids, sizes, maps, strict=True):
             canvas = (grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1])

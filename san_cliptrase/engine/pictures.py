@@ -28,7 +28,7 @@ def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.n
     image = torch.nn.functional.interpolate(entry["image"][None].float(), size, mode="bilinear")[0]
     photo = image.permute(1, 2, 0).byte().numpy()
     panels = [photo]
-    if isinstance(model, SAN) and model.cliptrase is not None:
+    if isinstance(model, SAN) and model.network.query_init.needs_regions:
         panels.append(_outlined(photo, region_map(model, entry, size)))
     prediction = model([entry])[0]["sem_seg"].argmax(0).cpu().numpy()
     colours = np.concatenate([class_colors(len(entry["vocabulary"])), np.zeros((1, 3), np.uint8)])

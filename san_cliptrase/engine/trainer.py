@@ -23,6 +23,7 @@ from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
 from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, WriterHook
+from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class Trainer(TrainerBase):
         self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
+        elif cfg.MODEL.META_ARCHITECTURE == "SAN" and cfg.MODEL.SAN.QUERY_INIT.NAME == "prototypes":
+            self._initialise_prototypes(model)
         self._data = iter(self._build_loader())
         _log_sizes(model)
 
@@ -86,6 +89,12 @@ class Trainer(TrainerBase):
         mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=True)
         batch, workers = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
         return build_train_loader(dataset_records(name), mapper, batch, cfg.SEED, self.start_iter, workers)
+
+    def _initialise_prototypes(self, model: nn.Module) -> None:
+        cfg, name = self.cfg, self.cfg.DATASETS.TRAIN[0]
+        mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=False)
+        images = cfg.MODEL.SAN.QUERY_INIT.PROTOTYPE_IMAGES
+        initialise_prototypes(model, dataset_records(name), mapper, images, cfg.SEED)
 
     def run_step(self) -> None:
         """One iteration. Its random draws follow from (SEED, iteration) alone: see docs/architecture.md."""

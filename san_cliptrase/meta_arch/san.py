@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.visual import resolve_layer
-from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.region_matching import match_regions
 from san_cliptrase.losses.targets import MaskTarget
 from san_cliptrase.meta_arch.inputs import batch_vocabulary, clip_from_config, cliptrase_from_config, image_batch
+from san_cliptrase.meta_arch.region_sources import RegionSource, picture_features
 from san_cliptrase.san.inference import semantic_map
 from san_cliptrase.san.mask_decoder import MaskDecoder
 from san_cliptrase.san.network import SideAdapterNetwork, resize_for_clip
@@ -39,7 +39,7 @@ class SAN(nn.Module):
         network: side adapter, query initialisation and mask decoder.
         classifier: logits of mask embeddings.
         criterion: training losses; None for inference only.
-        cliptrase: finds regions; None where queries do not start from any.
+        region_source: finds regions; None for plain SAN.
         recognition_blocks: how many of CLIP's last blocks the [SOS] tokens pass.
         resolution: CLIP sees the images at this scale.
         divisibility: images are padded to a multiple of it.
@@ -53,7 +53,7 @@ class SAN(nn.Module):
         network: SideAdapterNetwork,
         classifier: MaskClassifier,
         criterion: SetCriterion | None,
-        cliptrase: Cliptrase | None,
+        region_source: RegionSource | None,
         recognition_blocks: int,
         resolution: float,
         divisibility: int,
@@ -63,11 +63,11 @@ class SAN(nn.Module):
         super().__init__()
         self.match_regions = match_regions
         self.clip, self.network, self.classifier = clip, network, classifier
-        self.criterion, self.cliptrase = criterion, cliptrase
+        self.criterion, self.region_source = criterion, region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
         self.divisibility, self.templates = divisibility, templates
         taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
-        self.taps = tuple(sorted(taps | set(cliptrase.taps if cliptrase else ())))
+        self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
@@ -80,7 +80,7 @@ class SAN(nn.Module):
             "classifier": MaskClassifier(clip.visual.embed_dim),
             "network": _network_from_config(san, clip),
             "criterion": _criterion_from_config(cfg),
-            "cliptrase": None if san.QUERY_INIT.NAME == "off" else cliptrase_from_config(cfg, clip),
+            "region_source": _region_source_from_config(cfg, clip),
             "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "divisibility": san.SIZE_DIVISIBILITY,
@@ -107,7 +107,9 @@ class SAN(nn.Module):
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
         features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
-        regions = self.network.assign(self.find_regions(features, inputs, batch))
+        regions = None
+        if self.network.query_init.needs_regions:
+            regions = self.network.assign(self.find_regions(features, inputs, batch))
         predictions = self.network(batch.tensor, features, regions)
         if self.training:
             return self._losses(predictions, features, text, inputs, batch, regions)
@@ -120,13 +122,19 @@ class SAN(nn.Module):
             results.append({"sem_seg": semantic_map(image_logits, masks, padded, size, output)})
         return results
 
-    def find_regions(self, features: ClipFeatures, inputs: list[dict], batch: ImageList) -> Regions | None:
-        """CLIPtrase's regions of the pictures inside their padded canvas; None if queries do not start from any."""
-        if self.cliptrase is None:
-            return None
+    def region_tokens(self, inputs: list[dict]) -> Tensor:
+        """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
+        batch = image_batch(inputs, self.clip, self.device, self.divisibility)
+        features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
+        regions = self.find_regions(features, inputs, batch)
+        return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
+
+    def find_regions(self, features: ClipFeatures, inputs: list[dict], batch: ImageList) -> Regions:
+        """Regions of the pictures inside their padded canvas, by the source that the configuration names."""
         sizes = [entry.get("picture_size", size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
-        valid = _picture_patches(batch.tensor, sizes, features.grid)
-        regions = self.cliptrase.regions(dataclasses.replace(features, valid=valid))
+        canvas = tuple(batch.tensor.shape[-2:])
+        labels = [_resized_labels(entry, size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
+        regions = self.region_source(picture_features(features, sizes, canvas), labels, canvas)
         if self.training:
             counts = regions.valid.sum(1).float()
             storage = get_event_storage()
@@ -163,13 +171,12 @@ class SAN(nn.Module):
         return self.criterion(scored, targets, more)
 
 
-def _picture_patches(canvas: Tensor, sizes: list[tuple[int, int]], grid: tuple[int, int]) -> Tensor:
-    """(B, L) bool: patches of the canvas that show some of the picture."""
-    height, width = canvas.shape[-2:]
-    valid = torch.zeros(len(sizes), *grid, dtype=torch.bool, device=canvas.device)
-    for flags, (h, w) in zip(valid, sizes, strict=True):
-        flags[: -(-h * grid[0] // height), : -(-w * grid[1] // width)] = True
-    return valid.flatten(1)
+def _resized_labels(entry: dict, size: tuple[int, int]) -> Tensor | None:
+    """The label map of an entry, if it has one, at the size of its image: test images are resized without it."""
+    labels = entry.get("sem_seg")
+    if labels is None or labels.shape == size:
+        return labels
+    return F.interpolate(labels[None, None].float(), size=size, mode="nearest")[0, 0].long()
 
 
 def _network_from_config(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
@@ -197,6 +204,14 @@ def _network_from_config(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         repeat=init.REPEAT,
     )
     return SideAdapterNetwork(adapter, decoder, query_init)
+
+
+def _region_source_from_config(cfg: Any, clip: FrozenClip) -> RegionSource | None:
+    init = cfg.MODEL.SAN.QUERY_INIT
+    if init.NAME == "off":
+        return None
+    cliptrase = cliptrase_from_config(cfg, clip)
+    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL)
 
 
 def _criterion_from_config(cfg: Any) -> SetCriterion | None:

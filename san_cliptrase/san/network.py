@@ -7,9 +7,10 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from san_cliptrase.pooling import mask_average_pool
 from san_cliptrase.san.mask_decoder import MaskDecoder, MaskPrediction
 from san_cliptrase.san.query_init import QueryInit
-from san_cliptrase.san.region_maps import assign_regions
+from san_cliptrase.san.region_maps import assign_regions, resize_regions
 from san_cliptrase.san.side_adapter import SideAdapter
 from san_cliptrase.structures import ClipFeatures, Regions
 
@@ -46,6 +47,11 @@ class SideAdapterNetwork(nn.Module):
         if regions is None or not self.query_init.needs_regions:
             return None
         return assign_regions(regions, self.adapter.num_queries, self.query_init.repeat)
+
+    def region_tokens(self, images: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
+        """The mean of the side adapter's own patch tokens over each region, (B, N, C')."""
+        side_map = self.adapter.embed(images, features)
+        return mask_average_pool(side_map, resize_regions(regions, side_map.shape[-2:]))
 
     def forward(self, images: Tensor, features: ClipFeatures, regions: Regions | None = None) -> list[MaskPrediction]:
         """Predict masks for a batch.

@@ -9,6 +9,7 @@ map_replace     The same instead of the learned embedding.
 tokens          The mean of the side adapter's own patch tokens over the region instead of the learned embedding.
 tokens_prior    ``tokens``, and a learnable multiple of the region's mask on the query's mask logits and attention bias.
 prior           Only that multiple; learned embeddings.
+prototypes      Learned embeddings that begin at the centres of the training set's regions (``engine/prototypes.py``).
 ==============  ===================================================================================================
 
 Region k, largest first, meets query k. The remaining queries go round again from the largest (``repeat``), or keep
@@ -25,7 +26,7 @@ from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.region_maps import resize_regions
 from san_cliptrase.structures import ClipFeatures, Regions
 
-QUERY_INITS = ("off", "map_add", "map_replace", "tokens", "tokens_prior", "prior")
+QUERY_INITS = ("off", "map_add", "map_replace", "tokens", "tokens_prior", "prior", "prototypes")
 
 
 class ProjectedRegions(nn.Module):
@@ -67,6 +68,8 @@ class RegionPrior(nn.Module):
 
     A query without region has ``m = 0``: its mask is pushed down everywhere by as much, its bias stays.
 
+    A strength of 0 is not learned: that part of the prior is left out.
+
     Args:
         mask_strength: Initial multiple on mask logits; 10 means probabilities of 0.99995 inside and 0.00005 outside.
         bias_strength: Initial multiple on the attention bias.
@@ -74,8 +77,8 @@ class RegionPrior(nn.Module):
 
     def __init__(self, mask_strength: float = 10.0, bias_strength: float = 10.0) -> None:
         super().__init__()
-        self.mask_strength = nn.Parameter(torch.tensor(float(mask_strength)))
-        self.bias_strength = nn.Parameter(torch.tensor(float(bias_strength)))
+        self.mask_strength = nn.Parameter(torch.tensor(float(mask_strength)), requires_grad=mask_strength != 0)
+        self.bias_strength = nn.Parameter(torch.tensor(float(bias_strength)), requires_grad=bias_strength != 0)
 
     def forward(self, prediction: MaskPrediction, regions: Regions) -> MaskPrediction:
         """Add the prior to what the mask decoder predicts."""

@@ -121,10 +121,7 @@ class SideAdapter(nn.Module):
         Raises:
             ValueError: The image does not divide into patches.
         """
-        grid = self._grid(images)
-        pos_embed = self._positions(grid)
-        patches = self.patch_embed(images).flatten(2).transpose(1, 2) + pos_embed
-        patches = self._fuse(0, patches, grid, features)
+        patches, pos_embed, grid = self._embed(images, features)
         queries = self.query_embed
         if initialise is not None:
             queries = initialise(queries, patches.transpose(1, 2).unflatten(2, grid))
@@ -139,6 +136,17 @@ class SideAdapter(nn.Module):
             if index in self.supervised:
                 outputs.append(SideTokens(queries, patches, grid))
         return outputs
+
+    def embed(self, images: Tensor, features: ClipFeatures) -> Tensor:
+        """The map (B, C', h', w') of patch tokens that enter block 1: position and first fusion included."""
+        patches, _, grid = self._embed(images, features)
+        return patches.transpose(1, 2).unflatten(2, grid)
+
+    def _embed(self, images: Tensor, features: ClipFeatures) -> tuple[Tensor, Tensor, tuple[int, int]]:
+        grid = self._grid(images)
+        pos_embed = self._positions(grid)
+        patches = self.patch_embed(images).flatten(2).transpose(1, 2) + pos_embed
+        return self._fuse(0, patches, grid, features), pos_embed, grid
 
     def _fuse(self, block: int, patches: Tensor, grid: tuple[int, int], features: ClipFeatures) -> Tensor:
         if block not in self.tap_of:

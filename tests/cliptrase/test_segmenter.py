@@ -98,6 +98,19 @@ def test_mixed_precision_does_not_move_regions(clip):
         assert method.regions(half).masks.sum() == 64
 
 
+def test_regions_of_several_radii_are_those_of_each_together(clip):
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2)
+    features = clip.visual(torch.stack([pictures()[2], pictures()[2].flip(2)]), method.taps)
+    both = method.regions(features, (0.7, 1.4))
+    for scale in (0.7, 1.4):
+        alone = Cliptrase(clip.visual, eps=0.4 * scale, min_samples=2).regions(features)
+        for image in range(2):
+            found = {tuple(mask.flatten().tolist()) for mask in both.masks[image][both.valid[image]]}
+            assert {tuple(mask.flatten().tolist()) for mask in alone.masks[image][alone.valid[image]]} <= found
+    counts = [method.regions(features, (scale,)).valid.sum() for scale in (0.7, 1.4)]
+    assert both.valid.sum() == sum(counts)
+
+
 def test_bad_arguments(clip):
     with pytest.raises(ValueError, match="unknown attention rule 'x'"):
         Cliptrase(clip.visual, attention="x")

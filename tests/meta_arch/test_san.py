@@ -125,8 +125,8 @@ def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monk
 
 
 def test_cliptrase_is_needed_only_where_queries_start_from_regions(world):
-    assert world.model().cliptrase is None
-    assert world.model("san_cliptrase").cliptrase is not None
+    assert world.model().region_source is None
+    assert world.model("san_cliptrase").region_source is not None
 
 
 def test_inference_needs_no_training_set(world):
