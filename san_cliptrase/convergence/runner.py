@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import connection
 from pathlib import Path
 
@@ -47,37 +48,47 @@ def run_all(experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, 
     context = multiprocessing.get_context("spawn")
     running: dict[int, tuple[multiprocessing.process.BaseProcess, tuple[str, int], float]] = {}
     failed, total, started = [], len(waiting), time.monotonic()
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    # Spawned processes read these before they import torch.
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)), TQDM_DISABLE="1")
-    try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                arguments = (configs[run], threads, jobs, experiment.keep_checkpoints)
-                process = context.Process(target=worker.process_main, args=arguments, name=f"{run[0]} seed {run[1]}")
-                process.start()
-                running[process.sentinel] = (process, run, time.monotonic())
-            for sentinel in connection.wait(list(running)):
-                process, run, since = running.pop(sentinel)
+    with threads_in_environment(threads):
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.pop(0)
+                    arguments = (configs[run], threads, jobs, experiment.keep_checkpoints)
+                    process = context.Process(
+                        target=worker.process_main, args=arguments, name=f"{run[0]} seed {run[1]}"
+                    )
+                    process.start()
+                    running[process.sentinel] = (process, run, time.monotonic())
+                for sentinel in connection.wait(list(running)):
+                    process, run, since = running.pop(sentinel)
+                    process.join()
+                    if process.exitcode:
+                        failed.append(run)
+                    done = total - len(waiting) - len(running)
+                    left = (time.monotonic() - started) / done * (total - done)
+                    outcome = _outcome(experiment, run, process.exitcode, time.monotonic() - since)
+                    _say(f"[{done}/{total}] {outcome}; {_duration(left)} left")
+        finally:
+            for process, _, _ in running.values():
+                process.terminate()
+            for process, _, _ in running.values():
                 process.join()
-                if process.exitcode:
-                    failed.append(run)
-                done = total - len(waiting) - len(running)
-                left = (time.monotonic() - started) / done * (total - done)
-                outcome = _outcome(experiment, run, process.exitcode, time.monotonic() - since)
-                _say(f"[{done}/{total}] {outcome}; {_duration(left)} left")
+    return failed
+
+
+@contextmanager
+def threads_in_environment(threads: int) -> Iterator[None]:
+    """Processes that are spawned within find the number of threads before they import torch, and no progress bars."""
+    values = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TQDM_DISABLE": "1"}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
     finally:
-        for process, _, _ in running.values():
-            process.terminate()
-        for process, _, _ in running.values():
-            process.join()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        os.environ.pop("TQDM_DISABLE", None)
-    return failed
 
 
 def _outcome(experiment: Experiment, run: tuple[str, int], exitcode: int | None, seconds: float) -> str:

@@ -96,11 +96,11 @@ def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None
         # Of an interrupted run, only the parts that it was continued from count.
         before = (read_json(folder / _PARTS) or []) if trainer.start_iter else []
         parts = [*before, part]
-        write_text(folder / _PARTS, json.dumps(parts, indent=2))
+        write_json(folder / _PARTS, parts)
         trainer.train()
         wall = round(time.monotonic() - started, 1)
         finished = {"fingerprint": fingerprint(cfg), "date": now(), "wall_seconds_of_last_part": wall, "parts": parts}
-        write_text(folder / FINISHED, json.dumps(finished, indent=2))
+        write_json(folder / FINISHED, finished)
     if not keep_checkpoints:
         remove_checkpoints(folder)
 
@@ -115,7 +115,7 @@ def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> N
     """What a run's process does: :func:`train_run`, with all that is printed in the run's ``log.txt``."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    _end_with_parent()
+    end_with_parent()
     with open(folder / "log.txt", "ab", buffering=0) as log, open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -129,11 +129,28 @@ def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> N
         sys.exit(1)
 
 
+def end_with_parent() -> None:
+    """Ends this process when the lab is killed, or a second lab would find two at work in one folder."""
+    parent = parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes strict JSON, in which there is no NaN, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
@@ -184,15 +201,3 @@ def _locked(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise ConfigError(f"another process works in {folder}: wait for it or end it") from error
         yield
-
-
-def _end_with_parent() -> None:
-    """Ends this process when the lab is killed, or a second lab would find two at work in one folder."""
-    parent = parent_process()
-    if parent is not None:
-
-        def watch() -> None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()

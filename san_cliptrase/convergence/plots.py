@@ -1,0 +1,142 @@
+"""The report's pictures: learning curves, and speed-ups with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_BASELINE = "black"
+# Okabe and Ito's colours, which the colour-blind can tell apart; yellow is left out, too faint on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_STYLES = ("-", "--", "-.", ":")
+_TOGETHER = 6
+"""Up to this many variants share a panel; of more, the best are drawn strongly, and each gets a panel of its own."""
+_STRONG = 4
+_COLUMNS = 5
+
+
+def plot_curves(report: Mapping[str, Any], path: Path) -> None:
+    """One panel for all, seen and unseen classes: mean over seeds with Student-t bands, baseline's final value dotted.
+
+    Args:
+        report: what ``report.build_report`` returns.
+        path: PNG to write.
+    """
+    variants, metrics, looks = report["variants"], report["metrics"], _looks(report)
+    others = [name for name in variants if name != report["baseline"]]
+    crowded = len(variants) > _TOGETHER
+    ranked = sorted(others, key=lambda name: -variants[name]["metrics"]["mIoU"]["area"]["value"])
+    strong = [report["baseline"], *(name for name in others if not crowded or name in ranked[:_STRONG])]
+    rows = -(-len(others) // _COLUMNS) if crowded else 0
+    figure = Figure(figsize=(12.5, 4.6 + 2.1 * rows), layout="constrained")
+    top, *rest = figure.subfigures(1 + bool(rows), 1, height_ratios=[4.6, 2.1 * rows] if rows else None, squeeze=False)[
+        :, 0
+    ]
+    for axes, metric in zip(_row(top, len(metrics)), metrics, strict=True):
+        for name in others:
+            if name not in strong:
+                curve = variants[name]["metrics"][metric]["curve"]
+                axes.plot(curve["iterations"], curve["mean"], color="0.8", linewidth=0.8, zorder=1)
+        for name in strong:
+            _draw(axes, variants[name]["metrics"][metric], looks[name], variants[name]["title"])
+        _final_line(axes, report, metric)
+        axes.set(title=f"{metric}, all classes" if metric == "mIoU" else metric, xlabel="iterations")
+    top.axes[0].set_ylabel("percent")
+    handles, labels = top.axes[0].get_legend_handles_labels()
+    if crowded:
+        handles, labels = [*handles, top.axes[0].plot([], [], color="0.8")[0]], [*labels, "the others (below)"]
+    top.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5), frameon=False)
+    if rest:
+        _small_multiples(rest[0], rows, report, others, looks)
+    figure.savefig(path, dpi=110)
+
+
+def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
+    """Speed-ups in iterations (mIoU, first reached) with bootstrap intervals, a panel for each level.
+
+    Args:
+        report: what ``report.build_report`` returns.
+        path: PNG to write.
+    """
+    variants = {name: v for name, v in report["variants"].items() if name != report["baseline"]}
+    levels, looks = report["levels"], _looks(report)
+    figure = Figure(figsize=(12.5, 1.9 + 0.34 * len(variants)), layout="constrained")
+    panels = _row(figure, len(levels), sharex=True)
+    for place, (axes, level) in enumerate(zip(panels, levels, strict=True)):
+        for row, (name, variant) in enumerate(variants.items()):
+            speedup = variant["metrics"]["mIoU"]["levels"][place]["first"]["speedup"]
+            if speedup is None:
+                continue
+            colour, bounded = looks[name][0], speedup["bounds"]["exact"] < speedup["seeds"]
+            if speedup["low"] is not None:
+                axes.plot([speedup["low"], speedup["high"]], [row, row], color=colour, linewidth=2.5, alpha=0.6)
+            axes.scatter(speedup["by_seed"], [row] * speedup["seeds"], color=colour, s=9, alpha=0.6, linewidths=0)
+            face = "white" if bounded else colour
+            axes.scatter([speedup["value"]], [row], s=52, color=face, edgecolors=colour, linewidths=1.8, zorder=3)
+        axes.axvline(1, color=_BASELINE, linewidth=1)
+        axes.set(title=f"{level:.0%} of the baseline's final", xscale="log", ylim=(len(variants) - 0.4, -0.6))
+        axes.grid(axis="x", which="both", alpha=0.25)
+        axes.set_yticks(range(len(variants)), [v["title"] for v in variants.values()])
+    low, high = panels[0].get_xlim()
+    marks = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if high > 6 * low else (0.5, 0.7, 1, 1.5, 2, 3, 4, 5)
+    ticks = [mark for mark in marks if low <= mark <= high]
+    panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0].set_xticks([], minor=True)
+    baseline = report["variants"][report["baseline"]]["title"]
+    figure.supxlabel(
+        f"times fewer iterations than {baseline} (1: equal). Small dots: seeds. Bar: 95 % of the geometric mean. "
+        "Open circle: some pairs are only bounds.",
+        fontsize="medium",
+    )
+    figure.savefig(path, dpi=110)
+
+
+def _looks(report: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Variant -> colour and line style, by its place in the experiment, whatever the results are."""
+    looks = [(colour, style) for style, colour in product(_STYLES, _COLOURS)]
+    others = [name for name in report["variants"] if name != report["baseline"]]
+    return {report["baseline"]: (_BASELINE, "-")} | {n: looks[i % len(looks)] for i, n in enumerate(others)}
+
+
+def _row(figure: Any, count: int, **shared: bool) -> Sequence[Axes]:
+    return figure.subplots(1, count, sharey=True, squeeze=False, **shared)[0]
+
+
+def _draw(axes: Axes, scores: Mapping[str, Any], look: tuple[str, str], label: str) -> None:
+    curve, (colour, style) = scores["curve"], look
+    iterations, mean = np.array(curve["iterations"]), np.array(curve["mean"])
+    baseline = colour == _BASELINE
+    axes.plot(
+        iterations, mean, color=colour, linestyle=style, linewidth=2.2 if baseline else 1.7, label=label, zorder=3
+    )
+    if curve["half_width"] is not None:
+        width = np.array(curve["half_width"])
+        low, high = np.clip(mean - width, 0, 100), np.clip(mean + width, 0, 100)
+        axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
+    axes.grid(alpha=0.3)
+
+
+def _final_line(axes: Axes, report: Mapping[str, Any], metric: str) -> None:
+    baseline = report["variants"][report["baseline"]]
+    value = baseline["metrics"][metric]["final"]["value"]
+    axes.axhline(value, color=_BASELINE, linestyle=":", linewidth=1, label=f"final of {baseline['title']}")
+
+
+def _small_multiples(
+    figure: Any, rows: int, report: Mapping[str, Any], names: Sequence[str], looks: Mapping[str, tuple[str, str]]
+) -> None:
+    figure.suptitle("mIoU of each variant (colour) and of the baseline (black)", fontsize="medium")
+    grid = figure.subplots(rows, _COLUMNS, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    for axes, name in zip(grid.flat, names, strict=False):
+        for drawn in (report["baseline"], name):
+            variant = report["variants"][drawn]
+            _draw(axes, variant["metrics"]["mIoU"], looks[drawn], variant["title"])
+        axes.set_title(report["variants"][name]["title"], fontsize="medium")
