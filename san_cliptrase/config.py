@@ -103,8 +103,6 @@ def _add_san(cfg: Any, node: type) -> None:
     init.PROTOTYPE_IMAGES = 1000
     # Where an image has fewer regions than there are queries: go round again, so that every query has a region?
     init.REPEAT = True
-    # Train queries that one-to-one matching leaves over as positives of the class that their region lies on?
-    init.MATCH_REGIONS = False
 
 
 def _add_data_and_solver(cfg: Any, node: type) -> None:

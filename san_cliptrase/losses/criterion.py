@@ -61,18 +61,12 @@ class SetCriterion(nn.Module):
         class_weights[-1] = no_object_weight
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(
-        self,
-        predictions: Sequence[Prediction],
-        targets: Sequence[MaskTarget],
-        region_matches: Matches | None = None,
-    ) -> dict[str, Tensor]:
+    def forward(self, predictions: Sequence[Prediction], targets: Sequence[MaskTarget]) -> dict[str, Tensor]:
         """Score the predictions of all supervised blocks, in float32 whatever their dtype.
 
         Args:
             predictions: (pred_logits (B, Q, K+1), mask_logits (B, Q, h, w)) per supervised block, the final one last.
             targets: One per image, masks on the canvas that the predicted masks cover. An image may have none.
-            region_matches: Further pairs, see ``match_regions``, for queries that one-to-one matching leaves over.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the final block, and with the suffixes ``_0``, ``_1``, ... of
@@ -86,25 +80,19 @@ class SetCriterion(nn.Module):
         self._check_classes(pred_logits)
         check_targets(targets, len(pred_logits), self.num_classes)
         targets = [MaskTarget(*(part.to(mask_logits.device) for part in target)) for target in targets]
+        num_masks = _average_over_workers(sum(len(target.labels) for target in targets), mask_logits.device)
         losses = {}
         with torch.autocast(mask_logits.device.type, enabled=False):
             for block, (logits, masks) in enumerate(predictions):
                 suffix = "" if block == len(predictions) - 1 else f"_{block}"
-                found = self._losses(logits.float(), masks.float(), targets, region_matches)
+                found = self._losses(logits.float(), masks.float(), targets, num_masks)
                 losses.update({f"{name}{suffix}": self.weights[name] * loss for name, loss in found.items()})
         return losses
 
     def _losses(
-        self,
-        pred_logits: Tensor,
-        mask_logits: Tensor,
-        targets: Sequence[MaskTarget],
-        region_matches: Matches | None,
+        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget], num_masks: Tensor
     ) -> dict[str, Tensor]:
         matches = self.matcher(pred_logits, mask_logits, targets)
-        if region_matches is not None:
-            matches = [_add_pairs(own, more) for own, more in zip(matches, region_matches, strict=True)]
-        num_masks = _average_over_workers(sum(len(queries) for queries, _ in matches), mask_logits.device)
         masks = torch.cat([row[queries] for row, (queries, _) in zip(mask_logits, matches, strict=True)])
         true = torch.cat([target.masks[found] for target, (_, found) in zip(targets, matches, strict=True)])
         loss_mask, loss_dice = self._mask_losses(masks, true.to(masks))
@@ -118,7 +106,10 @@ class SetCriterion(nn.Module):
         classes = torch.full(pred_logits.shape[:2], self.num_classes, device=pred_logits.device)
         for row, target, (queries, found) in zip(classes, targets, matches, strict=True):
             row[queries] = target.labels[found]
-        return F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), self.class_weights.to(pred_logits))
+        weights = self.class_weights.to(pred_logits)
+        total = F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
+        # Not its own mean: that is 0 / 0 where nothing is matched and the no-object weight is 0.
+        return total / weights[classes].sum().clamp(min=torch.finfo(total.dtype).tiny)
 
     def _mask_losses(self, mask_logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
         """Sums over matched masks, (R, h, w) logits and (R, H, W) truth; zero, but differentiable, without any."""
@@ -146,12 +137,6 @@ class SetCriterion(nn.Module):
             raise ValueError(
                 f"predictions have {pred_logits.shape[-1]} classes; {self.num_classes} and the background were expected"
             )
-
-
-def _add_pairs(matches: tuple[Tensor, Tensor], more: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """The pairs of ``matches`` and those of ``more`` whose query is free."""
-    free = ~torch.isin(more[0], matches[0])
-    return torch.cat([matches[0], more[0][free]]), torch.cat([matches[1], more[1][free]])
 
 
 def _average_over_workers(count: int, device: torch.device) -> Tensor:

@@ -17,7 +17,6 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
-from san_cliptrase.losses.region_matching import match_regions
 from san_cliptrase.losses.targets import MaskTarget
 from san_cliptrase.meta_arch.inputs import batch_vocabulary, clip_from_config, cliptrase_from_config, image_batch
 from san_cliptrase.meta_arch.region_sources import RegionSource, picture_features
@@ -58,10 +57,8 @@ class SAN(nn.Module):
         resolution: float,
         divisibility: int,
         templates: str,
-        match_regions: bool = False,
     ) -> None:
         super().__init__()
-        self.match_regions = match_regions
         self.clip, self.network, self.classifier = clip, network, classifier
         self.criterion, self.region_source = criterion, region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
@@ -85,7 +82,6 @@ class SAN(nn.Module):
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "divisibility": san.SIZE_DIVISIBILITY,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
-            "match_regions": san.QUERY_INIT.MATCH_REGIONS,
         }
 
     @property
@@ -107,12 +103,10 @@ class SAN(nn.Module):
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
         features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
-        regions = None
-        if self.network.query_init.needs_regions:
-            regions = self.network.assign(self.find_regions(features, inputs, batch))
+        regions = self.find_regions(features, inputs, batch) if self.network.query_init.needs_regions else None
         predictions = self.network(batch.tensor, features, regions)
         if self.training:
-            return self._losses(predictions, features, text, inputs, batch, regions)
+            return self._losses(predictions, features, text, inputs, batch)
         final = predictions[-1]
         logits = self._classify(final.attn_bias, features, text)
         padded = tuple(batch.tensor.shape[-2:])
@@ -147,13 +141,7 @@ class SAN(nn.Module):
         return self.classifier(embeddings, text, self.clip.logit_scale)
 
     def _losses(
-        self,
-        predictions: list,
-        features: ClipFeatures,
-        text: Tensor,
-        inputs: list[dict],
-        batch: ImageList,
-        regions: Regions | None,
+        self, predictions: list, features: ClipFeatures, text: Tensor, inputs: list[dict], batch: ImageList
     ) -> dict[str, Tensor]:
         # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
         biases = torch.cat([p.attn_bias for p in predictions], dim=3)
@@ -167,8 +155,7 @@ class SAN(nn.Module):
             canvas = masks.new_zeros(len(masks), height, width)
             canvas[:, : masks.shape[1], : masks.shape[2]] = masks
             targets.append(MaskTarget(instances.gt_classes, canvas))
-        more = match_regions(regions, targets) if self.match_regions and regions is not None else None
-        return self.criterion(scored, targets, more)
+        return self.criterion(scored, targets)
 
 
 def _resized_labels(entry: dict, size: tuple[int, int]) -> Tensor | None:

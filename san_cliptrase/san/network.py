@@ -42,12 +42,6 @@ class SideAdapterNetwork(nn.Module):
         """CLIP taps that ``forward`` needs."""
         return tuple(sorted({*self.adapter.taps, *self.query_init.taps}))
 
-    def assign(self, regions: Regions | None) -> Regions | None:
-        """The region of each query, as ``forward`` takes them; None without regions or where they change nothing."""
-        if regions is None or not self.query_init.needs_regions:
-            return None
-        return assign_regions(regions, self.adapter.num_queries, self.query_init.repeat)
-
     def region_tokens(self, images: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region, (B, N, C')."""
         side_map = self.adapter.embed(images, features)
@@ -59,11 +53,14 @@ class SideAdapterNetwork(nn.Module):
         Args:
             images: (B, 3, H, W), normalised and padded; H and W multiples of the side adapter's patch size.
             features: CLIP's tokens of the same canvas, with ``taps``.
-            regions: One region per query on CLIP's patch grid, see ``assign``, or None: SAN as published.
+            regions: Regions on CLIP's patch grid, or None: SAN as published.
 
         Returns:
             One prediction per supervised block, the final one last.
         """
-        initialise = partial(self.query_init.queries, features=features, regions=regions)
+        assigned = None
+        if regions is not None and self.query_init.needs_regions:
+            assigned = assign_regions(regions, self.adapter.num_queries, self.query_init.repeat)
+        initialise = partial(self.query_init.queries, features=features, regions=assigned)
         outputs = self.adapter(images, features, initialise)
-        return [self.query_init.apply_prior(self.decoder(tokens), regions) for tokens in outputs]
+        return [self.query_init.apply_prior(self.decoder(tokens), assigned) for tokens in outputs]

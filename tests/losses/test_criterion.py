@@ -74,6 +74,15 @@ def test_images_without_masks_train_the_no_object_class_only(targets):
     assert masks.grad.isfinite().all()
 
 
+def test_images_without_masks_cost_nothing_where_no_object_has_no_weight():
+    empty = MaskTarget(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 32, 32))
+    logits, masks = random_prediction()
+    losses = build(no_object_weight=0.0)([(logits, masks)], [empty])
+    assert losses["loss_ce"] == 0, "not 0 / 0"
+    sum(losses.values()).backward()
+    assert not logits.grad.any()
+
+
 def test_losses_are_per_mask_of_all_workers(monkeypatch):
     target = scenes.target(1)
     prediction = (torch.zeros(1, scenes.QUERIES, 5), torch.zeros(1, scenes.QUERIES, 8, 8))

@@ -11,11 +11,11 @@ def test_trains_under_automatic_mixed_precision(name):
     pixels = tiny.images().float()
     regions = tiny.partition(torch.arange(16).reshape(1, 4, 4).expand(2, -1, -1) // 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        outputs = san(pixels, tiny.encode(clip, pixels, san), san.assign(regions))
+        outputs = san(pixels, tiny.encode(clip, pixels, san), regions)
         embeddings = [
             recognise_masks(clip, tiny.encode(clip, pixels, san), bias, tiny.CLIP_BLOCKS) for _, bias in outputs
         ]
-    exact = san(pixels, tiny.encode(clip, pixels, san), san.assign(regions))[-1].mask_logits
+    exact = san(pixels, tiny.encode(clip, pixels, san), regions)[-1].mask_logits
     assert (outputs[-1].mask_logits - exact).abs().max() < 0.05 * exact.abs().max()
     sum(
         found.float().sum() + masks.float().sum() for found, (masks, _) in zip(embeddings, outputs, strict=True)
@@ -29,7 +29,7 @@ def test_network_names_every_tap_it_needs(clip):
     assert tiny.tiny_san("map_add").taps == (0, 1, 2, 3)
     san = tiny.tiny_san("map_add")
     regions = tiny.partition(torch.zeros(2, 4, 4, dtype=torch.long))
-    assert len(san(tiny.images(), clip(tiny.images(), san.taps), san.assign(regions))) == 2
+    assert len(san(tiny.images(), clip(tiny.images(), san.taps), regions)) == 2
 
 
 def test_clip_sees_the_image_at_its_scale():

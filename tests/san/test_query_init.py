@@ -15,7 +15,7 @@ def labels(batch=2, count=4, seed=5):
 
 def run(name, clip, pixels, regions, final=True, **init):
     san = tiny.tiny_san(name, **init)
-    outputs = san(pixels, tiny.encode(clip, pixels, san), san.assign(regions))
+    outputs = san(pixels, tiny.encode(clip, pixels, san), regions)
     return outputs[-1] if final else outputs
 
 
@@ -39,7 +39,7 @@ def test_regions_change_the_masks(clip, name):
 def test_zero_initialised_addition_starts_as_plain_san_and_learns(clip):
     pixels, regions = tiny.images(), tiny.partition(labels())
     san = tiny.tiny_san("map_add", zero_init=True)
-    found = san(pixels, tiny.encode(clip, pixels, san), san.assign(regions))[-1]
+    found = san(pixels, tiny.encode(clip, pixels, san), regions)[-1]
     plain = san(pixels, tiny.encode(clip, pixels, san), None)[-1]
     torch.testing.assert_close(found, plain)
     found.mask_logits.square().sum().backward()
@@ -104,7 +104,7 @@ def test_equal_regions_exchanged_exchange_their_queries_content(clip):
     san = tiny.tiny_san("tokens")
     san.adapter.query_pos_embed.data.zero_()
     features = tiny.encode(clip, pixels, san)
-    found, exchanged = (san(pixels, features, san.assign(given))[-1].mask_logits for given in (regions, swapped))
+    found, exchanged = (san(pixels, features, given)[-1].mask_logits for given in (regions, swapped))
     torch.testing.assert_close(exchanged[:, [1, 0]], found[:, :2])
 
 
@@ -135,7 +135,7 @@ def test_gradient_reaches_strengths_and_not_the_regions(clip):
     regions.masks.requires_grad_()
     pixels = tiny.images()
     san = tiny.tiny_san("tokens_prior")
-    for masks, bias in san(pixels, tiny.encode(clip, pixels, san), san.assign(regions)):
+    for masks, bias in san(pixels, tiny.encode(clip, pixels, san), regions):
         (masks.square().mean() + bias.square().mean()).backward(retain_graph=True)
     prior = san.query_init.prior
     assert prior.mask_strength.grad.abs() > 0
