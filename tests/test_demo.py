@@ -2,36 +2,19 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from san_cliptrase.demo.run import iterations_to, plot_convergence, read_curve, summarise
+from san_cliptrase.convergence.curves import Curve, first_reach, read_curve
+from san_cliptrase.demo.run import plot_convergence, summarise
 from tests.conftest import ROOT
 
 METRICS = ("pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen")
 
 
 def curve(*points):
-    return [{"iteration": float(i), "seconds": 0.0, **dict.fromkeys(METRICS, value)} for i, value in points]
-
-
-def test_a_level_between_two_evaluations_is_interpolated():
-    assert iterations_to(curve((0, 10.0), (50, 20.0), (100, 40.0)), 25.0) == 62.5
-
-
-def test_a_level_that_is_met_exactly():
-    assert iterations_to(curve((0, 10.0), (50, 20.0)), 20.0) == 50
-
-
-def test_the_first_time_counts_though_the_curve_falls_again():
-    assert iterations_to(curve((0, 0.0), (10, 30.0), (20, 5.0), (30, 40.0)), 15.0) == 5
-
-
-def test_a_level_that_is_never_reached():
-    assert iterations_to(curve((0, 10.0), (50, 20.0)), 20.1) is None
-
-
-def test_a_level_reached_before_training():
-    assert iterations_to(curve((0, 30.0), (50, 20.0)), 25.0) == 0
+    iterations, values = (np.array(column, float) for column in zip(*points, strict=True))
+    return Curve(iterations, 0 * iterations, dict.fromkeys(METRICS, values))
 
 
 @pytest.mark.parametrize(
@@ -62,20 +45,18 @@ def test_the_summary_says_how_fast(tmp_path, ours, words):
     assert f"--logdir {tmp_path}" in text
     report = json.loads((tmp_path / "summary.json").read_text())
     levels = report["iterations_to_share_of_final_miou_of_plain_san"]
-    assert levels["90%"]["san_cliptrase"] == iterations_to(ours, 36.0)
-    assert report["curves"]["san_cliptrase"] == ours
+    assert levels["90%"]["san_cliptrase"] == first_reach(ours, "mIoU", 36.0)
+    assert [row["mIoU"] for row in report["curves"]["san_cliptrase"]] == ours.metrics["mIoU"].tolist()
     assert report["training_free"] == rules
 
 
-def test_a_curve_is_read_from_a_runs_evaluations_and_plotted(tmp_path):
+def test_a_runs_evaluations_are_plotted(tmp_path):
     names = ",".join(METRICS)
     (tmp_path / "san").mkdir()
     (tmp_path / "san" / "evaluations.csv").write_text(
         f"iteration,seconds,dataset,{names}\n0,0.0,demo_scenes_val,1,2,3,4,5,6\n50,7.5,demo_scenes_val,2,3,4,5,6,7\n"
     )
-    found = read_curve(tmp_path, "san")
-    assert [row["iteration"] for row in found] == [0, 50]
-    assert found[1]["mIoU unseen"] == 7
+    found = read_curve(tmp_path / "san" / "evaluations.csv")
     picture = plot_convergence(tmp_path, {"san": found}, dict.fromkeys(METRICS, 3.0))
     assert picture.read_bytes().startswith(b"\x89PNG")
 

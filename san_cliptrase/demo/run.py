@@ -10,7 +10,6 @@ import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
 
 # isort: split
 import argparse
-import csv
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from matplotlib.figure import Figure
 
+from san_cliptrase.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.drawing import class_colors
 from san_cliptrase.engine.defaults import load_config, setup_logging
@@ -66,29 +66,12 @@ def train(output: Path, name: str, overrides: Sequence[str]) -> Trainer:
     return trainer
 
 
-def read_curve(output: Path, name: str) -> list[dict[str, float]]:
-    """The evaluations of a run: a dict with "iteration", "seconds" and the metrics for each."""
-    with open(output / name / "evaluations.csv", newline="", encoding="utf-8") as file:
-        return [{k: float(v) for k, v in row.items() if k != "dataset"} for row in csv.DictReader(file)]
-
-
-def iterations_to(curve: list[dict[str, float]], level: float, metric: str = "mIoU") -> float | None:
-    """Iterations until a metric first reaches a level, linear between evaluations; None if it never does."""
-    if curve[0][metric] >= level:
-        return curve[0]["iteration"]
-    for before, after in zip(curve, curve[1:], strict=False):
-        if after[metric] >= level:
-            share = (level - before[metric]) / (after[metric] - before[metric])
-            return before["iteration"] + share * (after["iteration"] - before["iteration"])
-    return None
-
-
-def plot_convergence(output: Path, curves: dict[str, list[dict[str, float]]], base: dict[str, float]) -> Path:
+def plot_convergence(output: Path, curves: dict[str, Curve], base: dict[str, float]) -> Path:
     """Plot mIoU against iterations, one panel each for all, seen and unseen classes."""
     figure = Figure(figsize=(13, 4), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 3, sharey=True), METRICS, strict=True):
         for name, curve in curves.items():
-            axes.plot([row["iteration"] for row in curve], [row[metric] for row in curve], marker="o", label=RUNS[name])
+            axes.plot(curve.iterations, curve.metrics[metric], marker="o", label=RUNS[name])
         axes.axhline(base[metric], color="gray", linestyle=":", label="CLIPtrase, training-free")
         axes.set(title={"mIoU": "mIoU, all classes"}.get(metric, metric), xlabel="iterations")
         axes.grid(alpha=0.3)
@@ -128,20 +111,20 @@ def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
     return path
 
 
-def summarise(output: Path, rules: dict, curves: dict, minutes: float, files: Sequence[Path]) -> str:
+def summarise(output: Path, rules: dict, curves: dict[str, Curve], minutes: float, files: Sequence[Path]) -> str:
     """The closing words, also written to ``summary.json``."""
     plain, ours = curves["san"], curves["san_cliptrase"]
-    level = plain[-1]["mIoU"]
+    level, last = float(plain.metrics["mIoU"][-1]), plain.schedule
     reached = {
-        f"{share:.0%}": {name: iterations_to(curve, share * level) for name, curve in curves.items()}
+        f"{share:.0%}": {name: first_reach(curve, "mIoU", share * level) for name, curve in curves.items()}
         for share in SHARES
     }
-    last = plain[-1]["iteration"]
-    seconds = {name: c[-1]["seconds"] / c[-1]["iteration"] for name, c in curves.items()}
-    rows = {f"{name}, iteration {c[i]['iteration']:.0f}": c[i] for name, c in curves.items() for i in (0, -1)}
+    tables = {name: _rows(curve) for name, curve in curves.items()}
+    seconds = {name: float(c.seconds[-1]) / c.schedule for name, c in curves.items()}
+    rows = {f"{name}, iteration {t[i]['iteration']:.0f}": t[i] for name, t in tables.items() for i in (0, -1)}
     report = {
         "training_free": rules,
-        "curves": curves,
+        "curves": tables,
         "iterations_to_share_of_final_miou_of_plain_san": reached,
         "iterations_of_plain_san": last,
         "seconds_per_iteration": seconds,
@@ -155,7 +138,7 @@ def summarise(output: Path, rules: dict, curves: dict, minutes: float, files: Se
             format_results(shown),
             "",
             f"Plain SAN ends at mIoU {level:.1f} after {last:.0f} iterations, SAN from CLIPtrase's regions at "
-            f"{ours[-1]['mIoU']:.1f}.",
+            f"{ours.metrics['mIoU'][-1]:.1f}.",
             *(
                 f"{share} of plain SAN's last mIoU: plain after {_count(found['san'])} iterations, from regions after "
                 f"{_count(found['san_cliptrase'])}."
@@ -170,6 +153,12 @@ def summarise(output: Path, rules: dict, curves: dict, minutes: float, files: Se
             f"{minutes:.1f} minutes",
         ]
     )
+
+
+def _rows(curve: Curve) -> list[dict[str, float]]:
+    """A dict with "iteration", "seconds" and the metrics for each evaluation."""
+    columns = {"iteration": curve.iterations, "seconds": curve.seconds, **curve.metrics}
+    return [dict(zip(columns, map(float, values), strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _count(iterations: float | None) -> str:
@@ -189,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
     trainers = {name: train(args.output, name, args.overrides) for name in RUNS}
-    curves = {name: read_curve(args.output, name) for name in RUNS}
+    curves = {name: read_curve(args.output / name / "evaluations.csv", "demo_scenes_val") for name in RUNS}
     cfg = load_config(CONFIGS / "cliptrase.yaml", args.overrides)
     models = {"CLIPtrase": build_model(cfg)} | {RUNS[n]: t.model for n, t in trainers.items()}
     for model in models.values():
