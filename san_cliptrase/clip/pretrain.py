@@ -179,6 +179,8 @@ def fit(
     output: Path,
     save_every: int,
     weights: Path | None = None,
+    patch_dropout: float = PATCH_DROPOUT,
+    unmasked: float = UNMASKED,
 ) -> None:
     """Trains the architecture ``scenes_vit``; writes the checkpoint on the way too: a killed run leaves a whole one.
 
@@ -189,12 +191,14 @@ def fit(
         output: folder.
         save_every: steps.
         weights: file to start from; without, weights are random.
+        patch_dropout: share of the patches that is dropped.
+        unmasked: share of the steps, the last ones, that drop none.
     """
     torch.manual_seed(record["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     register_shipped_models()
     model = open_clip.create_model(
-        "scenes_vit", str(weights) if weights else None, force_patch_dropout=PATCH_DROPOUT
+        "scenes_vit", str(weights) if weights else None, force_patch_dropout=patch_dropout
     ).to(device)
     tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
     steps, lr = record["steps"], record["lr"]
@@ -209,7 +213,7 @@ def fit(
     started, progress = time.monotonic(), tqdm(range(1, steps + 1), "steps")
     for step in progress:
         model.train()
-        if step > (1 - UNMASKED) * steps:
+        if step > (1 - unmasked) * steps:
             model.visual.patch_dropout.prob = 0.0
         images, captions, truth = draw()
         with torch.autocast(device.type, torch.bfloat16):

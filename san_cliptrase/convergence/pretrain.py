@@ -4,11 +4,11 @@
 and ``scenes_vit_record.json`` for ``MODEL.CLIP.PRETRAINED DIR/scenes_vit.safetensors``.
 
 What supervises it: a random crop of a picture, and a caption that names classes with at least :data:`MIN_SHARE` of the
-crop's pixels. Of the label maps only this set of names enters, never a position; but it is a set *per crop*, drawn anew
-for every crop, which says more of where a class is than one set per picture would. No image-level data set of driving
-scenes could be used instead: nearly every picture shows sky, building and road. So this CLIP is a stand-in that makes
-experiments on real photographs possible on two cores; it is not a model that has only read captions. It learns the
-names of all classes, those too that no mask of SAN's training set shows.
+crop's pixels; crops with rare classes are drawn more often. Of the label maps only this set of names enters, never a
+position; but it is a set *per crop*, drawn anew for every crop, which says more of where a class is than one set per
+picture would. Sets per picture could not be used instead: nearly every picture shows sky, building and road. So this
+CLIP is a stand-in that makes experiments on real photographs possible on two cores; it is not a model that has only
+read captions. It learns the names of all classes, those too that no mask of SAN's training set shows.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ from san_cliptrase.images import DataError, read_image
 
 SIDE = 96
 """Pixels of a crop's side as the CLIP sees it: the input size of the architecture ``scenes_vit``."""
-SCALES = (0.25, 1.0)
-"""Least and largest side of a crop, relative to the picture's shorter side; uniform in between."""
-MIN_SHARE = 0.02
+SCALES = (0.12, 0.6)
+"""Least and largest side of a crop, relative to the picture's shorter side; uniform in between. Larger crops of a
+street show nearly every class, and a caption that is true of every crop teaches nothing."""
+MIN_SHARE = 0.1
 """A class is named if it has this share of the crop's pixels."""
+TRIES = 20
+"""Crops that are looked at for one with a class chosen at random, so that rare classes are named too."""
 HELD_OUT = 256
 """Crops of another split that captions are retrieved for, at each saving."""
 
@@ -72,7 +75,9 @@ class Crops:
         self._jitter = ColorJitter(0.3, 0.3, 0.3)
 
     def draw(self, rng: np.random.Generator, augment: bool = True) -> tuple[np.ndarray, list[str]]:
-        """A crop in which at least one class has :data:`MIN_SHARE` of the pixels.
+        """A random crop in which at least one class has :data:`MIN_SHARE` of the pixels.
+
+        A class is chosen at random first; crops are drawn until one has it, or for :data:`TRIES` times.
 
         Args:
             rng: decides picture, place, size and flip; the colour jitter draws from torch's generator.
@@ -81,18 +86,19 @@ class Crops:
         Returns:
             (3, SIDE, SIDE) uint8, and the names of the classes in it.
         """
-        while True:
+        wanted, tries, names = rng.integers(len(self.names)), 0, []
+        while not names or (self.names[wanted] not in names and tries < TRIES):
+            tries += 1
             index = int(rng.integers(len(self.pictures)))
-            picture, labels = self.pictures[index], self.labels[index]
+            labels = self.labels[index]
             height, width = labels.shape
-            side = round(rng.uniform(*SCALES) * min(height, width))
+            side = max(1, round(rng.uniform(*SCALES) * min(height, width)))
             top, left = (int(rng.integers(size - side + 1)) for size in (height, width))
             inside = labels[top : top + side, left : left + side]
             counts = np.bincount(inside.ravel(), minlength=len(self.names) + 1)[: len(self.names)]
             names = [self.names[i] for i in np.flatnonzero(counts >= MIN_SHARE * inside.size)]
-            if names:
-                break
-        crop = picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+        box = (left, top, left + side, top + side)
+        crop = self.pictures[index].resize((SIDE, SIDE), Image.Resampling.BILINEAR, box)
         if augment:
             if rng.random() < 0.5:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -124,9 +130,9 @@ def train(args: argparse.Namespace) -> None:
         "start": args.start,
         "threads": torch.get_num_threads(),
     }
-    record |= {"seed": args.seed, "steps": args.steps, "batch": args.batch, "lr": args.lr}
+    record |= {key: getattr(args, key) for key in ("seed", "steps", "batch", "lr", "patch_dropout", "unmasked")}
     weights = SHIPPED_WEIGHTS["scenes_vit", "scenes"] if args.start == "scenes" else None
-    fit(draw, measure, record, args.output, args.save_every, weights)
+    fit(draw, measure, record, args.output, args.save_every, weights, args.patch_dropout, args.unmasked)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,9 +142,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", choices=sorted(DATASETS), default="camvid_val", help="what retrieval is tried on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", choices=("scenes", "random"), default="scenes", help="weights to start from")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--patch-dropout", type=float, default=0.75, help="share of the patches that a step leaves out")
+    parser.add_argument("--unmasked", type=float, default=0.1, help="share of the steps, the last, with all patches")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as many as it takes by itself")
     parser.add_argument("--save-every", type=int, default=200)
