@@ -51,7 +51,9 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> None:
     handles, labels = top.axes[0].get_legend_handles_labels()
     if crowded:
         handles, labels = [*handles, top.axes[0].plot([], [], color="0.8")[0]], [*labels, "the others (below)"]
-    top.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 5), frameon=False)
+    # About 130 letters fit side by side; a handle takes the room of 7.
+    columns = max(1, min(len(labels), 130 // (7 + max(map(len, labels)))))
+    top.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
     if rest:
         _small_multiples(rest[0], rows, report, others, looks)
     figure.savefig(path, dpi=110)
