@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -141,4 +142,4 @@ def _small_multiples(
         for drawn in (report["baseline"], name):
             variant = report["variants"][drawn]
             _draw(axes, variant["metrics"]["mIoU"], looks[drawn], variant["title"])
-        axes.set_title(report["variants"][name]["title"], fontsize="medium")
+        axes.set_title(textwrap.fill(report["variants"][name]["title"], 28), fontsize="medium")
