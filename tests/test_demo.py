@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from san_cliptrase.convergence.curves import Curve, first_reach, read_curve
-from san_cliptrase.demo.run import plot_convergence, summarise
+from san_cliptrase.demo.run import evidence, plot_convergence, summarise
 from tests.conftest import ROOT
 
 METRICS = ("pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen")
@@ -40,6 +40,7 @@ def test_the_summary_says_how_fast(tmp_path, ours, words):
     text = summarise(tmp_path, rules, curves, 3.21, [tmp_path / "convergence.png"])
     assert "mIoU 40.0 after 300 iterations" in text
     assert words in text
+    assert evidence() in text
     assert "34.25" in text
     assert str(tmp_path / "convergence.png") in text
     assert f"--logdir {tmp_path}" in text
