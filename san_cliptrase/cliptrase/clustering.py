@@ -71,9 +71,10 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: 
 
 def _squared_distances(rows: Tensor) -> Tensor:
     """(B, L, L) squared Euclidean distances; a row is at distance 0 of itself whatever the rounding."""
-    rows = rows.float()
-    lengths = rows.square().sum(2)
-    squared = lengths[:, :, None] + lengths[:, None, :] - 2 * rows @ rows.transpose(1, 2)
+    with torch.autocast(rows.device.type, enabled=False):  # half precision would move rows across the radius
+        rows = rows.float()
+        lengths = rows.square().sum(2)
+        squared = lengths[:, :, None] + lengths[:, None, :] - 2 * rows @ rows.transpose(1, 2)
     squared.diagonal(dim1=1, dim2=2).zero_()
     return squared
 

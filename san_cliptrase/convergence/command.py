@@ -117,7 +117,12 @@ def _experiment(args: argparse.Namespace) -> int:
     write_layout(experiment.output, experiment.dataset, list(METRICS))
     failed = run_all(experiment, experiment.runs(args.variants, args.seeds), args.jobs, threads)
     study = study_of_experiment(experiment, failed=failed)
-    _report(experiment, study, _cost(experiment, study, threads, args.cost))
+    try:
+        cost = _cost(experiment, study, threads, args.cost)
+    except ConfigError:
+        _report(experiment, study, None)  # what was trained is not held back by what could not be measured
+        raise
+    _report(experiment, study, cost)
     return 1 if failed else 0
 
 

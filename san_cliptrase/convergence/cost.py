@@ -28,8 +28,8 @@ COST = "cost.json"
 ROUNDS = 8
 WARM_UP = 2
 _FLOPS_NOTE = (
-    "FLOPs, two per multiply-add, of matrix products, convolutions and attention, forward and backward; not counted: "
-    "clustering, median filter, norms and other elementwise work, text embeddings that are kept, and the optimiser."
+    "FLOPs, two per multiply-add, of matrix products (those of correlation and clustering too), convolutions and "
+    "attention, forward and backward; not counted: elementwise work, text embeddings that are kept, the optimiser."
 )
 
 

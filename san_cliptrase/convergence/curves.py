@@ -1,6 +1,7 @@
 """A run's evaluations as a curve, and what is read off it: when a level is reached, the end, the area below.
 
-Between two evaluations a curve is a straight line.
+Between two evaluations a curve is a straight line. One evaluation is noisy, and the first to touch a level is the
+luckiest of many: levels and ends are read off means of :data:`WINDOW` evaluations, of all runs alike.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from scipy.integrate import trapezoid
 
 METRICS = ("mIoU", "mIoU seen", "mIoU unseen")
 """What curves are compared in; the last two exist where a dataset has unseen classes."""
+
+WINDOW = 3
+"""Evaluations that a smoothed curve averages: each with those before it, so that nothing is reached before its time."""
 
 
 class CurveError(ValueError):
@@ -117,19 +121,28 @@ def _crossing(iterations: np.ndarray, values: np.ndarray, index: int, level: flo
     return float(iterations[index - 1] + share * (iterations[index] - iterations[index - 1]))
 
 
+def smoothed(curve: Curve) -> Curve:
+    """The curve of trailing means: every evaluation averaged with up to ``WINDOW - 1`` before it."""
+
+    def trailing(values: np.ndarray) -> np.ndarray:
+        starts = np.maximum(np.arange(len(values)) - WINDOW + 1, 0)
+        return np.array([values[start : end + 1].mean() for end, start in enumerate(starts)])
+
+    return Curve(curve.iterations, curve.seconds, {name: trailing(values) for name, values in curve.metrics.items()})
+
+
 def final(curve: Curve, metric: str) -> float:
-    """Where a metric ends: the mean of the evaluations in the last 5 % of the schedule, at least the last one."""
-    late = curve.iterations * 20 >= curve.schedule * 19
-    return float(curve.metrics[metric][late].mean())
+    """Where a metric ends: the mean of its last :data:`WINDOW` evaluations."""
+    return float(curve.metrics[metric][-WINDOW:].mean())
 
 
 def area(curve: Curve, metric: str) -> float:
-    """The mean of a metric over the schedule: (1 / n) times the integral from 0 to n, by trapezoids, in percent."""
+    """The mean of a metric over the schedule, in percent: its integral by trapezoids, divided by their span."""
     span = curve.schedule - curve.iterations[0]
     return float(trapezoid(curve.metrics[metric], curve.iterations) / span)
 
 
 def late_gain(curve: Curve, metric: str) -> float:
-    """What a metric gains in the last tenth of the schedule: near 0 on a plateau, else the run ends too early."""
-    values = curve.metrics[metric]
+    """What the smoothed metric gains in the last tenth of the schedule."""
+    values = smoothed(curve).metrics[metric]
     return float(values[-1] - np.interp(0.9 * curve.schedule, curve.iterations, values))

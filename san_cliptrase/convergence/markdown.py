@@ -7,23 +7,26 @@ from typing import Any
 
 _WAYS = {"first": "first reached", "kept": "reached for good"}
 _DEFINITIONS = """\
-- **Level**: a share of the final value of the baseline's run *of the same seed*. **Final**: the mean of the
-  evaluations in the last 5 % of the schedule, at least the last one.
-- **First reached**: iterations until a curve, straight between evaluations, first meets the level. **For good**: the
-  earliest iteration from which on it never falls below again. Iterations are means over the seeds that get there;
-  "k of n never" counts those that do not, and the mean leaves them out.
+- **Level**: a share of the final value of the baseline's run *of the same seed*. **Final**: the mean of the last three
+  evaluations.
+- **First reached**: iterations until the mean of three evaluations in a row, straight between evaluations, first meets
+  the level; one evaluation alone is noisy, and the first to touch a level is the luckiest. **For good**: the earliest
+  iteration from which on it never falls below again; not given for 100 %, below which nothing that ends there can say
+  since when. Iterations are means over the seeds that get there; "k of n never" counts those that do not.
 - **Speed-up**: iterations of the baseline / iterations of the variant, seed by seed, then the geometric mean; **least**
   is the smallest of a seed. Above 1 the variant is faster.
-- A time below one evaluation period counts as that period; a run that never gets there counts with the schedule's
-  length. Where that happens the ratio only bounds the true one: **>=** variant early or baseline never; **<=** variant
-  never or baseline early; **?** both, so the pair says nothing. "Of the pairs" counts them.
-- **Intervals**: 95 %, percentile bootstrap over seeds (10000 resamples of the paired values, fixed random seed); with
-  few seeds they are narrower than they should be. None with fewer than two. Bands in the pictures: pointwise mean
-  +- Student-t 95 %.
+- A time below one evaluation period counts as that period, so what starts above a level is only known to be at least so
+  fast; a run that never gets there counts with the schedule's length. **>=**: variant early or baseline never, the
+  factor is a lower bound; **<=**: variant never or baseline early, an upper one. "Of the pairs" counts them. Where both
+  kinds occur, or a pair is both (**?**), no factor is given.
+- **Intervals**: 95 % over seeds, in brackets the percentile bootstrap (10000 resamples of the paired values, fixed
+  random seed), which is too narrow with few seeds (with five it covers about 84 %); Student's t of the logarithms
+  beside it. None with fewer than two seeds. Bands in the pictures: pointwise mean +- Student-t 95 %.
 - **Area**: mean of the metric over the schedule, by trapezoids. **Differences**: variant minus baseline within seeds.
 - **Seconds, FLOPs to a level**: iterations times the median cost of one iteration, measured side by side; the intervals
-  are over seeds and leave out how well that cost is known. **Logged seconds**: from the runs' own clocks, evaluations
-  not counted; noisy where runs shared a machine.
+  are over seeds and leave out how well that cost is known. What happens before the first iteration (prototypes) is in
+  none of them. **Logged seconds**: from the runs' own clocks, evaluations not counted; noisy where runs shared a
+  machine.
 """
 
 
@@ -62,17 +65,21 @@ def headline(report: Mapping[str, Any], name: str) -> str:
     speedup = entry["first"]["speedup"]
     if speedup is None:
         return f"**{variant['title']}** shares no seed with {baseline}: nothing can be compared."
-    level = f"{entry['level']:.0%} of {baseline}'s final mIoU"
-    seeds = f"{speedup['seeds']} seed{'s' * (speedup['seeds'] != 1)}"
-    end = f"it ends {_signed(scores['final_difference'])} mIoU; {seeds}."
-    if speedup["bounds"]["unresolved"] == speedup["seeds"]:
+    level = f"{entry['level']:.4g} x {baseline}'s final mIoU" if entry["level"] != 1 else f"{baseline}'s final mIoU"
+    count = speedup["seeds"]
+    end = f"it ends {_signed(scores['final_difference'])} mIoU; {count} seed{'s' * (count != 1)}."
+    if speedup["variant_never"]:
+        return f"**{variant['title']}** does not reach {level} in {speedup['variant_never']} of {count} seeds; {end}"
+    if not _factor(speedup):
         return f"**{variant['title']}**: its speed to {level} cannot be told from these evaluations; {end}"
-    times = entry["first"]["speedup_seconds"]
-    time = f", {_estimate(times, 2)} in time" if times else ""
-    reserve = _bounds(speedup)
+    base = report["variants"][report["baseline"]]["metrics"]["mIoU"]["levels"][-1]["first"]["iterations"]
+    own = entry["first"]["iterations"]
+    words = "at least " if speedup["bounds"]["lower"] else ""
+    times = _factor(entry["first"]["speedup_seconds"])
+    student = f" (Student's t: {_student(speedup)})" if _student(speedup) else ""
     return (
-        f"**{variant['title']}** reaches {level} {_estimate(speedup, 2)} times as fast in iterations{time}"
-        f"{f' ({reserve})' if reserve else ''}; {end}"
+        f"**{variant['title']}** reaches {level} {words}{_estimate(speedup, 1)} times as fast{student}: "
+        f"after {own:.0f} iterations instead of {base:.0f}{f' (in time: {times})' if times else ''}; {end}"
     )
 
 
@@ -111,7 +118,7 @@ def _what_ran(report: Mapping[str, Any]) -> list[str]:
 
 
 def _levels(report: Mapping[str, Any], metric: str) -> list[str]:
-    heading, shares = f"## How fast: {metric}", [f"{level:.0%}" for level in report["levels"]]
+    heading, shares = f"## How fast: {metric}", [f"{100 * level:.4g}%" for level in report["levels"]]
     if metric != "mIoU":
         rows = [
             [v["title"], *(_with_bounds(entry["first"]["speedup"]) for entry in v["metrics"][metric]["levels"])]
@@ -122,7 +129,7 @@ def _levels(report: Mapping[str, Any], metric: str) -> list[str]:
     found = []
     for way, words in _WAYS.items():
         rows = [
-            [v["title"], *(_reached(entry[way]) for entry in v["metrics"][metric]["levels"])]
+            [v["title"], *(_reached(entry[way]) if entry[way] else "" for entry in v["metrics"][metric]["levels"])]
             for v in report["variants"].values()
         ]
         found += [f"Iterations until a share of the baseline's final {metric} is {words}:", _table(["", *shares], rows)]
@@ -153,15 +160,16 @@ def _speedups(report: Mapping[str, Any]) -> str:
             rows.append(
                 [
                     v["title"],
-                    f"{entry['level']:.0%}",
-                    _estimate(iterations, 2),
+                    f"{100 * entry['level']:.4g}%",
+                    _factor(iterations),
+                    _student(iterations),
                     f"{iterations['least']:.2f}" if iterations else "",
                     _bounds(iterations),
-                    *(_estimate(own[f"speedup_{kind}"], 2) for kind in ("seconds", "flops", "logged_seconds")),
-                    _with_bounds(entry["kept"]["speedup"]),
+                    *(_factor(own[f"speedup_{kind}"]) for kind in ("seconds", "flops", "logged_seconds")),
+                    _with_bounds(entry["kept"]["speedup"]) if entry["kept"] else "",
                 ]
             )
-    head = ["", "level", "iterations", "least", "of the pairs", "seconds", "FLOPs", "logged seconds"]
+    head = ["", "level", "iterations", "Student's t", "least", "of the pairs", "seconds", "FLOPs", "logged seconds"]
     return _table([*head, "iterations, for good"], rows)
 
 
@@ -217,8 +225,9 @@ def _plateau(report: Mapping[str, Any]) -> list[str]:
         end = report["variants"][report["baseline"]]["metrics"][metric]["final"]["value"]
         lines.append(f"- {metric}: {_signed(gain)} in the last tenth of the schedule; it ends at {end:.1f}")
     return [
-        "What the baseline still gains in the last tenth of its schedule (mean over seeds). Well above 0, the levels "
-        "above are shares of a value that more training would raise.",
+        "What the baseline still gains in the last tenth of its schedule (means of three evaluations, over seeds). "
+        "Well above 0, more training would raise the levels above. Near 0 shows less: the learning rate falls to 0, "
+        "which flattens every curve, and a longer schedule may still end higher.",
         "\n".join(lines),
     ]
 
@@ -229,7 +238,7 @@ def _others(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def _with_bounds(speedup: Mapping[str, Any] | None) -> str:
     words = _bounds(speedup)
-    return _estimate(speedup, 2) + (f" ({words})" if words else "")
+    return f"{_factor(speedup)} ({words})".strip() if words else _factor(speedup)
 
 
 def _reached(way: Mapping[str, Any]) -> str:
@@ -243,6 +252,22 @@ def _estimate(estimate: Mapping[str, Any] | None, digits: int) -> str:
         return ""
     interval = "" if estimate["low"] is None else f" [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
     return f"{estimate['value']:.{digits}f}{interval}"
+
+
+def _factor(speedup: Mapping[str, Any] | None) -> str:
+    """A speed-up with its interval, and the sign of the bound that it is; "" where pairs bound it from both sides."""
+    if speedup is None:
+        return ""
+    lower, upper = speedup["bounds"]["lower"], speedup["bounds"]["upper"]
+    if speedup["bounds"]["unresolved"] or (lower and upper):
+        return ""
+    return (">= " if lower else "<= " if upper else "") + _estimate(speedup, 2)
+
+
+def _student(speedup: Mapping[str, Any] | None) -> str:
+    if speedup is None or speedup["student_low"] is None or not _factor(speedup):
+        return ""
+    return f"{speedup['student_low']:.2f} to {speedup['student_high']:.2f}"
 
 
 def _signed(estimate: Mapping[str, Any]) -> str:

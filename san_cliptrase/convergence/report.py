@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from san_cliptrase.convergence.curves import METRICS, area, final, first_reach, kept, late_gain
+from san_cliptrase.convergence.curves import METRICS, area, final, first_reach, kept, late_gain, smoothed
 from san_cliptrase.convergence.statistics import (
     Estimate,
     Pair,
@@ -105,10 +105,14 @@ def _level(
     costs = (cost or {}).get("variants", {})
     own, base = costs.get(name), costs.get(study.baseline)
     for way, reach in _REACHES.items():
+        if way == "kept" and level >= 1:
+            # Where the baseline ends, it ends: that it stays there for good says nothing of when it got there.
+            entry[way] = None
+            continue
         found, pairs, logged = {}, [], []
         for seed in seeds:
-            reference, curve = study.runs[study.baseline][seed].curve, study.runs[name][seed].curve
-            value = level * final(reference, metric)
+            reference, curve = (smoothed(study.runs[v][seed].curve) for v in (study.baseline, name))
+            value = level * final(study.runs[study.baseline][seed].curve, metric)
             found[seed] = reach(curve, metric, value)
             pair = pair_times(reference, curve, metric, value, reach)
             pairs.append(pair)

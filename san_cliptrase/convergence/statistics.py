@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
@@ -23,7 +23,8 @@ class Estimate:
 
     Attributes:
         value: the mean, arithmetic or geometric.
-        low, high: its 95 % interval; None with fewer than two seeds.
+        low, high: its bootstrap 95 % interval; None with fewer than two seeds.
+        student_low, student_high: its Student-t 95 % interval: wider, and truer where seeds are few; None likewise.
         least: the smallest value of a seed.
         seeds: how many there are.
     """
@@ -31,6 +32,8 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
+    student_low: float | None
+    student_high: float | None
     least: float
     seeds: int
 
@@ -83,29 +86,33 @@ def pair_times(baseline: Curve, variant: Curve, metric: str, level: float, reach
 
 
 def bootstrap_mean(values: Sequence[float]) -> Estimate:
-    """Mean with its percentile bootstrap interval: seeds drawn with replacement 10000 times, the same every time.
+    """Mean with its intervals: Student's, and the percentiles of 10000 resamples of the seeds, the same every time.
 
     Args:
         values: one per seed, at least one.
     """
     array = np.asarray(values, dtype=float)
-    low = high = None
+    low = high = student_low = student_high = None
     if len(array) > 1:
+        width = _student_half_width(array)
+        student_low, student_high = float(array.mean() - width), float(array.mean() + width)
         drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
         tail = 50 * (1 - CONFIDENCE)
         low, high = (float(x) for x in np.percentile(array[drawn].mean(axis=1), [tail, 100 - tail]))
-    return Estimate(float(array.mean()), low, high, float(array.min()), len(array))
+    return Estimate(float(array.mean()), low, high, student_low, student_high, float(array.min()), len(array))
 
 
 def geometric_mean(ratios: Sequence[float]) -> Estimate:
-    """exp(mean_s log r_s) with the bootstrap interval of the mean logarithm, brought back by exp.
+    """exp(mean_s log r_s) with the intervals of the mean logarithm, brought back by exp.
 
     Args:
         ratios: one per seed, positive.
     """
     logs = bootstrap_mean(np.log(ratios))
-    interval = (None if x is None else float(np.exp(x)) for x in (logs.low, logs.high))
-    return Estimate(float(np.exp(logs.value)), *interval, float(min(ratios)), logs.seeds)
+    intervals = (
+        None if x is None else float(np.exp(x)) for x in (logs.low, logs.high, logs.student_low, logs.student_high)
+    )
+    return Estimate(float(np.exp(logs.value)), *intervals, float(min(ratios)), logs.seeds)
 
 
 def paired_difference(baseline: Mapping[int, float], variant: Mapping[int, float]) -> Estimate | None:
@@ -128,8 +135,10 @@ def band(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         (n,) mean, and (n,) ``t(0.975, s - 1) std / sqrt(s)``, or None with fewer than two seeds.
     """
     stacked = np.stack(curves)
-    count = len(stacked)
-    if count < 2:
-        return stacked.mean(0), None
-    width = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * stacked.std(0, ddof=1) / np.sqrt(count)
-    return stacked.mean(0), width
+    return stacked.mean(0), None if len(stacked) < 2 else _student_half_width(stacked)
+
+
+def _student_half_width(values: np.ndarray) -> Any:
+    """Of the mean over the first axis."""
+    count = len(values)
+    return stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * values.std(0, ddof=1) / np.sqrt(count)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from san_cliptrase.convergence.curves import Curve, read_curve
+from san_cliptrase.convergence.curves import Curve, CurveError, read_curve
 from san_cliptrase.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
 from san_cliptrase.convergence.worker import FINISHED, is_finished, read_json
 from san_cliptrase.engine.defaults import ConfigError
@@ -141,7 +141,11 @@ def study_of_folders(
             config = _read_config(folder)
             dataset = dataset or (config.get("DATASETS.TEST") or [""])[0]
             seed, schedule = config.get("SEED"), config.get("SOLVER.MAX_ITER")
-            curve = read_curve(folder / "evaluations.csv", dataset)
+            try:
+                curve = read_curve(folder / "evaluations.csv", dataset)
+            except CurveError as error:  # one that has just begun, for example
+                missing.append(f"{title} seed {seed}: {error}")
+                continue
             if curve.schedule != schedule:
                 missing.append(f"{title} seed {seed}: stopped at {curve.schedule:.0f} of {schedule} iterations")
                 continue

@@ -63,11 +63,9 @@ def is_finished(cfg: Any) -> bool:
         ConfigError: if the folder holds a run of another configuration.
     """
     folder = Path(cfg.OUTPUT_DIR)
-    finished = read_json(folder / FINISHED)
-    if finished is not None and finished.get("fingerprint") == fingerprint(cfg):
-        return True
-    _check_same(cfg, folder, finished is not None)
-    return False
+    finished = (folder / FINISHED).exists()
+    _check_same(cfg, folder, finished)
+    return finished
 
 
 def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None:
@@ -99,7 +97,7 @@ def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None
         write_json(folder / _PARTS, parts)
         trainer.train()
         wall = round(time.monotonic() - started, 1)
-        finished = {"fingerprint": fingerprint(cfg), "date": now(), "wall_seconds_of_last_part": wall, "parts": parts}
+        finished = {"date": now(), "wall_seconds_of_last_part": wall, "parts": parts}
         write_json(folder / FINISHED, finished)
     if not keep_checkpoints:
         remove_checkpoints(folder)
@@ -183,7 +181,9 @@ def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
     except (yaml.YAMLError, AttributeError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}. Move {folder} away") from error
     here = flatten(cfg)
-    keys = sorted(k for k in here.keys() | there.keys() if k != "OUTPUT_DIR" and here.get(k) != there.get(k))
+    # Nor where it runs: a report can be made, and a run continued, on another machine; the report names them.
+    own = {"OUTPUT_DIR", "MODEL.DEVICE"}
+    keys = sorted(k for k in here.keys() | there.keys() if k not in own and here.get(k) != there.get(k))
     if keys:
         shown = "; ".join(f"{key} was {there.get(key)!r}, is {here.get(key)!r}" for key in keys[:5])
         more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,19 @@ def evaluation_due(cfg: Any, done: int) -> bool:
 
 
 class WriterHook(hooks.PeriodicWriter):
-    """Writes every LOG_PERIOD iterations and after every evaluation: writers see only the latest value of a scalar."""
+    """Writes every LOG_PERIOD iterations and after every evaluation: writers see only the latest value of a scalar.
 
-    def __init__(self, cfg: Any, writers: list) -> None:
-        super().__init__(writers, cfg.LOG_PERIOD)
-        self.cfg = cfg
+    Args:
+        cfg: configuration.
+        build_writers: makes the writers when training begins, which is when a resumed run knows where.
+    """
+
+    def __init__(self, cfg: Any, build_writers: Callable[[], list]) -> None:
+        super().__init__([], cfg.LOG_PERIOD)
+        self.cfg, self._build_writers = cfg, build_writers
 
     def before_train(self) -> None:
+        self._writers = self._build_writers()
         if self.trainer.start_iter == 0 and evaluation_due(self.cfg, 0):
             self._write()
 

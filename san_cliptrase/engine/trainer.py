@@ -53,7 +53,7 @@ class Trainer(TrainerBase):
         self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
-        elif cfg.MODEL.META_ARCHITECTURE == "SAN" and cfg.MODEL.SAN.QUERY_INIT.NAME == "prototypes":
+        elif _begins_at_prototypes(cfg):
             self._initialise_prototypes(model)
         self._data = iter(self._build_loader())
         _log_sizes(model)
@@ -70,7 +70,7 @@ class Trainer(TrainerBase):
                 PictureHook(cfg, model),
                 hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
                 hooks.PeriodicWriter([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
-                WriterHook(cfg, self._build_writers()),
+                WriterHook(cfg, self._build_writers),
             ]
         return built
 
@@ -95,6 +95,8 @@ class Trainer(TrainerBase):
         mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=False)
         images = cfg.MODEL.SAN.QUERY_INIT.PROTOTYPE_IMAGES
         initialise_prototypes(model, dataset_records(name), mapper, images, cfg.SEED)
+        if comm.get_world_size() > 1:  # the processes' k-means may differ in the last digit
+            torch.distributed.broadcast(model.network.adapter.query_embed.data, 0)
 
     def run_step(self) -> None:
         """One iteration. Its random draws follow from (SEED, iteration) alone: see docs/architecture.md."""
@@ -147,6 +149,12 @@ class Trainer(TrainerBase):
         # Empty where the run so far had no loss scaling: on a CPU.
         if self.amp and state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def _begins_at_prototypes(cfg: Any) -> bool:
+    """Whether prototypes replace the learned queries; those of loaded weights are kept."""
+    named = cfg.MODEL.META_ARCHITECTURE == "SAN" and cfg.MODEL.SAN.QUERY_INIT.NAME == "prototypes"
+    return named and not cfg.MODEL.WEIGHTS
 
 
 def _log_sizes(model: nn.Module) -> None:

@@ -5,7 +5,7 @@ cliptrase      CLIPtrase's regions of the image, at one radius of DBSCAN or at s
 grid           Squares of equal size: place without content.
 random         Cells around random points (Voronoi), drawn anew each time.
 shuffled       CLIPtrase's regions of another image of the batch: the same shapes in the wrong place.
-truth          The ground truth's classes on the patch grid: the upper bound.
+truth          The ground truth's classes on the patch grid: what perfect regions would give.
 =============  ======================================================================================================
 """
 
@@ -107,7 +107,7 @@ def shuffle_regions(regions: Regions, features: ClipFeatures) -> Regions:
     if len(regions.masks) == 1:
         raise ValueError(
             "regions of one image cannot be shuffled: use batches of two images or more (TEST.BATCH_SIZE and "
-            "SOLVER.IMS_PER_BATCH; the last test batch counts too)"
+            "SOLVER.IMS_PER_BATCH; the last test batch counts too) and no pictures (VIS_IMAGES 0)"
         )
     masks = regions.masks.roll(1, dims=0) * features.valid.unflatten(1, features.grid)[:, None]
     present = masks.flatten(2).any(dim=2)

@@ -10,6 +10,7 @@ from san_cliptrase.convergence.curves import (
     kept,
     late_gain,
     read_curve,
+    smoothed,
 )
 
 HEADER = "iteration,seconds,dataset,mIoU,mIoU seen,mIoU unseen\n"
@@ -44,9 +45,15 @@ def test_training_time_at_a_fractional_iteration():
     assert curve((0, 1), (50, 2)).seconds_at(12.5) == 25
 
 
-def test_the_end_is_the_mean_of_the_last_twentieth():
+def test_the_end_is_the_mean_of_the_last_three_evaluations():
     assert final(curve((0, 0), (94, 100), (95, 10), (98, 20), (100, 30)), "mIoU") == 20
-    assert final(curve((0, 0), (50, 10), (100, 30)), "mIoU") == 30
+    assert final(curve((0, 10), (100, 30)), "mIoU") == 20
+
+
+def test_one_lucky_evaluation_does_not_reach_a_level():
+    made = smoothed(curve((0, 0), (10, 30), (20, 0), (30, 15), (40, 15), (50, 15)))
+    assert made.metrics["mIoU"].tolist() == [0, 15, 10, 15, 10, 15]
+    assert first_reach(made, "mIoU", 20) is None
 
 
 def test_the_area_is_the_mean_over_the_schedule():
@@ -56,7 +63,7 @@ def test_the_area_is_the_mean_over_the_schedule():
 
 def test_the_gain_in_the_last_tenth():
     assert late_gain(curve((0, 0), (80, 40), (100, 50)), "mIoU") == pytest.approx(5)
-    assert late_gain(curve((0, 0), (80, 50), (100, 50)), "mIoU") == 0
+    assert late_gain(curve((0, 0), (20, 50), (40, 50), (60, 50), (80, 50), (100, 50)), "mIoU") == 0
 
 
 @pytest.fixture

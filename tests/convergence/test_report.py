@@ -22,7 +22,10 @@ def cost(**ratios):
 
 @pytest.fixture
 def twice_as_fast():
-    """Seed 0: 80 against 40 iterations to the baseline's 40; seed 1: to its 20."""
+    """Seed 0: ramps of 80 against 40 iterations to the baseline's 40; seed 1: to its 20.
+
+    A mean of three evaluations, 10 iterations apart, is 10 behind on a ramp, and at its top 20 after it.
+    """
     return study({"san": {0: ramp(80, 40), 1: ramp(80, 20)}, "fast": {0: ramp(40, 40), 1: ramp(40, 20)}})
 
 
@@ -32,26 +35,26 @@ def level(report, name, place=-1, metric="mIoU"):
 
 def test_levels_are_shares_of_the_baseline_of_the_same_seed(twice_as_fast):
     report = build_report(twice_as_fast, None, "today")
-    for place, times in ((0, (40, 20)), (1, (80, 40))):
+    for place, times in ((0, (50, 30)), (1, (100, 60))):
         assert level(report, "san", place)["iterations"] == pytest.approx(times[0])
         assert level(report, "fast", place)["by_seed"] == pytest.approx({"0": times[1], "1": times[1]})
         speedup = level(report, "fast", place)["speedup"]
-        assert [speedup[key] for key in ("value", "low", "high", "least")] == pytest.approx([2, 2, 2, 2])
+        assert [speedup[key] for key in ("value", "low", "high", "least")] == pytest.approx([5 / 3] * 4)
         assert speedup["bounds"] == {"exact": 2, "lower": 0, "upper": 0, "unresolved": 0}
 
 
 def test_a_dearer_iteration_makes_the_speed_up_in_time_smaller(twice_as_fast):
     found = level(build_report(twice_as_fast, cost(san=(1.0, 100), fast=(1.6, 250)), "today"), "fast")
-    assert found["speedup_seconds"]["value"] == pytest.approx(1.25)
-    assert found["speedup_flops"]["value"] == pytest.approx(0.8)
-    assert (found["seconds"], found["flops"]) == pytest.approx((64, 10_000))
+    assert found["speedup_seconds"]["value"] == pytest.approx(5 / 3 / 1.6)
+    assert found["speedup_flops"]["value"] == pytest.approx(2 / 3)
+    assert (found["seconds"], found["flops"]) == pytest.approx((96, 15_000))
 
 
 def test_logged_seconds_are_those_of_the_runs():
     report = build_report(study({"san": {0: ramp(80, 40)}, "slow": {0: ramp(40, 40, seconds=3)}}), None, "today")
     found = level(report, "slow")
-    assert found["logged_seconds"] == pytest.approx(120)
-    assert found["speedup_logged_seconds"]["value"] == pytest.approx(80 / 120)
+    assert found["logged_seconds"] == pytest.approx(180)
+    assert found["speedup_logged_seconds"]["value"] == pytest.approx(100 / 180)
     assert found["speedup_seconds"] is None
 
 
@@ -59,16 +62,33 @@ def test_seeds_that_never_get_there_are_counted_and_said():
     made = study({"san": {s: ramp(80, 40) for s in range(3)}, "v": {0: ramp(40, 40), 1: ramp(40, 30), 2: ramp(40, 40)}})
     report = build_report(made, None, "today")
     found = level(report, "v")
-    assert (found["never"], found["iterations"]) == (1, pytest.approx(40))
+    assert (found["never"], found["iterations"]) == (1, pytest.approx(60))
     assert found["speedup"]["bounds"]["upper"] == 1
-    assert found["speedup"]["by_seed"] == pytest.approx([2, 0.8, 2])
+    assert found["speedup"]["by_seed"] == pytest.approx([5 / 3, 1, 5 / 3])
     text = render_markdown(report)
-    assert "40 (1 of 3 never)" in text
-    assert "<= in 1 of 3, never in 1 of 3" in headline(report, "v")
+    assert "60 (1 of 3 never)" in text
+    assert "<= in 1 of 3, never in 1 of 3" in text
+    assert "does not reach the san's final mIoU in 1 of 3 seeds" in headline(report, "v")
+
+
+def test_a_start_above_the_level_is_a_lower_bound_and_said_so():
+    made = study({"san": {s: ramp(80, 40) for s in range(2)}, "v": {s: ramp(1, 40) for s in range(2)}}, levels=(0.25,))
+    report = build_report(made, None, "today")
+    assert level(report, "v")["speedup"]["bounds"]["lower"] == 2
+    assert "at least 3.0 [3.0, 3.0] times as fast" in headline(report, "v")
+    assert ">= 3.00 [3.00, 3.00]" in render_markdown(report)
+
+
+def test_pairs_that_bound_from_both_sides_give_no_factor():
+    made = study({"san": {0: ramp(80, 40), 1: ramp(80, 40)}, "v": {0: ramp(1, 40), 1: ramp(80, 5)}}, levels=(0.25,))
+    report = build_report(made, None, "today")
+    row = next(line for line in render_markdown(report).splitlines() if line.startswith("| the v | 25% |"))
+    assert row.split("|")[3].strip() == ""
+    assert ">= in 1 of 2, <= in 1 of 2" in row
 
 
 def test_what_cannot_be_told_is_not_given_as_a_number():
-    made = study({"san": {0: ramp(5, 40)}, "v": {0: ramp(5, 40)}}, levels=(0.5,))
+    made = study({"san": {0: ramp(5, 40)}, "v": {0: ramp(5, 40)}}, levels=(0.25,))
     report = build_report(made, None, "today")
     assert "cannot be told" in headline(report, "v")
 

@@ -75,6 +75,14 @@ def test_the_bootstrap_interval_is_about_the_normal_one_for_many_seeds():
     assert found == bootstrap_mean(values)
 
 
+def test_students_interval_is_that_of_the_t_distribution():
+    found = bootstrap_mean([1.0, 2.0, 4.0])
+    half = 4.302653 * np.std([1, 2, 4], ddof=1) / np.sqrt(3)
+    assert (found.student_low, found.student_high) == pytest.approx((7 / 3 - half, 7 / 3 + half))
+    logs = geometric_mean(np.exp([1.0, 2.0, 4.0]))
+    assert logs.student_low == pytest.approx(np.exp(7 / 3 - half))
+
+
 def test_one_seed_has_no_interval():
     found = geometric_mean([2.0])
     assert (found.value, found.low, found.high) == (pytest.approx(2), None, None)

@@ -152,6 +152,15 @@ def test_evaluations_more_frequent_than_the_log_are_not_lost(train, tmp_path):
     assert [event.step for event in events.Scalars("tiny_val/mIoU")] == [0, 1, 3]
 
 
+def test_a_resumed_run_keeps_what_tensorboard_has_of_it(train, tmp_path):
+    with pytest.raises(Interrupted):
+        train("run", stop_at=3)
+    train("run", resume=True)
+    events = EventAccumulator(str(tmp_path / "run"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("tiny_val/mIoU")] == [0, 1, 3]
+
+
 def test_test_sets_may_differ_in_their_metrics(train, tmp_path):
     # tiny_train has no unseen classes, so it has no "mIoU seen".
     both = {"datasets__test": ("tiny_train", "tiny_val"), "test__max_images": 1}
