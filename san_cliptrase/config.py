@@ -97,7 +97,7 @@ def _add_san(cfg: Any, node: type) -> None:
     init.GRID_SIDE = 3
     # *prior: initial strength of the region mask in the mask logits and in the attention bias; both are learned,
     # except that a strength of 0 leaves that part out.
-    init.MASK_STRENGTH = 10.0
+    init.MASK_STRENGTH = 2.0
     init.BIAS_STRENGTH = 10.0
     # prototypes: how many training images are read for them.
     init.PROTOTYPE_IMAGES = 1000
