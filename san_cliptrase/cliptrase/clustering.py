@@ -52,10 +52,10 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: 
     Raises:
         ValueError: ``eps`` or ``min_samples`` is out of range.
     """
-    radius = torch.as_tensor(eps, dtype=torch.float32, device=rows.device).expand(len(rows))
-    size = torch.as_tensor(min_samples, device=rows.device).expand(len(rows))
-    if bool((radius <= 0).any()) or bool((size < 1).any()):
+    radius, size = torch.as_tensor(eps, dtype=torch.float32), torch.as_tensor(min_samples)
+    if bool((radius <= 0).any()) or bool((size < 1).any()):  # before they go to the device: no way back
         raise ValueError(f"DBSCAN needs eps > 0 and min_samples >= 1, got eps={eps}, min_samples={min_samples}")
+    radius, size = (value.to(rows.device).expand(len(rows)) for value in (radius, size))
     close = _squared_distances(rows) <= radius[:, None, None] ** 2
     close &= valid[:, :, None] & valid[:, None, :]
     core = close.sum(2) >= size[:, None]

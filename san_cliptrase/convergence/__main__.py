@@ -1,13 +1,6 @@
 """``python -m san_cliptrase.convergence``."""
 
-import sys
-
-try:
-    from san_cliptrase.convergence.command import main
-except ImportError as error:
-    if error.name != "detectron2":
-        raise
-    sys.exit(str(error))
+from san_cliptrase.entry import start
 
 if __name__ == "__main__":
-    sys.exit(main())
+    start("san_cliptrase.convergence.command")

@@ -6,6 +6,8 @@ Measured on the first batches of training, in seconds, the share of finding regi
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import multiprocessing
 import tempfile
 import time
@@ -18,9 +20,9 @@ import torch
 from detectron2.utils.events import EventStorage
 from torch.utils.flop_counter import FlopCounterMode
 
-from san_cliptrase.convergence.experiment import Experiment
+from san_cliptrase.convergence.experiment import Experiment, flatten
 from san_cliptrase.convergence.runner import threads_in_environment
-from san_cliptrase.convergence.worker import end_with_parent, fingerprint, machine, now, read_json, write_json
+from san_cliptrase.convergence.worker import end_with_parent, machine, now, read_json, write_json
 from san_cliptrase.engine.defaults import ConfigError
 from san_cliptrase.engine.trainer import Trainer
 
@@ -113,7 +115,7 @@ def measure(configs: Mapping[str, Any], baseline: str, threads: int, rounds: int
     seconds = {name: np.array(pairs).T for name, pairs in times.items()}
     variants = {
         name: {
-            "fingerprint": fingerprint(configs[name]),
+            "fingerprint": _fingerprint(configs[name]),
             "seconds": _quartiles(whole),
             "seconds_ratio": _quartiles(whole / seconds[baseline][0]),
             "region_seconds": float(np.median(regions)),
@@ -162,7 +164,7 @@ def cached_cost(experiment: Experiment) -> dict[str, Any] | None:
     known = read_json(experiment.output / COST)
     if known is None or known.get("baseline") != experiment.baseline:
         return None
-    current = {n: fingerprint(experiment.config(n, v.seeds[0])) for n, v in experiment.variants.items()}
+    current = {n: _fingerprint(experiment.config(n, v.seeds[0])) for n, v in experiment.variants.items()}
     valid = {n: c for n, c in known["variants"].items() if current.get(n) == c["fingerprint"]}
     return {**known, "variants": valid} if experiment.baseline in valid else None
 
@@ -170,6 +172,12 @@ def cached_cost(experiment: Experiment) -> dict[str, Any] | None:
 def _measure_and_write(configs: Mapping[str, Any], baseline: str, threads: int, path: Path) -> None:
     end_with_parent()
     write_json(path, measure(configs, baseline, threads))
+
+
+def _fingerprint(cfg: Any) -> str:
+    """A hash of a configuration without its OUTPUT_DIR: equal for runs that do the same."""
+    text = json.dumps({k: v for k, v in flatten(cfg).items() if k != "OUTPUT_DIR"}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _quartiles(values: np.ndarray) -> dict[str, float]:

@@ -83,7 +83,7 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
             face = "white" if bounded else colour
             axes.scatter([speedup["value"]], [row], s=52, color=face, edgecolors=colour, linewidths=1.8, zorder=3)
         axes.axvline(1, color=_BASELINE, linewidth=1)
-        axes.set(title=f"{level:.0%} of the baseline's final", xscale="log", ylim=(len(variants) - 0.4, -0.6))
+        axes.set(title=f"{100 * level:.4g} % of the baseline's final", xscale="log", ylim=(len(variants) - 0.4, -0.6))
         axes.grid(axis="x", which="both", alpha=0.25)
         axes.set_yticks(range(len(variants)), [v["title"] for v in variants.values()])
     low, high = panels[0].get_xlim()
@@ -93,7 +93,7 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
     panels[0].set_xticks([], minor=True)
     baseline = report["variants"][report["baseline"]]["title"]
     figure.supxlabel(
-        f"times fewer iterations than {baseline} (1: equal). Small dots: seeds. Bar: 95 % of the geometric mean. "
+        f"times fewer iterations than {baseline} (1: equal). Small dots: seeds. Bar: bootstrap 95 %. "
         "Open circle: some pairs are only bounds.",
         fontsize="medium",
     )

@@ -85,10 +85,15 @@ class Crops:
 
         Returns:
             (3, SIDE, SIDE) uint8, and the names of the classes in it.
+
+        Raises:
+            DataError: if no class reaches that share in a thousand crops.
         """
         wanted, tries, names = rng.integers(len(self.names)), 0, []
         while not names or (self.names[wanted] not in names and tries < TRIES):
             tries += 1
+            if tries > 1000:
+                raise DataError(f"no class has {MIN_SHARE:.0%} of a crop in 1000 crops: the labels are too sparse")
             index = int(rng.integers(len(self.pictures)))
             labels = self.labels[index]
             height, width = labels.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -48,12 +47,6 @@ def machine() -> dict[str, Any]:
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def fingerprint(cfg: Any) -> str:
-    """A hash of a configuration without its OUTPUT_DIR: equal for runs that do the same."""
-    text = json.dumps({k: v for k, v in flatten(cfg).items() if k != "OUTPUT_DIR"}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def is_finished(cfg: Any) -> bool:

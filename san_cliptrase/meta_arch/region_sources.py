@@ -55,13 +55,18 @@ class RegionSource:
         """CLIP taps that the source needs."""
         return self.cliptrase.taps if self.name in ("cliptrase", "shuffled") else ()
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the source reads label maps."""
+        return self.name == "truth"
+
     @torch.no_grad()
-    def __call__(self, features: ClipFeatures, labels: Sequence[Tensor], canvas: Size) -> Regions:
+    def __call__(self, features: ClipFeatures, labels: Sequence[Tensor | None], canvas: Size) -> Regions:
         """Find regions.
 
         Args:
             features: CLIP's tokens with ``taps``; ``valid`` marks the patches that show some of the picture.
-            labels: (H, W) class indices of each image's part of the canvas, read by ``truth`` only.
+            labels: (H, W) class indices of each image's part of the canvas; may be empty unless ``needs_labels``.
             canvas: (height, width) in pixels of the padded batch.
 
         Raises:
@@ -116,7 +121,7 @@ def shuffle_regions(regions: Regions, features: ClipFeatures) -> Regions:
     return Regions(masks, present.gather(1, order))
 
 
-def truth_regions(features: ClipFeatures, labels: Sequence[Tensor], canvas: Size, ignore_label: int) -> Regions:
+def truth_regions(features: ClipFeatures, labels: Sequence[Tensor | None], canvas: Size, ignore_label: int) -> Regions:
     """One region per class of the ground truth: every patch goes to the class that covers most of it.
 
     Raises:

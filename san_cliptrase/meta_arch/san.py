@@ -127,7 +127,9 @@ class SAN(nn.Module):
         """Regions of the pictures inside their padded canvas, by the source that the configuration names."""
         sizes = [entry.get("picture_size", size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
         canvas = tuple(batch.tensor.shape[-2:])
-        labels = [_resized_labels(entry, size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
+        labels = []
+        if self.region_source.needs_labels:
+            labels = [_resized_labels(entry, size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
         regions = self.region_source(picture_features(features, sizes, canvas), labels, canvas)
         if self.training:
             counts = regions.valid.sum(1).float()

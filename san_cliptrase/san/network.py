@@ -7,10 +7,9 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from san_cliptrase.pooling import mask_average_pool
 from san_cliptrase.san.mask_decoder import MaskDecoder, MaskPrediction
-from san_cliptrase.san.query_init import QueryInit
-from san_cliptrase.san.region_maps import assign_regions, resize_regions
+from san_cliptrase.san.query_init import QueryInit, pool_tokens
+from san_cliptrase.san.region_maps import assign_regions
 from san_cliptrase.san.side_adapter import SideAdapter
 from san_cliptrase.structures import ClipFeatures, Regions
 
@@ -44,8 +43,7 @@ class SideAdapterNetwork(nn.Module):
 
     def region_tokens(self, images: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region, (B, N, C')."""
-        side_map = self.adapter.embed(images, features)
-        return mask_average_pool(side_map, resize_regions(regions, side_map.shape[-2:]))
+        return pool_tokens(self.adapter.embed(images, features), regions)
 
     def forward(self, images: Tensor, features: ClipFeatures, regions: Regions | None = None) -> list[MaskPrediction]:
         """Predict masks for a batch.

@@ -60,7 +60,12 @@ class PooledTokens(nn.Module):
 
     def forward(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions) -> Tensor:
         """Queries (B, Q, C') of all regions; see ``QueryInit.queries``."""
-        return mask_average_pool(side_map, resize_regions(regions, side_map.shape[-2:]))
+        return pool_tokens(side_map, regions)
+
+
+def pool_tokens(side_map: Tensor, regions: Regions) -> Tensor:
+    """Means of the side adapter's patch tokens (B, C', h', w') over regions on any grid, (B, N, C')."""
+    return mask_average_pool(side_map, resize_regions(regions, side_map.shape[-2:]))
 
 
 class RegionPrior(nn.Module):

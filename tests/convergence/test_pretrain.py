@@ -81,6 +81,17 @@ def test_a_data_set_without_labels_is_refused_by_name(camvid):
         pretrain.Crops("camvid_train")
 
 
+def test_labels_too_sparse_for_any_crop_are_refused(camvid):
+    camvid("road", None, None, None)
+    crops = pretrain.Crops("camvid_train")
+    for labels in crops.labels:
+        labels[:] = len(crops.names)
+        labels[0, 0] = 0
+    with pytest.raises(DataError, match="too sparse"):
+        for _ in range(3):
+            crops.draw(np.random.default_rng(0))
+
+
 def test_the_command_writes_weights_that_a_configuration_can_name(camvid, tmp_path, monkeypatch):
     camvid("sky", "tree", "road", "car")
     monkeypatch.setattr(pretrain, "HELD_OUT", 8)

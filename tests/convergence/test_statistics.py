@@ -83,6 +83,14 @@ def test_students_interval_is_that_of_the_t_distribution():
     assert logs.student_low == pytest.approx(np.exp(7 / 3 - half))
 
 
+def test_how_often_intervals_of_five_seeds_hold_the_truth():
+    """What the report's definitions say of the two intervals; the true mean is 0."""
+    draws = np.random.default_rng(1).normal(size=(400, 5))
+    found = [bootstrap_mean(values) for values in draws]
+    assert np.mean([e.low <= 0 <= e.high for e in found]) == pytest.approx(0.84, abs=0.04)
+    assert np.mean([e.student_low <= 0 <= e.student_high for e in found]) == pytest.approx(0.95, abs=0.03)
+
+
 def test_one_seed_has_no_interval():
     found = geometric_mean([2.0])
     assert (found.value, found.low, found.high) == (pytest.approx(2), None, None)
