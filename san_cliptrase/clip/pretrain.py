@@ -116,11 +116,16 @@ class Normalise:
         return (images.to(self.mean.device) - self.mean) / self.std
 
 
+def encode_image(model: torch.nn.Module, images: Tensor) -> Tensor:
+    """(B, E) L2-normalised embeddings of normalised images of the model's own size."""
+    return model.encode_image(images, normalize=True)
+
+
 @torch.no_grad()
 def embed_images(model: torch.nn.Module, normalise: Normalise, images: Tensor) -> Tensor:
     """(N, E) L2-normalised embeddings of (N, 3, H, W) uint8 pictures, in the model's evaluation mode."""
     model.eval()
-    return torch.cat([model.encode_image(normalise(chunk), normalize=True) for chunk in images.split(64)])
+    return torch.cat([encode_image(model, normalise(chunk)) for chunk in images.split(64)])
 
 
 @torch.no_grad()
@@ -169,6 +174,7 @@ def train(args: argparse.Namespace) -> None:
         {"seed": args.seed, "steps": args.steps, "batch": args.batch, "scenes": args.scenes, "lr": args.lr},
         args.output,
         args.save_every,
+        patch_dropout=PATCH_DROPOUT,
     )
 
 
@@ -179,8 +185,8 @@ def fit(
     output: Path,
     save_every: int,
     weights: Path | None = None,
-    patch_dropout: float = PATCH_DROPOUT,
-    unmasked: float = UNMASKED,
+    patch_dropout: float = 0.0,
+    embed: Callable[[torch.nn.Module, Tensor], Tensor] = encode_image,
 ) -> None:
     """Trains the architecture ``scenes_vit``; writes the checkpoint on the way too: a killed run leaves a whole one.
 
@@ -191,14 +197,14 @@ def fit(
         output: folder.
         save_every: steps.
         weights: file to start from; without, weights are random.
-        patch_dropout: share of the patches that is dropped.
-        unmasked: share of the steps, the last ones, that drop none.
+        patch_dropout: share of the patches that is dropped, but for the last :data:`UNMASKED` of the steps.
+        embed: model and normalised images (B, 3, H, W) -> (B, E) embeddings, L2-normalised.
     """
     torch.manual_seed(record["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     register_shipped_models()
     model = open_clip.create_model(
-        "scenes_vit", str(weights) if weights else None, force_patch_dropout=patch_dropout
+        "scenes_vit", str(weights) if weights else None, force_patch_dropout=patch_dropout or None
     ).to(device)
     tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
     steps, lr = record["steps"], record["lr"]
@@ -213,11 +219,12 @@ def fit(
     started, progress = time.monotonic(), tqdm(range(1, steps + 1), "steps")
     for step in progress:
         model.train()
-        if step > (1 - unmasked) * steps:
+        if patch_dropout and step > (1 - UNMASKED) * steps:
             model.visual.patch_dropout.prob = 0.0
         images, captions, truth = draw()
-        with torch.autocast(device.type, torch.bfloat16):
-            image = model.encode_image(normalise(images), normalize=True).float()
+        # On processors without bfloat16 instructions it is ten times slower than single precision.
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            image = embed(model, normalise(images)).float()
             text = model.encode_text(tokenizer(captions).to(device), normalize=True).float()
         loss = contrastive_loss(image, text, truth.to(device), model.logit_scale.exp())
         optimizer.zero_grad()

@@ -36,11 +36,11 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
     if labels.shape != size:
         raise DataError(f"label file {path} is {labels.shape[0]}x{labels.shape[1]}, its image {size[0]}x{size[1]}")
     labels = labels.astype(np.int64)
-    values = np.unique(labels)
-    outside = values[((values < 0) | (values >= num_classes)) & (values != ignore_label)]
-    if len(outside):
+    outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)
+    if outside.any():
+        values = np.unique(labels[outside])
         raise DataError(
-            f"label file {path} holds the value(s) {', '.join(map(str, outside[:5]))}; the dataset has classes 0 to "
+            f"label file {path} holds the value(s) {', '.join(map(str, values[:5]))}; the dataset has classes 0 to "
             f"{num_classes - 1}, and {ignore_label} for ignored pixels"
         )
     return labels

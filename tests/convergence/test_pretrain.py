@@ -1,11 +1,12 @@
 import json
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
 
-from san_cliptrase.clip.build import build_clip
+from san_cliptrase.clip.build import SHIPPED_WEIGHTS, build_clip, register_shipped_models
 from san_cliptrase.convergence import pretrain
 from san_cliptrase.data.datasets import class_names
 from san_cliptrase.images import DataError
@@ -47,17 +48,19 @@ def shares(crop):
     return dict(zip([*COLOURS, "void"], np.bincount(nearest, minlength=len(palette)) / len(nearest), strict=True))
 
 
-def test_a_crops_names_are_those_of_the_classes_that_it_shows(camvid):
+@pytest.mark.parametrize("patches", [2, 6])
+def test_a_crops_names_are_those_of_the_classes_that_it_shows(camvid, patches):
     camvid("sky", "tree", "road", "car")
     crops, rng = pretrain.Crops("camvid_train"), np.random.default_rng(0)
     found = set()
-    for _ in range(100):
-        crop, names = crops.draw(rng, augment=False)
-        assert crop.shape == (3, pretrain.SIDE, pretrain.SIDE)
+    for _ in range(200):
+        crop, names = crops.draw(rng, patches, augment=False)
+        assert crop.shape == (3, patches * pretrain.PATCH, patches * pretrain.PATCH)
         shown = shares(crop)
         # At an edge the resized colours mix, so shares near the threshold may fall on either side.
         assert {name for name, share in shown.items() if share > 2 * pretrain.MIN_SHARE} <= set(names)
         assert all(shown[name] > pretrain.MIN_SHARE / 2 for name in names)
+        assert shown[names[0]] > max(shown[name] for name in COLOURS) - 0.1  # the largest comes first
         found.add(tuple(names))
     assert {("sky",), ("car",)} < found
     assert len(found) >= 8
@@ -66,13 +69,13 @@ def test_a_crops_names_are_those_of_the_classes_that_it_shows(camvid):
 def test_a_crop_without_a_labelled_class_is_never_drawn(camvid):
     camvid("road", None, None, None)
     rng, crops = np.random.default_rng(0), pretrain.Crops("camvid_train")
-    assert {tuple(crops.draw(rng)[1]) for _ in range(30)} == {("road",)}
+    assert {tuple(crops.draw(rng, 3)[1]) for _ in range(30)} == {("road",)}
 
 
 def test_classes_that_a_data_set_does_not_label_are_not_named(camvid):
     camvid("sky", "tree", "road", "car")
     rng, crops = np.random.default_rng(0), pretrain.Crops("camvid_seen_train")
-    assert {name for _ in range(30) for name in crops.draw(rng)[1]} == {"sky", "road"}
+    assert {name for _ in range(30) for name in crops.draw(rng, 3)[1]} == {"sky", "road"}
 
 
 def test_a_data_set_without_labels_is_refused_by_name(camvid):
@@ -89,7 +92,7 @@ def test_labels_too_sparse_for_any_crop_are_refused(camvid):
         labels[0, 0] = 0
     with pytest.raises(DataError, match="too sparse"):
         for _ in range(3):
-            crops.draw(np.random.default_rng(0))
+            crops.draw(np.random.default_rng(0), 12)
 
 
 def test_the_command_writes_weights_that_a_configuration_can_name(camvid, tmp_path, monkeypatch):
@@ -103,9 +106,21 @@ def test_the_command_writes_weights_that_a_configuration_can_name(camvid, tmp_pa
     assert torch.get_num_threads() == threads
     record = json.loads((output / "scenes_vit_record.json").read_text())
     assert (record["dataset"], record["start"], record["steps"], record["batch"]) == ("camvid_train", "scenes", 2, 4)
-    assert 0 <= record["crop_to_caption_top1"] <= 1
+    assert 0 <= record["largest_class_top1_3x3_patches"] <= 1
     ours, shipped = (build_clip("scenes_vit", str(path)) for path in (output / "scenes_vit.safetensors", "scenes"))
     change = [
         (a - b).abs().max().item() for a, b in zip(ours.visual.parameters(), shipped.visual.parameters(), strict=True)
     ]
     assert 0 < max(change) < 0.01  # two small steps from the shipped weights
+
+
+def test_embeddings_of_the_models_own_size_are_open_clips():
+    register_shipped_models()
+    model = open_clip.create_model("scenes_vit", str(SHIPPED_WEIGHTS["scenes_vit", "scenes"])).eval()
+    images = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            pretrain.embed_any_size(model, images), model.encode_image(images, normalize=True), rtol=1e-4, atol=1e-5
+        )
+    pretrain.embed_any_size(model, torch.rand(1, 3, 24, 40)).sum().backward()
+    assert all(p.grad is not None for p in model.visual.parameters())
