@@ -34,6 +34,9 @@ def _add_clip(cfg: Any, node: type) -> None:
     clip.TRAINABLE = ()
     # Prompt templates: "imagenet" (80), "vild" (14) or "none".
     clip.TEMPLATES = "imagenet"
+    # SAN keeps CLIP's features in so many gigabytes for when the same pixels come again. It pays for few training
+    # pictures without crops and colour changes, and needs TRAINABLE (). 0: off.
+    clip.CACHE_GB = 0.0
 
 
 def _add_cliptrase(cfg: Any, node: type) -> None:

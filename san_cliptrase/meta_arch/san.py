@@ -14,6 +14,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.clip.cache import FeatureCache
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
@@ -43,6 +44,10 @@ class SAN(nn.Module):
         resolution: CLIP sees the images at this scale.
         divisibility: images are padded to a multiple of it.
         templates: name of the prompt templates.
+        cache_gb: keep CLIP's features of pictures in so many gigabytes; 0: compute them each time.
+
+    Raises:
+        ValueError: CLIP's features are to be kept, but it is trained.
     """
 
     @configurable
@@ -57,6 +62,7 @@ class SAN(nn.Module):
         resolution: float,
         divisibility: int,
         templates: str,
+        cache_gb: float = 0.0,
     ) -> None:
         super().__init__()
         self.clip, self.network, self.classifier = clip, network, classifier
@@ -65,6 +71,9 @@ class SAN(nn.Module):
         self.divisibility, self.templates = divisibility, templates
         taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
         self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
+        self._cache = FeatureCache(clip.visual, self.taps, cache_gb) if cache_gb else None
+        if self._cache:
+            self.register_load_state_dict_post_hook(lambda *_: self._cache.clear())
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
@@ -82,6 +91,7 @@ class SAN(nn.Module):
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "divisibility": san.SIZE_DIVISIBILITY,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
+            "cache_gb": cfg.MODEL.CLIP.CACHE_GB,
         }
 
     @property
@@ -102,7 +112,7 @@ class SAN(nn.Module):
         text = self.clip.text(batch_vocabulary(inputs), self.templates)
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
-        features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
+        features = self._clip_features(batch)
         regions = self.find_regions(features, inputs, batch) if self.network.query_init.needs_regions else None
         predictions = self.network(batch.tensor, features, regions)
         if self.training:
@@ -119,7 +129,7 @@ class SAN(nn.Module):
     def region_tokens(self, inputs: list[dict]) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
-        features = self.clip.visual(resize_for_clip(batch.tensor, self.resolution), self.taps)
+        features = self._clip_features(batch)
         regions = self.find_regions(features, inputs, batch)
         return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
 
@@ -137,6 +147,10 @@ class SAN(nn.Module):
             storage.put_scalar("regions/mean_count", counts.mean().item())
             storage.put_scalar("regions/images_without", (counts == 0).float().mean().item())
         return regions
+
+    def _clip_features(self, batch: ImageList) -> ClipFeatures:
+        images = resize_for_clip(batch.tensor, self.resolution)
+        return self._cache(images) if self._cache else self.clip.visual(images, self.taps)
 
     def _classify(self, attn_bias: Tensor, features: ClipFeatures, text: Tensor) -> Tensor:
         embeddings = recognise_masks(self.clip.visual, features, attn_bias, self.recognition_blocks)

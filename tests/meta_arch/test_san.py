@@ -31,6 +31,24 @@ def test_a_training_batch_of_mixed_sizes_has_losses_of_every_supervised_block(wo
     assert ("regions/mean_count" in logged) == (name != "off")
 
 
+def test_kept_features_change_nothing_and_are_forgotten_with_the_weights(world):
+    entries = world.batch(count=2)
+    kept = world.model("san_cliptrase", model__clip__cache_gb=0.1)
+    plain = world.model("san_cliptrase")
+    plain.load_state_dict(kept.state_dict())
+    expected = losses(plain, entries)[0]
+    for _ in range(2):  # computed, then remembered
+        found = losses(kept, entries)[0]
+        assert all(torch.isclose(found[key], expected[key], rtol=1e-3) for key in expected)
+    state = dict(kept.state_dict())
+    state["clip.visual.vision.conv1.weight"] = -3 * state["clip.visual.vision.conv1.weight"]
+    for model in (kept, plain):
+        model.load_state_dict(state)
+    changed = losses(plain, entries)[0]["loss_ce"]
+    assert not torch.isclose(changed, expected["loss_ce"], rtol=1e-4)
+    assert torch.isclose(losses(kept, entries)[0]["loss_ce"], changed, rtol=1e-5)
+
+
 def test_every_supervised_block_is_scored_by_its_own_recognition(world, monkeypatch):
     model, entries, scored = world.model("san_cliptrase").train(), world.batch(), []
     monkeypatch.setattr(model.criterion, "forward", lambda given, *_: scored.extend(given) or {})
