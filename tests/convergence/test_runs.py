@@ -1,18 +1,25 @@
 """Real runs, as small as they get."""
 
+import csv
+import fcntl
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 import yaml
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from san_cliptrase.convergence import runner
+from san_cliptrase.convergence import cost, runner
 from san_cliptrase.convergence.command import main
 from san_cliptrase.convergence.cost import measure
 from san_cliptrase.convergence.experiment_file import read_experiment
-from san_cliptrase.convergence.worker import is_finished, train_run
+from san_cliptrase.convergence.worker import is_finished, train_run, write_json
+from san_cliptrase.data.datasets import class_names
 from san_cliptrase.engine.defaults import ConfigError
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.scenes import make_scene
 from tests.conftest import ROOT, TINY
 
 
@@ -108,8 +115,8 @@ def test_report_and_tensorboard_of_finished_runs(lab, tmp_path, capsys):
 
 def test_costs_are_measured_side_by_side(lab):
     experiment = lab()
-    cost = measure({name: experiment.config(name, 3) for name in experiment.variants}, "san", 1, rounds=2)
-    san, prior = cost["variants"]["san"], cost["variants"]["prior"]
+    measured = measure({name: experiment.config(name, 3) for name in experiment.variants}, "san", 1, rounds=2)
+    san, prior = measured["variants"]["san"], measured["variants"]["prior"]
     assert san["seconds_ratio"] == {"low": 1, "median": 1, "high": 1}
     assert prior["seconds"]["median"] > 0
     assert 0 < prior["regions_share"] < 1
@@ -128,3 +135,71 @@ def test_a_run_that_fails_is_named_with_its_reason(lab, tmp_path, capsys, monkey
     assert "san seed 3 FAILED with exit status 1" in out
     assert "there is no checkpoint none.pth" in out
     assert str(experiment.folder("san", 3)) in out
+
+
+def test_two_processes_do_not_work_in_one_folder(lab):
+    cfg, folder = lab().config("san", 3), lab().folder("san", 3)
+    folder.mkdir(parents=True)
+    with open(folder / "lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="another process works in .*seed_3: wait"):
+            train_run(cfg, 1, 1, False)
+    train_run(cfg, 1, 1, False)
+    assert is_finished(cfg)
+
+
+def test_runs_beside_each_other_do_what_they_do_alone(lab, tmp_path, monkeypatch):
+    """In processes of their own, which know the data sets of the package only: scenes in the place of CamVid."""
+    for kind in ("images", "annotations"):
+        for split in ("train", "val"):
+            folder = tmp_path / "camvid" / kind / split
+            folder.mkdir(parents=True)
+            for index in range(4):
+                scene = make_scene((73, index), size=64)
+                picture = scene.image if kind == "images" else scene.labels % len(class_names("camvid"))
+                Image.fromarray(picture).save(folder / f"{index}.png")
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    experiment = lab(
+        datasets__train=["camvid_train"], datasets__test=["camvid_val"], solver__max_iter=2, test__eval_period=2
+    )
+    runs = experiment.runs()
+    assert runner.run_all(experiment, runs, jobs=2, threads=1) == []
+    beside = [_metrics(experiment.folder(*run)) for run in runs]
+    assert runner.run_all(experiment, runs, jobs=2, threads=1) == []  # nothing is left to do
+    shutil.move(experiment.output, tmp_path / "before")
+    for run in runs:
+        train_run(experiment.config(*run), 1, 1, False)
+    assert [_metrics(experiment.folder(*run)) for run in runs] == beside
+
+
+def _metrics(folder):
+    with open(folder / "evaluations.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_costs_are_kept_until_a_configuration_or_the_threads_change(lab, monkeypatch):
+    measured = []
+
+    def pretend(configs, baseline, threads, path):
+        measured.append(sorted(configs))
+        variants = {name: {"fingerprint": cost._fingerprint(cfg)} for name, cfg in configs.items()}
+        write_json(path, {"baseline": baseline, "threads": threads, "variants": variants})
+
+    class Inline:
+        exitcode = 0
+
+        def __init__(self, target, args):
+            self.start = lambda: pretend(*args)
+
+        join = terminate = lambda self: None
+
+    monkeypatch.setattr(cost.multiprocessing, "get_context", lambda _: SimpleNamespace(Process=Inline))
+    experiment = lab()
+    experiment.output.mkdir()
+    for threads in (1, 1, 2, 2):
+        cost.cost_of(experiment, ["prior"], threads)
+    assert len(measured) == 2
+    changed = lab(model__san__no_object_weight=0.3)
+    assert cost.cached_cost(changed) is None
+    cost.cost_of(changed, ["prior"], 2)
+    assert len(measured) == 3
