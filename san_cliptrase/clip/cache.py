@@ -15,9 +15,9 @@ from san_cliptrase.structures import ClipFeatures
 class FeatureCache:
     """Runs the frozen image tower on pictures whose pixels it has not seen yet, and remembers the others' tokens.
 
-    It pays where pictures return pixel by pixel: few training pictures that at most are flipped, evaluations on the way.
-    Crops and colours drawn at random never return. Every picture is computed by itself, so that what it gets does not
-    depend on its batch, nor on what was remembered.
+    It pays where pictures return pixel by pixel: few training pictures that at most are flipped, and evaluations on the
+    way. Crops and colours drawn at random never return. Every picture is computed by itself, so that what it gets does
+    not depend on its batch, nor on what was remembered.
 
     Args:
         visual: The image tower, without trainable parameters.

@@ -4,8 +4,8 @@
 and ``scenes_vit_record.json`` for ``MODEL.CLIP.PRETRAINED DIR/scenes_vit.safetensors``.
 
 What supervises it: a square crop of a picture, and a caption that names classes with at least :data:`MIN_SHARE` of the
-crop's pixels; crops with rare classes are drawn more often. A crop is an image of its own, of 2x2 patches to the
-picture's whole height, at about the scale at which the configurations show pictures to CLIP. Of the label maps only
+crop's pixels; crops with rare classes are drawn more often. A crop is an image of its own, of 2x2 patches to two thirds
+of the picture's height, at about the scale at which the configurations show pictures to CLIP. Of the label maps only
 this set of names enters, never a position; but it is a set *per crop*, drawn anew for every crop, which says more of
 where a class is than one set per picture would. Sets per picture could not be used instead: nearly every picture shows
 sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on two cores; it
@@ -38,12 +38,12 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import record_labels
 from san_cliptrase.images import DataError, read_image
 
-SHORT_SIDE = 96
-"""Pixels of a whole picture's shorter side as CLIP sees it: configs/camvid at INPUT.MIN_SIZE_TEST x RESOLUTION."""
+SHORT_SIDE = 192
+"""Pixels of a whole picture's shorter side as CLIP sees it: INPUT.MIN_SIZE_TEST x RESOLUTION of configs/camvid."""
 PATCH = 8
 """Pixels of a patch's side in the architecture ``scenes_vit``."""
-WINDOWS = (2, 3, 4, 6, 8, 12)
-"""Patches along a crop's side, one of these in each step."""
+WINDOWS = (2, 3, 4, 6, 8, 12, 16)
+"""Patches along a crop's side, one of these in each step; a whole picture has 24 along its shorter side."""
 ZOOM = (0.7, 1.4)
 """A crop is resized by up to these factors, so that the CLIP meets things nearer and farther."""
 MIN_SHARE = 0.1
@@ -77,10 +77,8 @@ class Crops:
                 height, width = (round(n * SHORT_SIDE / min(labels.shape)) for n in labels.shape)
                 # One value behind the last class is what is not labelled: counted, never named.
                 known = np.where(labels == metadata.ignore_label, len(self.names), labels).astype(np.int32)
-                small = Image.fromarray(known).resize((width, height), Image.Resampling.NEAREST)
-                # Pictures are twice as fine, because crops enlarge them.
-                self.pictures.append(Image.fromarray(image).resize((2 * width, 2 * height)))
-                self.labels.append(np.array(small))
+                self.pictures.append(Image.fromarray(image))
+                self.labels.append(np.array(Image.fromarray(known).resize((width, height), Image.Resampling.NEAREST)))
         if not self.pictures:
             raise DataError(f"dataset {dataset!r} has no labelled pixel: there is nothing to make captions of")
         self._jitter = ColorJitter(0.3, 0.3, 0.3)
@@ -114,8 +112,10 @@ class Crops:
             inside = labels[top : top + side, left : left + side]
             counts = np.bincount(inside.ravel(), minlength=len(self.names) + 1)[: len(self.names)]
             names = [self.names[i] for i in np.argsort(-counts) if counts[i] >= MIN_SHARE * inside.size]
-        box = tuple(2 * n for n in (left, top, left + side, top + side))
-        crop = self.pictures[index].resize((PATCH * patches,) * 2, Image.Resampling.BILINEAR, box)
+        picture = self.pictures[index]
+        across, down = picture.width / labels.shape[1], picture.height / labels.shape[0]
+        box = (left * across, top * down, (left + side) * across, (top + side) * down)
+        crop = picture.resize((PATCH * patches,) * 2, Image.Resampling.BILINEAR, box)
         if augment:
             if rng.random() < 0.5:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
