@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -55,10 +55,7 @@ class FeatureCache:
 
     def _features(self, image: Tensor) -> ClipFeatures:
         # In evaluation there may be no autocast where there is one in training.
-        state = repr((image.shape, image.dtype, torch.is_autocast_enabled(image.device.type)))
-        digest = hashlib.blake2b(state.encode(), digest_size=16)
-        digest.update(image.contiguous().cpu().numpy().data)
-        key = digest.digest()
+        key = content_key([image], str(torch.is_autocast_enabled(image.device.type)))
         if key not in self._kept:
             features = self.visual(image[None], self.taps)
             if _size(features) > self.room:
@@ -66,6 +63,16 @@ class FeatureCache:
             self.room -= _size(features)
             self._kept[key] = features
         return self._kept[key]
+
+
+def content_key(tensors: Iterable[Tensor], state: str = "") -> bytes:
+    """A digest of what tensors hold, of their shapes and types, and of whatever else counts."""
+    digest = hashlib.blake2b(state.encode(), digest_size=16)
+    for tensor in tensors:
+        digest.update(repr((tensor.shape, tensor.dtype)).encode())
+        # NumPy knows no bfloat16, but every tensor's bytes.
+        digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def _size(features: ClipFeatures) -> int:

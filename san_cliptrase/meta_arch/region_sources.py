@@ -17,7 +17,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from san_cliptrase.clip.cache import content_key
+from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.regions import image_grids
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.structures import ClipFeatures, Regions
@@ -35,13 +38,21 @@ class RegionSource:
         scales: Multiples of DBSCAN's radius; the regions found at each are taken together.
         side: Of ``grid``: squares along each side; of ``random``: the square root of the number of cells.
         ignore_label: Of ``truth``: pixels that belong to no region.
+        keep: Of ``cliptrase`` and ``shuffled``: remember the regions of pictures that may come again, some kilobytes
+            each; every picture is then clustered by itself.
 
     Raises:
         ValueError: There is no source of that name; the message lists them. Or no scale is given.
     """
 
     def __init__(
-        self, name: str, cliptrase: Cliptrase, scales: Sequence[float] = (1.0,), side: int = 3, ignore_label: int = 255
+        self,
+        name: str,
+        cliptrase: Cliptrase,
+        scales: Sequence[float] = (1.0,),
+        side: int = 3,
+        ignore_label: int = 255,
+        keep: bool = False,
     ) -> None:
         if name not in REGION_SOURCES:
             raise ValueError(f"unknown source of regions {name!r}; choose one of: {', '.join(REGION_SOURCES)}")
@@ -49,6 +60,7 @@ class RegionSource:
             raise ValueError(f"scales of DBSCAN's radius must be above 0, at least one of them; got {list(scales)}")
         self.name, self.cliptrase, self.scales = name, cliptrase, tuple(scales)
         self.side, self.ignore_label = side, ignore_label
+        self._kept: dict[bytes, Tensor] | None = {} if keep else None
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -78,8 +90,28 @@ class RegionSource:
             return random_regions(features, self.side**2)
         if self.name == "truth":
             return truth_regions(features, labels, canvas, self.ignore_label)
-        regions = self.cliptrase.regions(features, self.scales)
+        regions = self._cliptrase_regions(features)
         return shuffle_regions(regions, features) if self.name == "shuffled" else regions
+
+    def forget(self) -> None:
+        """Forgets the regions that were kept: CLIP has got other weights."""
+        if self._kept:
+            self._kept.clear()
+
+    def _cliptrase_regions(self, features: ClipFeatures) -> Regions:
+        if self._kept is None:
+            return self.cliptrase.regions(features, self.scales)
+        masks, depth = [], self.cliptrase.visual.depth
+        for image in range(len(features.valid)):
+            taps = (resolve_layer(tap, depth) for tap in self.taps)
+            tokens = {tap: features.tokens[tap][image : image + 1] for tap in taps}
+            own = ClipFeatures(tokens, features.grid, features.valid[image : image + 1])
+            key = content_key((*tokens.values(), own.valid), str(features.grid))
+            if key not in self._kept:
+                self._kept[key] = self.cliptrase.regions(own, self.scales).masks[0].bool()
+            masks.append(self._kept[key])
+        padded = pad_sequence(masks, batch_first=True)
+        return Regions(padded.float(), padded.flatten(2).any(2))
 
 
 def grid_regions(features: ClipFeatures, side: int) -> Regions:

@@ -73,7 +73,7 @@ class SAN(nn.Module):
         self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
         self._cache = FeatureCache(clip.visual, self.taps, cache_gb) if cache_gb else None
         if self._cache:
-            self.register_load_state_dict_post_hook(lambda *_: self._cache.clear())
+            self.register_load_state_dict_post_hook(lambda *_: self._forget())
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
@@ -148,6 +148,11 @@ class SAN(nn.Module):
             storage.put_scalar("regions/images_without", (counts == 0).float().mean().item())
         return regions
 
+    def _forget(self) -> None:
+        self._cache.clear()
+        if self.region_source:
+            self.region_source.forget()
+
     def _clip_features(self, batch: ImageList) -> ClipFeatures:
         images = resize_for_clip(batch.tensor, self.resolution)
         return self._cache(images) if self._cache else self.clip.visual(images, self.taps)
@@ -214,7 +219,8 @@ def _region_source_from_config(cfg: Any, clip: FrozenClip) -> RegionSource | Non
     if init.NAME == "off":
         return None
     cliptrase = cliptrase_from_config(cfg, clip)
-    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL)
+    keep = cfg.MODEL.CLIP.CACHE_GB > 0
+    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep)
 
 
 def _criterion_from_config(cfg: Any) -> SetCriterion | None:

@@ -11,6 +11,7 @@ SETTINGS = {
     "solver__clip_multiplier": 0.5,
     "solver__strength_multiplier": 10.0,
     "model__clip__trainable": ("positional_embedding", "ln_post.weight"),
+    "model__clip__cache_gb": 0,
 }
 
 

@@ -2,6 +2,8 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
+from san_cliptrase.clip.build import build_clip
+from san_cliptrase.cliptrase import Cliptrase
 from san_cliptrase.meta_arch.region_sources import (
     REGION_SOURCES,
     RegionSource,
@@ -11,6 +13,7 @@ from san_cliptrase.meta_arch.region_sources import (
     shuffle_regions,
     truth_regions,
 )
+from san_cliptrase.scenes import make_scene
 from san_cliptrase.structures import ClipFeatures, Regions
 
 
@@ -84,3 +87,26 @@ def test_san_trains_and_predicts_from_every_source(world, source):
     with EventStorage():
         sum(model.train()(world.batch()).values()).backward()
     assert all("sem_seg" in found for found in model.eval()(world.batch(train=False)))
+
+
+def test_kept_regions_are_those_that_are_found(monkeypatch):
+    clip = build_clip("scenes_vit", "scenes")
+    images = torch.stack([torch.from_numpy(make_scene((74, i)).image[::2, ::2].copy()) for i in range(3)])
+    pixels = clip.normalize(images.permute(0, 3, 1, 2) / 255)
+    method = Cliptrase(clip.visual, eps=0.8, min_samples=2)
+    sizes = [(96, 96), (96, 48), (64, 96)]
+    given = picture_features(clip.visual(pixels, method.taps), sizes, (96, 96))
+    expected = method.regions(given)
+    source, found = RegionSource("cliptrase", method, keep=True), []
+    monkeypatch.setattr(
+        method, "regions", lambda f, s, regions=method.regions: found.append(len(f.valid)) or regions(f, s)
+    )
+    for _ in range(2):
+        regions = source(given, [], (96, 96))
+        assert torch.equal(regions.masks, expected.masks) and torch.equal(regions.valid, expected.valid)
+    assert found == [1, 1, 1]
+    source(picture_features(given, [(96, 96)] * 3, (96, 96)), [], (96, 96))  # the first is as it was
+    assert len(found) == 5
+    source.forget()
+    source(given, [], (96, 96))
+    assert len(found) == 8
