@@ -2,7 +2,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from san_cliptrase.data.datasets import CAMVID_UNSEEN, DATASETS, class_names, load_pairs, register
+from san_cliptrase.data.datasets import DATASETS, class_names, load_pairs, register
+from san_cliptrase.data.table import CAMVID_UNSEEN
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, write
 
 
