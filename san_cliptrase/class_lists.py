@@ -32,15 +32,15 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
     lines = defaultdict(list)
     for number, name in enumerate(names, 1):
         lines[name].append(number)
-    if blank := lines.get(""):
-        raise DataError(
-            f"the class file {path} has a blank line ({blank[0]} of {len(names)}); every line is the name of one label "
-            f"value, so delete the line or name the class"
-        )
+        if not name.strip(" ,"):
+            raise DataError(
+                f"the class file {path} has no name in line {number} of {len(names)}; every line names one label "
+                f"value, so delete the line or name the class"
+            )
     for name, places in lines.items():
         if len(places) > 1:
             raise DataError(
-                f"the class file {path} names {name!r} more than once, in lines {' and '.join(map(str, places))}; give "
-                f"each class a name of its own"
+                f"the class file {path} names {name!r} more than once, in lines {' and '.join(map(str, places))}; "
+                f"give each class a name of its own"
             )
     return tuple(names)
