@@ -169,6 +169,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         register_own()
         return options.run(options)
-    except (DataError, FileNotFoundError) as error:
+    except (DataError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

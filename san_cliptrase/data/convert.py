@@ -40,7 +40,7 @@ def convert_labels(
     Raises:
         DataError: the published file cannot be read, is no label map, or has a value that is not in the table.
     """
-    raw = read(source)
+    raw = read(source).astype(np.int64)
     if raw.ndim != 2:
         raise DataError(f"label file {source} has shape {raw.shape}; expected one class index per pixel")
     labels = table[np.clip(raw, 0, len(table) - 1)]

@@ -35,7 +35,7 @@ def find_splits(folder: Path, name: str) -> dict[str, tuple[Path, Path]]:
                 f"{folder} has no folder {place.name!r}. Expected are images/ and one of {', '.join(LABEL_FOLDERS)}, "
                 f"each with files, or with a folder a split (images/train, annotations/train, ...)"
             )
-    splits = sorted(path.name for path in images.iterdir() if path.is_dir())
+    splits = sorted(path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = {f"{name}_{split}": (images / split, labels / split) for split in splits} or {name: (images, labels)}
     for place, truths in found.values():
         if not truths.is_dir():
@@ -65,9 +65,12 @@ def make_entries(
     """
     folder = folder.expanduser().absolute()
     name = name or folder.name
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name, re.ASCII):
-        raise DataError(f"{name!r} is no name for a dataset: use letters, digits and _ (option --name)")
     splits = find_splits(folder, name)
+    for key in splits:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key, re.ASCII):
+            raise DataError(
+                f"{key!r} is no name for a dataset: use letters, digits and _ (option --name, or the split's folder)"
+            )
     words = read_class_list(classes or folder / "classes.txt")
     if background and words[-1] != "background":
         raise DataError(f"--background needs 'background' as the last line of the class file, not {words[-1]!r}")

@@ -55,7 +55,7 @@ def read_registry() -> dict[str, OwnDataset]:
     """The entries by name; none without a file.
 
     Raises:
-        DataError: the file is no YAML, or an entry has a missing or unknown key, or takes a name of the table.
+        DataError: the file is no YAML, or an entry has a missing or unknown key or takes a name of the table.
     """
     path = registry_file()
     if not path.is_file():
@@ -64,7 +64,7 @@ def read_registry() -> dict[str, OwnDataset]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         found = {str(name): _entry(**values) for name, values in entries.items()}
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, TypeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, AttributeError, TypeError) as error:
         raise DataError(f"cannot read the datasets registered in {path}: {error}; {remedy}") from error
     if taken := sorted(found.keys() & DATASETS.keys()):
         raise DataError(f"{path} registers {taken[0]!r}, which is a dataset of this project; {remedy}")
@@ -74,6 +74,8 @@ def read_registry() -> dict[str, OwnDataset]:
 def _entry(
     images: str, labels: str, classes: list[str], ignore: int = 255, background: list[str] | None = None
 ) -> OwnDataset:
+    if background and list(classes)[-1:] != ["background"]:
+        raise ValueError("background words need 'background' as the last class")
     return OwnDataset(images, labels, tuple(map(str, classes)), int(ignore), tuple(map(str, background or ())))
 
 

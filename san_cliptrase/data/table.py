@@ -78,7 +78,8 @@ def _splits(name: str, spec: DatasetSpec, **splits: tuple[str, int]) -> dict[str
 
 _COCO_SPLITS = {"train": ("train2017", 118287), "val": ("val2017", 5000)}
 _CONTEXT_SPLITS = {"train": ("train", 4998), "val": ("val", 5105)}
-_VOC_SPLITS = {"train": ("train", 1464), "val": ("val", 1449)}
+# SAN's users have the 10582 pictures of the augmented training set in this folder, `prepare` writes the 1464 of VOC.
+_VOC_SPLITS = {"train": ("train", 0), "val": ("val", 1449)}
 _CITYSCAPES_SPLITS = {"train": ("train", 2975), "val": ("val", 500)}
 
 DATASETS: dict[str, DatasetSpec] = {

@@ -21,7 +21,7 @@ import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.datasets import DATASETS
-from san_cliptrase.data.mapper import WIDE_IGNORE
+from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
 
@@ -51,6 +51,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key or a dataset that
             does not exist.
+        DataError: if the user's registry of datasets or the file of TEST.VOCABULARY cannot be used.
     """
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
@@ -90,6 +91,8 @@ def _check_values(cfg: CfgNode) -> None:
         known = difflib.get_close_matches(unknown[0], DatasetCatalog.list(), n=3) or sorted(DATASETS)
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; registered are {', '.join(known)}")
     _make_room_for_classes(cfg)
+    for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
+        replacement_words(cfg.TEST.VOCABULARY, MetadataCatalog.get(name).get("stuff_classes", ()))
     if cfg.SEED < 0:
         raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
     if cfg.LOG_PERIOD < 1:

@@ -6,13 +6,12 @@ import pytest
 from san_cliptrase.data.command import main
 from san_cliptrase.data.table import DATASETS
 from tests.data import archives
-from tests.data.test_prepare import prepare, root  # noqa: F401  (a fixture)
 
 ADE = "ADEChallengeData2016"
 
 
 @pytest.fixture
-def check(root, capsys, monkeypatch):  # noqa: F811
+def check(root, capsys, monkeypatch):
     """Function of a name and the published number of its files: exit status, and the lines of what is wrong."""
 
     def run(name, count=2, *arguments):
@@ -25,7 +24,7 @@ def check(root, capsys, monkeypatch):  # noqa: F811
 
 
 @pytest.fixture
-def ade(root):  # noqa: F811
+def ade(root, prepare):
     """The folder of a prepared ADE20K of two pictures."""
     archives.ade150(root)
     assert prepare("ade150_val") == 0
@@ -79,7 +78,7 @@ def test_files_without_partner_are_named(ade, check):
     assert any(line.startswith("ADE_val_00000002: there is an image or a label file") for line in problems)
 
 
-def test_16_bit_labels_that_were_written_with_8_are_seen(root, check):  # noqa: F811
+def test_16_bit_labels_that_were_written_with_8_are_seen(root, prepare, check):
     archives.pascal_context(root)
     assert prepare("pc459_val") == 0
     assert check("pc459_val") == (0, [])
@@ -92,14 +91,14 @@ def test_16_bit_labels_that_were_written_with_8_are_seen(root, check):  # noqa: 
 
 
 @pytest.mark.parametrize("name", ["pc60_val", "cityscapes27_val", "coco_object_val", "voc21_val"])
-def test_datasets_of_every_kind_are_checked(root, check, name):  # noqa: F811
+def test_datasets_of_every_kind_are_checked(root, prepare, check, name):
     for make in (archives.pascal_context, archives.cityscapes, archives.coco, archives.voc):
         make(root)
     assert prepare(name) == 0
     assert check(name) == (0, [])
 
 
-def test_long_lists_are_cut_unless_all_is_asked_for(root, check):  # noqa: F811
+def test_long_lists_are_cut_unless_all_is_asked_for(root, prepare, check):
     archives.coco(root, stems=[f"{number:012d}" for number in range(60)])
     assert prepare("coco_stuff171_val") == 0
     for path in (root / "coco/stuffthingmaps_detectron2/val2017").iterdir():
@@ -108,7 +107,7 @@ def test_long_lists_are_cut_unless_all_is_asked_for(root, check):  # noqa: F811
     assert len(check("coco_stuff171_val", 60, "--all")[1]) == 60
 
 
-def test_missing_data_are_named_with_their_folder(root, check, capsys):  # noqa: F811
+def test_missing_data_are_named_with_their_folder(root, check, capsys):
     assert main(["check", "voc20_val"]) == 1
     assert str(root / "VOC2012/JPEGImages") in capsys.readouterr().err
 

@@ -8,22 +8,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
-from san_cliptrase.data.command import main
 from san_cliptrase.data.datasets import class_names
 from san_cliptrase.data.mapper import record_labels
 from tests.data import archives
 
 IGNORE = 65535
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    return tmp_path
-
-
-def prepare(*arguments):
-    return main(["prepare", *arguments, "--workers", "1"])
 
 
 def first_row(name):
@@ -34,7 +23,7 @@ def first_row(name):
     return ["" if label == IGNORE else classes[label] for label in labels[0]]
 
 
-def test_coco_stuff_closes_the_gaps_and_serves_three_datasets(root):
+def test_coco_stuff_closes_the_gaps_and_serves_three_datasets(root, prepare):
     archives.coco(root)
     assert prepare("coco_stuff171_val") == 0
     assert first_row("coco_stuff171_val") == ["person", "stop sign", "toothbrush", "banner", "wood", ""]
@@ -42,19 +31,19 @@ def test_coco_stuff_closes_the_gaps_and_serves_three_datasets(root):
     assert first_row("coco_stuff27_val") == ["person", "outdoor", "indoor", "textile", "solid", ""]
 
 
-def test_coco_train_has_its_own_folder(root):
+def test_coco_train_has_its_own_folder(root, prepare):
     archives.coco(root, "train2017")
     assert prepare("coco_object_train") == 0
     assert len(DatasetCatalog.get("coco_stuff171_train")) == 2
 
 
-def test_ade150_loses_the_value_of_what_is_not_labelled(root):
+def test_ade150_loses_the_value_of_what_is_not_labelled(root, prepare):
     archives.ade150(root)
     assert prepare("ade150_val") == 0
     assert first_row("ade150_val")[:3] == ["", "wall", "flag"]
 
 
-def test_voc_with_and_without_background_of_palette_files(root):
+def test_voc_with_and_without_background_of_palette_files(root, prepare):
     archives.voc(root)
     assert prepare("voc20_val", "voc21_val", "voc21_train") == 0
     assert first_row("voc20_val")[:4] == ["", "aeroplane", "tv", ""]
@@ -63,7 +52,7 @@ def test_voc_with_and_without_background_of_palette_files(root):
     assert [record["image_id"] for record in DatasetCatalog.get("voc21_train")] == ["2008_000009"]
 
 
-def test_pascal_context_in_its_three_vocabularies(root):
+def test_pascal_context_in_its_three_vocabularies(root, prepare):
     archives.pascal_context(root)
     assert prepare("pc59_val", "pc459_val", "pc459_train") == 0
     assert first_row("pc59_val") == ["", "", "aeroplane", "diningtable", "wood", ""]
@@ -73,7 +62,7 @@ def test_pascal_context_in_its_three_vocabularies(root):
     assert prepare("pc60_val") == 0  # the files of pc59_val, which are there
 
 
-def test_the_full_ade20k_takes_its_classes_from_the_archives_index(root):
+def test_the_full_ade20k_takes_its_classes_from_the_archives_index(root, prepare):
     names = class_names("ade847")
     objects = ["something rare", *reversed(names)]
     numbers = [objects.index(name) + 1 for name in (names[0], names[300], names[846])]
@@ -85,7 +74,7 @@ def test_the_full_ade20k_takes_its_classes_from_the_archives_index(root):
     assert set(np.unique(np.asarray(Image.open(record["sem_seg_file_name"])))) <= {65535, 0, 300, 846}
 
 
-def test_small_pictures_of_the_full_ade20k_stay_as_they_are(root):
+def test_small_pictures_of_the_full_ade20k_stay_as_they_are(root, prepare):
     names = class_names("ade847")
     archives.ade_full(root, names, [0, 1, 301, 847])
     assert prepare("ade847_val") == 0
@@ -95,7 +84,7 @@ def test_small_pictures_of_the_full_ade20k_stay_as_they_are(root):
 
 
 @pytest.mark.parametrize("damage", ["other names", "code"])
-def test_an_index_that_is_not_ade20ks_is_refused_and_runs_nothing(root, capsys, damage):
+def test_an_index_that_is_not_ade20ks_is_refused_and_runs_nothing(root, prepare, capsys, damage):
     archives.ade_full(root, ["wall"], [0, 1])
     index = root / "ADE20K_2021_17_01/index_ade20k.pkl"
     if damage == "code":
@@ -105,7 +94,7 @@ def test_an_index_that_is_not_ade20ks_is_refused_and_runs_nothing(root, capsys, 
     assert not (root / "made by the pickle").exists()
 
 
-def test_cityscapes_is_read_as_it_is_published(root, capsys):
+def test_cityscapes_is_read_as_it_is_published(root, prepare, capsys):
     archives.cityscapes(root)
     assert prepare("cityscapes19_val", "cityscapes27_val") == 0
     assert "nothing to convert" in capsys.readouterr().out
@@ -113,14 +102,14 @@ def test_cityscapes_is_read_as_it_is_published(root, capsys):
     assert first_row("cityscapes27_val")[:4] == ["", "road", "parking", "bicycle"]
 
 
-def test_the_archive_may_lie_elsewhere(root, tmp_path_factory):
+def test_the_archive_may_lie_elsewhere(root, prepare, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("downloads")
     archives.ade150(elsewhere)
     assert prepare("ade150_val", "--source", str(elsewhere / "ADEChallengeData2016")) == 0
     assert len(list((root / "ADEChallengeData2016/annotations_detectron2/validation").iterdir())) == 2
 
 
-def test_a_missing_archive_is_named_with_what_it_must_hold(root, capsys):
+def test_a_missing_archive_is_named_with_what_it_must_hold(root, prepare, capsys):
     assert prepare("voc21_val") == 1
     error = capsys.readouterr().err
     assert str(root / "VOC2012") in error
@@ -128,7 +117,7 @@ def test_a_missing_archive_is_named_with_what_it_must_hold(root, capsys):
     assert "--source" in error
 
 
-def test_an_unknown_name_is_met_with_close_ones(root, capsys):
+def test_an_unknown_name_is_met_with_close_ones(root, prepare, capsys):
     assert prepare("ade_150_val") == 1
     assert "ade150_val" in capsys.readouterr().err
 
@@ -141,7 +130,7 @@ def test_an_unknown_name_is_met_with_close_ones(root, capsys):
         (lambda path: archives.write_png(path, np.zeros((4, 6, 3), np.uint8)), "has shape (4, 6, 3)"),
     ],
 )
-def test_a_bad_file_is_named_and_the_others_are_converted(root, capsys, damage, message):
+def test_a_bad_file_is_named_and_the_others_are_converted(root, prepare, capsys, damage, message):
     archives.ade150(root)
     damage(root / "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png")
     assert prepare("ade150_val") == 1
@@ -155,7 +144,7 @@ def test_a_bad_file_is_named_and_the_others_are_converted(root, capsys, damage, 
     assert len(list(folder.iterdir())) == 2
 
 
-def test_finished_files_are_left_alone(root):
+def test_finished_files_are_left_alone(root, prepare):
     archives.ade150(root)
     assert prepare("ade150_val") == 0
     done = root / "ADEChallengeData2016/annotations_detectron2/validation/ADE_val_00000001.png"
@@ -164,7 +153,7 @@ def test_finished_files_are_left_alone(root):
     assert done.read_bytes() == b"finished"
 
 
-def test_a_killed_run_leaves_whole_files_only_and_is_taken_up(root):
+def test_a_killed_run_leaves_whole_files_only_and_is_taken_up(root, prepare):
     archives.coco(root, stems=[f"{number:012d}" for number in range(300)])
     target = root / "coco/stuffthingmaps_detectron2/val2017"
     process = multiprocessing.get_context("fork").Process(target=prepare, args=("coco_stuff171_val",))
