@@ -197,6 +197,7 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         ("mine: {images: a, labels: b}\n", "classes"),
         ("mine: {images: a, labels: b, classes: [c], colour: red}\n", "colour"),
         ("mine: !!python/object/apply:os.getcwd []\n", "cannot read the datasets registered in"),
+        ("mine: {images: a, labels: b, classes: [c], background: [sky]}\n", "need 'background' as the last class"),
         (
             "voc20_val: {images: a, labels: b, classes: [c]}\n",
             "registers 'voc20_val', which is a dataset of this project",
