@@ -69,20 +69,14 @@ def test_a_run_trains_on_them(root, folder, tiny_overrides, tmp_path):
 
 
 def test_a_folder_without_splits_is_one_dataset_and_labels_may_be_called_masks(root, folder):
-    (folder / "images/val").rename(folder / "flat")
-    for split in ("images/train", "images"):
-        for path in [*(folder / split).iterdir()]:
-            path.unlink() if path.is_file() else path.rmdir()
-    (folder / "images").rmdir()
-    (folder / "flat").rename(folder / "images")
-    (folder / "annotations/val").rename(folder / "masks")
-    for path in (folder / "annotations/train").iterdir():
-        path.unlink()
-    (folder / "annotations/train").rmdir()
-    (folder / "annotations").rmdir()
-    assert register(folder) == 0
+    flat = folder.parent / "flat"
+    flat.mkdir()
+    for old, new in (("images/val", "images"), ("annotations/val", "masks"), ("classes.txt", "classes.txt")):
+        (folder / old).rename(flat / new)
+    (flat / "images/.cache").mkdir()  # no split
+    assert register(flat) == 0
     register_own()
-    assert [record["image_id"] for record in DatasetCatalog.get("town")] == ["a", "b"]
+    assert [record["image_id"] for record in DatasetCatalog.get("flat")] == ["a", "b"]
 
 
 def test_more_than_255_classes_with_16_bit_labels(root, folder):
