@@ -28,12 +28,12 @@ def test_synonyms_are_averaged_over_names_and_templates(monkeypatch):
     with torch.no_grad():
         single = F.normalize(clip.text.model.encode_text(clip.text.tokenizer(prompts)), dim=-1)
     torch.testing.assert_close(weights[1], F.normalize(single.mean(0), dim=0))
-    assert torch.equal(weights[[0, 2]], tiny_clip().text(["cat", "dog"], templates=templates))
+    torch.testing.assert_close(weights[[0, 2]], tiny_clip().text(["cat", "dog"], templates=templates))
     assert not torch.allclose(weights[1], tiny_clip().text(["sea, ocean ,deep water"], templates=templates)[0])
 
 
 def test_a_class_of_commas_alone_is_refused():
-    with pytest.raises(ValueError, match="' , ' has no name"):
+    with pytest.raises(ValueError, match="',' has no name"):
         tiny_clip(synonyms=True).text(["cat", " , "])
 
 

@@ -61,7 +61,7 @@ def test_splits_become_datasets_that_a_run_evaluates(root, folder, tiny_override
     assert MetadataCatalog.get("mine_train").background_words == ()
 
 
-def test_a_run_trains_on_them(root, folder, tiny_overrides, tmp_path):
+def test_a_run_trains_on_them_also_where_noise_has_no_regions(root, folder, tiny_overrides, tmp_path):
     assert register(folder) == 0
     names = {"datasets__train": "('town_train',)", "datasets__test": "('town_val',)", "solver__max_iter": 1}
     assert train_net(["--config", str(ROOT / "configs/demo/san_cliptrase.yaml"), *tiny_overrides(**names)]) == 0
