@@ -21,7 +21,7 @@ setup(
     packages=find_packages(include=["san_cliptrase", "san_cliptrase.*"]),
     package_data={
         "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
-        "san_cliptrase.data": ["class_names/*.txt"],
+        "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
     },
     install_requires=[
         "fvcore>=0.1.5",

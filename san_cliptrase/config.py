@@ -37,6 +37,8 @@ def _add_clip(cfg: Any, node: type) -> None:
     # SAN keeps CLIP's features in so many gigabytes for when the same pixels come again, and the regions found in them.
     # It pays for few training pictures without crops and colour changes, and needs TRAINABLE (). 0: off.
     clip.CACHE_GB = 0.0
+    # Read a name with commas ("sea, ocean") as synonyms, whose embeddings are averaged, instead of as it stands.
+    clip.SYNONYMS = False
 
 
 def _add_cliptrase(cfg: Any, node: type) -> None:
@@ -109,8 +111,10 @@ def _add_san(cfg: Any, node: type) -> None:
 
 
 def _add_data_and_solver(cfg: Any, node: type) -> None:
-    # Label values that are never trained or scored.
+    # The value of pixels that are never trained or scored, in memory; 65535 where a dataset has more than 255 classes.
     cfg.INPUT.IGNORE_LABEL = 255
+    # A class file with one line for each class of the test set: these words are evaluated in place of its names.
+    cfg.TEST.VOCABULARY = ""
     # Images of a test batch, and how many images of a test set are evaluated (0: all).
     cfg.TEST.BATCH_SIZE = 1
     cfg.TEST.MAX_IMAGES = 0

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.build import FrozenClip, WeightsError, build_clip
 from san_cliptrase.clip.templates import TEMPLATES
@@ -87,9 +88,11 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
         ValueError: Bad vocabulary, unknown model, tag or device, size below one patch.
         WeightsError: The weights cannot be fetched or do not fit.
     """
-    vocabulary, background = _words(options.vocabulary), _words(options.background)
+    file, background = options.vocabulary_file, _words(options.background)
+    vocabulary = read_class_list(file) if file else _words(options.vocabulary)
     check_vocabulary(vocabulary)
-    clip = build_clip(options.model, options.pretrained, INTERPOLATE_OFFSET).to(find_device(options.device))
+    clip = build_clip(options.model, options.pretrained, INTERPOLATE_OFFSET, synonyms=options.synonyms)
+    clip = clip.to(find_device(options.device))
     if options.model == "scenes_vit":
         logger.info("scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes and no photographs")
     size = options.size or min(clip.image_size)
@@ -125,7 +128,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(prog="python -m san_cliptrase.predict", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE", help="photographs, in any format that Pillow reads")
-    add("--vocabulary", required=True, metavar="WORDS", help='class names with commas between: "grass, water, brick"')
+    words = parser.add_mutually_exclusive_group(required=True)
+    words.add_argument("--vocabulary", metavar="WORDS", help='class names with commas between: "grass, water, brick"')
+    words.add_argument("--vocabulary-file", type=Path, metavar="FILE", help="text file with one class name a line")
+    add("--synonyms", action="store_true", help='read a line of the file with commas ("sea, ocean") as synonyms')
     add("--background", default="", metavar="WORDS", help="words that all mean background, with commas between")
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results; made if missing")
     add(

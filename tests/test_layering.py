@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
     {"__init__", "structures", "config", "compat", "device", "images", "drawing", "scenes", "entry"},
-    {"clip", "pooling"},
+    {"clip", "pooling", "class_lists"},
     {"cliptrase", "san"},
     {"losses", "data", "evaluation"},
     {"meta_arch"},

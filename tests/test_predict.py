@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.predict import find_device, main
 
 RANDOM = ["--model", "scenes_vit", "--pretrained", "", "--templates", "none", "--device", "cpu"]
@@ -24,6 +25,19 @@ def photo(tmp_path):
 def run(tmp_path, *images, vocabulary="grass, water, red brick", options=()):
     arguments = [*map(str, images), "--vocabulary", vocabulary, "--output", str(tmp_path / "out"), *RANDOM, *options]
     return main(arguments), tmp_path / "out"
+
+
+def test_a_vocabulary_file_has_a_class_a_line_and_synonyms_on_demand(tmp_path, photo, monkeypatch):
+    file, asked = tmp_path / "words.txt", []
+    file.write_text("grass\nsea, ocean\n")
+    encode = TextEncoder._encode
+    monkeypatch.setattr(TextEncoder, "_encode", lambda self, *args: asked.append(self.synonyms) or encode(self, *args))
+    for options in ([], ["--synonyms"]):
+        arguments = [str(photo), "--vocabulary-file", str(file), "--output", str(tmp_path / "out"), *RANDOM, *options]
+        assert main(arguments) == 0
+        summary = json.loads((tmp_path / "out" / "photo.json").read_text())
+        assert [entry["name"] for entry in summary["classes"]] == ["grass", "sea, ocean"]
+    assert asked == [False, True]
 
 
 def test_writes_overlay_labels_and_summary(tmp_path, photo):

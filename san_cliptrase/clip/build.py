@@ -36,6 +36,7 @@ class FrozenClip(nn.Module):
         tokenizer: Its tokenizer.
         interpolate_offset: See ``ClipVisualEncoder``.
         trainable: See ``ClipVisualEncoder``.
+        synonyms: See ``TextEncoder``.
 
     Attributes:
         visual: The image tower.
@@ -51,11 +52,12 @@ class FrozenClip(nn.Module):
         tokenizer: Callable[[list[str]], Tensor],
         interpolate_offset: float = 0.0,
         trainable: Iterable[str] = (),
+        synonyms: bool = False,
     ) -> None:
         super().__init__()
         vision, model.visual = model.visual, nn.Identity()
         self.visual = ClipVisualEncoder(vision, interpolate_offset, trainable)
-        self.text = TextEncoder(model, tokenizer)
+        self.text = TextEncoder(model, tokenizer, synonyms)
         self.mean: tuple[float, ...] = tuple(getattr(vision, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN)
         self.std: tuple[float, ...] = tuple(getattr(vision, "image_std", None) or open_clip.OPENAI_DATASET_STD)
         self.image_size: tuple[int, int] = tuple(vision.image_size)
@@ -72,7 +74,11 @@ class FrozenClip(nn.Module):
 
 
 def build_clip(
-    name: str, pretrained: str | None, interpolate_offset: float = 0.0, trainable: Iterable[str] = ()
+    name: str,
+    pretrained: str | None,
+    interpolate_offset: float = 0.0,
+    trainable: Iterable[str] = (),
+    synonyms: bool = False,
 ) -> FrozenClip:
     """Build a frozen CLIP.
 
@@ -84,6 +90,7 @@ def build_clip(
             a file need the model whose name ends in "-quickgelu"; the tag says so by itself, a file cannot.
         interpolate_offset: See ``ClipVisualEncoder``.
         trainable: See ``ClipVisualEncoder``.
+        synonyms: See ``TextEncoder``.
 
     Raises:
         ValueError: Unknown model or tag (the message names close matches), or an image tower that is not supported.
@@ -108,7 +115,7 @@ def build_clip(
             "of a downloaded weights file instead of a tag, or use the small CLIP shipped here: model scenes_vit with "
             "weights scenes"
         ) from error
-    return FrozenClip(model, tokenizer, interpolate_offset, trainable)
+    return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms)
 
 
 @functools.cache

@@ -18,17 +18,21 @@ class TextEncoder(nn.Module):
     """The frozen text tower of a CLIP as a zero-shot classifier over words.
 
     The weight of a word is the ensemble of Radford et al., 2021, sec. 3.1.4, with templates ``t``:
-    ``normalize(mean_t normalize(encode(t(word))))``.
+    ``normalize(mean_t normalize(encode(t(word))))``. With ``synonyms`` the mean is over the names ``s`` of a class too:
+    ``normalize(mean_s mean_t normalize(encode(t(s))))``. It keeps one weight a class, which taking the best would not.
 
     Args:
         model: An open_clip model; only its text side is used, and it is frozen.
         tokenizer: The model's tokenizer: list of sentences -> (N, context_length).
+        synonyms: Whether a word with commas ("sea, ocean") is several names of a class, or one name as it stands. The
+            published numbers on ADE-847, where 217 names have commas, are of the latter.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], synonyms: bool = False) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.synonyms = synonyms
         self._cache: dict[tuple[str, tuple[str, ...]], Tensor] = {}
         self.requires_grad_(False).train()
 
@@ -43,7 +47,7 @@ class TextEncoder(nn.Module):
         """Text weights of a vocabulary; each word is encoded once per process and set of templates.
 
         Args:
-            vocabulary: K class names. A name with commas ("sea, ocean") is one class, put into the sentence as it is.
+            vocabulary: K class names. A name with commas ("sea, ocean") is one class; see ``synonyms`` of the class.
             templates: Name or sentences, see ``load_templates``.
             background: Words appended after the vocabulary, all of them meaning "none of these". Repetitions, and
                 words that are already a class, are left out: they could never win.
@@ -67,17 +71,33 @@ class TextEncoder(nn.Module):
 
     def _encode(self, words: list[str], sentences: tuple[str, ...]) -> None:
         device = next(self.model.parameters()).device
-        prompts = [sentence.replace("{}", word) for word in words for sentence in sentences]
+        names = [split_synonyms(word) if self.synonyms else [word] for word in words]
+        prompts = [sentence.replace("{}", name) for group in names for name in group for sentence in sentences]
         # The cache outlives the call: a training step under autocast must not leave half-precision weights in it.
         with torch.autocast(device.type, enabled=False):
             embeddings = F.normalize(self.model.encode_text(self.tokenizer(prompts).to(device)).float(), dim=-1)
-            weights = F.normalize(embeddings.unflatten(0, (len(words), len(sentences))).mean(dim=1), dim=-1)
+            means = embeddings.unflatten(0, (-1, len(sentences))).mean(dim=1)
+            if self.synonyms:
+                means = torch.stack([group.mean(dim=0) for group in means.split([len(group) for group in names])])
+            weights = F.normalize(means, dim=-1)
         self._cache.update({(word, sentences): row for word, row in zip(words, weights, strict=True)})
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         # Other weights give other embeddings.
         self._cache.clear()
         super()._load_from_state_dict(*args, **kwargs)
+
+
+def split_synonyms(word: str) -> list[str]:
+    """The names of a class: what stands between commas.
+
+    Raises:
+        ValueError: There is nothing but commas.
+    """
+    names = [name.strip() for name in word.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"the word {word!r} has no name between its commas")
+    return names
 
 
 def check_vocabulary(words: Sequence[str]) -> None:

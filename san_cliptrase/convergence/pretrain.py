@@ -36,6 +36,7 @@ from san_cliptrase.clip.pretrain import Batch, Normalise, Tokenizer, caption_bat
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import record_labels
+from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.images import DataError, read_image
 
 SHORT_SIDE = 192
@@ -181,8 +182,10 @@ def train(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=sorted(DATASETS), required=True, help="whose pictures are trained on")
-    parser.add_argument("--held-out", choices=sorted(DATASETS), default="camvid_val", help="what naming is tried on")
+    register_own()
+    known = sorted({*DATASETS, *OWN})
+    parser.add_argument("--dataset", choices=known, required=True, help="whose pictures are trained on")
+    parser.add_argument("--held-out", choices=known, default="camvid_val", help="what naming is tried on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", choices=("scenes", "random"), default="scenes", help="weights to start from")
     parser.add_argument("--steps", type=int, default=2000)

@@ -13,9 +13,13 @@ from detectron2.config import configurable
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BitMasks, Instances
 
+from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.data.reductions import IGNORED, REDUCTIONS, Reduction
 from san_cliptrase.images import DataError, read_image, read_values
 
 GREY = 128
+WIDE_IGNORE = 65535
+"""What 16-bit label files have for pixels without a label."""
 
 
 def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
@@ -28,20 +32,27 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
         size: (height, width) that the picture has.
 
     Raises:
-        DataError: if the file cannot be read, has channels, another size, or a value that is no class.
+        DataError: if the file cannot be read, has channels, another size, fewer bits than the classes need, or a value
+            that is no class.
     """
     labels = read_values(path)
     if labels.ndim != 2:
         raise DataError(f"label file {path} has shape {labels.shape}; expected one class index per pixel")
     if labels.shape != size:
         raise DataError(f"label file {path} is {labels.shape[0]}x{labels.shape[1]}, its image {size[0]}x{size[1]}")
+    if labels.dtype.itemsize == 1 and num_classes > 256:
+        raise DataError(
+            f"label file {path} has 8 bits a pixel, which cannot hold {num_classes} classes: it was cut down when it "
+            f"was written. Make it again as a 16-bit TIFF or PNG (python -m san_cliptrase.data prepare does)"
+        )
     labels = labels.astype(np.int64)
     outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)
     if outside.any():
         values = np.unique(labels[outside])
         raise DataError(
             f"label file {path} holds the value(s) {', '.join(map(str, values[:5]))}; the dataset has classes 0 to "
-            f"{num_classes - 1}, and {ignore_label} for ignored pixels"
+            f"{num_classes - 1}, and {ignore_label} for ignored pixels. Unconverted files, a class list that is too "
+            f"short or another ignore value look like this (docs/datasets.md)"
         )
     return labels
 
@@ -49,26 +60,47 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
 def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64 label map of a dataset's dict, whose values index ``vocabulary``.
 
-    Where the file was made for other classes, the dict names those as "label_names"; pixels of a class that
-    ``vocabulary`` lacks get ``ignore_label``.
+    Where the file was made for other classes, the dict names those as "label_names", or has the name of a
+    "reduction"; pixels of a class that ``vocabulary`` lacks get ``ignore_label``. Pixels without a label get it too,
+    whatever value ("ignore_value") they have in the file.
 
     Raises:
         DataError: see :func:`read_labels`.
     """
-    names = tuple(record.get("label_names", vocabulary))
-    labels = read_labels(record["sem_seg_file_name"], len(names), ignore_label, size)
-    if names == tuple(vocabulary):
-        return labels
-    table = np.array([vocabulary.index(name) if name in vocabulary else ignore_label for name in names])
-    result, known = np.full_like(labels, ignore_label), labels != ignore_label
-    result[known] = table[labels[known]]
-    return result
+    names, path = tuple(record.get("label_names", vocabulary)), record["sem_seg_file_name"]
+    reduction = REDUCTIONS[record["reduction"]] if "reduction" in record else None
+    num_values = len(reduction.classes) if reduction else len(names)
+    # Files of datasets that do not say: 255 for up to 255 classes, or what INPUT.IGNORE_LABEL was set to below.
+    usual = min(ignore_label, WIDE_IGNORE if num_values > 255 else 255)
+    file_ignore = record.get("ignore_value", usual)
+    labels = read_labels(path, num_values, file_ignore, size)
+    if reduction is None and names == tuple(vocabulary):
+        return labels if file_ignore == ignore_label else np.where(labels == file_ignore, ignore_label, labels)
+    if reduction is None:
+        reduction = Reduction(tuple(vocabulary.index(name) if name in vocabulary else IGNORED for name in names))
+    return reduction.apply(labels, file_ignore, ignore_label)
+
+
+def replacement_words(path: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
+    """The words that a class file gives in place of a dataset's class names; none without a file.
+
+    Raises:
+        DataError: the file cannot be used, or does not have one line for each class.
+    """
+    words = read_class_list(path) if path else ()
+    if words and len(words) != len(vocabulary):
+        raise DataError(
+            f"TEST.VOCABULARY {path} has {len(words)} lines, and the dataset {len(vocabulary)} classes: give one line "
+            f"for each class, in the order of the labels"
+        )
+    return words
 
 
 class SemanticMapper:
     """detectron2 dataset dict -> {"image", "height", "width", "sem_seg", "vocabulary"} and, for training, "instances".
 
-    "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index.
+    "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index (at test
+    time the words of TEST.VOCABULARY in their place). Pixels without a label are INPUT.IGNORE_LABEL in "sem_seg".
     "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training pads pictures that
     are smaller than the crop with grey to its size, as SAN does; "picture_size" (h, w) is the part that is picture.
     It draws its augmentation from Python's and numpy's global generators, which the loader seeds for every sample.
@@ -82,9 +114,16 @@ class SemanticMapper:
         vocabulary: Sequence[str],
         ignore_label: int,
         is_train: bool,
+        words: Sequence[str] = (),
     ) -> None:
         self.augmentations, self.pad_to = T.AugmentationList(augmentations), pad_to
         self.vocabulary, self.ignore_label, self.is_train = tuple(vocabulary), ignore_label, is_train
+        self.words = tuple(words)
+        if ignore_label < len(self.vocabulary):
+            raise DataError(
+                f"INPUT.IGNORE_LABEL is {ignore_label}, which is also one of the {len(self.vocabulary)} classes: "
+                f"set it to {WIDE_IGNORE}"
+            )
 
     @classmethod
     def from_config(cls, cfg: Any, vocabulary: Sequence[str], is_train: bool) -> dict:
@@ -115,6 +154,7 @@ class SemanticMapper:
             "vocabulary": vocabulary,
             "ignore_label": ignore,
             "is_train": is_train,
+            "words": () if is_train else replacement_words(cfg.TEST.VOCABULARY, vocabulary),
         }
 
     def __call__(self, record: dict) -> dict:
@@ -126,7 +166,7 @@ class SemanticMapper:
         image = read_image(record["file_name"])
         height, width = image.shape[:2]
         labels = record_labels(record, self.vocabulary, self.ignore_label, (height, width))
-        result = {**record, "height": height, "width": width, "vocabulary": self.vocabulary}
+        result = {**record, "height": height, "width": width, "vocabulary": self.words or self.vocabulary}
         # T.AugInput resizes label maps with nearest neighbours; uint8 images are what its transforms expect.
         pair = T.AugInput(image, sem_seg=labels.astype(np.float32) if self.is_train else None)
         self.augmentations(pair)

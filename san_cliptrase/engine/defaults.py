@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -21,6 +21,8 @@ import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.datasets import DATASETS
+from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
+from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
 
 
@@ -49,6 +51,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key or a dataset that
             does not exist.
+        DataError: if the user's registry of datasets or the file of TEST.VOCABULARY cannot be used.
     """
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
@@ -82,10 +85,14 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
 
 
 def _check_values(cfg: CfgNode) -> None:
+    register_own()
     unknown = sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - set(DatasetCatalog.list()))
     if unknown:
         known = difflib.get_close_matches(unknown[0], DatasetCatalog.list(), n=3) or sorted(DATASETS)
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; registered are {', '.join(known)}")
+    _make_room_for_classes(cfg)
+    for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
+        replacement_words(cfg.TEST.VOCABULARY, MetadataCatalog.get(name).get("stuff_classes", ()))
     if cfg.SEED < 0:
         raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
     if cfg.LOG_PERIOD < 1:
@@ -97,6 +104,14 @@ def _check_values(cfg: CfgNode) -> None:
         cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
     except ValueError as error:
         raise ConfigError(f"MODEL: {error}") from error
+
+
+def _make_room_for_classes(cfg: CfgNode) -> None:
+    """Raises the default of INPUT.IGNORE_LABEL where it is a class of one of the run's datasets."""
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    most = max((len(MetadataCatalog.get(name).get("stuff_classes", ())) for name in names), default=0)
+    if cfg.INPUT.IGNORE_LABEL == 255 < most:
+        cfg.INPUT.IGNORE_LABEL = WIDE_IGNORE
 
 
 def _hint(message: str, cfg: CfgNode) -> str:

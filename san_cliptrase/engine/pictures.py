@@ -42,6 +42,8 @@ def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     batch = image_batch([entry], model.clip, model.device, model.divisibility)
     features = model.clip.visual(resize_for_clip(batch.tensor, model.resolution), model.taps)
     masks = model.find_regions(features, [entry], batch).masks
+    if not masks.shape[1]:
+        return np.zeros(size, np.int64)
     height, width = batch.image_sizes[0]
     masks = torch.nn.functional.interpolate(masks, tuple(batch.tensor.shape[-2:]), mode="nearest")[..., :height, :width]
     masks = torch.nn.functional.interpolate(masks, size, mode="nearest")[0]

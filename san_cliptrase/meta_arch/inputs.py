@@ -17,7 +17,7 @@ from san_cliptrase.san.network import resize_for_clip
 def clip_from_config(cfg: Any) -> FrozenClip:
     """The CLIP that MODEL.CLIP names."""
     clip = cfg.MODEL.CLIP
-    return build_clip(clip.NAME, clip.PRETRAINED, clip.INTERPOLATE_OFFSET, clip.TRAINABLE)
+    return build_clip(clip.NAME, clip.PRETRAINED, clip.INTERPOLATE_OFFSET, clip.TRAINABLE, clip.SYNONYMS)
 
 
 def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:

@@ -20,6 +20,23 @@ def test_is_the_normalised_mean_of_normalised_prompts(clip):
     torch.testing.assert_close(weights.norm(dim=1), torch.ones(2))
 
 
+def test_synonyms_are_averaged_over_names_and_templates(monkeypatch):
+    clip, templates = tiny_clip(synonyms=True), ["a {}.", "the {} there"]
+    monkeypatch.setattr(text_module, "PROMPTS_PER_BATCH", 4)  # two classes, of unlike numbers of names, at a time
+    weights = clip.text(["cat", "sea, ocean ,deep water", "dog"], templates=templates)
+    prompts = [template.replace("{}", name) for name in ("sea", "ocean", "deep water") for template in templates]
+    with torch.no_grad():
+        single = F.normalize(clip.text.model.encode_text(clip.text.tokenizer(prompts)), dim=-1)
+    torch.testing.assert_close(weights[1], F.normalize(single.mean(0), dim=0))
+    torch.testing.assert_close(weights[[0, 2]], tiny_clip().text(["cat", "dog"], templates=templates))
+    assert not torch.allclose(weights[1], tiny_clip().text(["sea, ocean ,deep water"], templates=templates)[0])
+
+
+def test_a_class_of_commas_alone_is_refused():
+    with pytest.raises(ValueError, match="',' has no name"):
+        tiny_clip(synonyms=True).text(["cat", " , "])
+
+
 def test_batches_do_not_change_the_result(clip, monkeypatch):
     words = [f"word {i}" for i in range(7)]
     once = tiny_clip().text(words, templates="vild")

@@ -2,17 +2,134 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from san_cliptrase.data.datasets import CAMVID_UNSEEN, DATASETS, class_names, load_pairs, register
+from san_cliptrase.data.datasets import DATASETS, class_names, load_pairs, register
+from san_cliptrase.data.reductions import IGNORED, REDUCTIONS
+from san_cliptrase.data.table import CAMVID_UNSEEN
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, write
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("coco_stuff171", 171), ("ade150", 150), ("pc59", 59), ("voc20", 20), ("camvid", 11)]
+    ("name", "count"),
+    [
+        ("coco_stuff171", 171),
+        ("coco_object", 81),
+        ("coco_stuff27", 27),
+        ("ade150", 150),
+        ("ade847", 847),
+        ("pc59", 59),
+        ("pc60", 60),
+        ("pc459", 459),
+        ("voc20", 20),
+        ("voc21", 21),
+        ("cityscapes19", 19),
+        ("cityscapes27", 27),
+        ("camvid", 11),
+    ],
 )
 def test_class_lists_are_whole(name, count):
     names = class_names(name)
     assert len(names) == len(set(names)) == count
     assert all(word and word == word.strip() for word in names)
+
+
+@pytest.mark.parametrize(("name", "count"), [("voc21", 33), ("coco_object", 107), ("pc60", 1)])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_background_is_the_last_class_and_has_its_words(name, count, split):
+    metadata = MetadataCatalog.get(f"{name}_{split}")
+    assert metadata.stuff_classes[-1] == "background"
+    assert metadata.stuff_classes.count("background") == 1
+    assert isinstance(metadata.background_words, tuple)
+    assert len(metadata.background_words) == count
+
+
+def test_the_other_datasets_have_no_background_words():
+    without = [name for name in DATASETS if not name.startswith(("voc21", "coco_object", "pc60"))]
+    assert len(without) > 20
+    assert {MetadataCatalog.get(name).background_words for name in without} == {()}
+
+
+def test_background_words_need_the_class():
+    with pytest.raises(ValueError, match="'mine' has background words; its last class must then be 'background'"):
+        register("mine", list, ["background", "cat"], background=["wall"])
+
+
+@pytest.mark.parametrize("name", [name for name, spec in DATASETS.items() if spec.reduction])
+def test_reductions_reach_every_class_and_no_other(name):
+    reduction, classes = REDUCTIONS[DATASETS[name].reduction], MetadataCatalog.get(name).stuff_classes
+    assert {*reduction.classes, reduction.void} - {IGNORED} == set(range(len(classes)))
+
+
+def coarse_names(fine, reduction, coarse):
+    """Class of the one list -> class of the other."""
+    names = class_names(coarse)
+    return {
+        name: "" if place == IGNORED else names[place]
+        for name, place in zip(class_names(fine), REDUCTIONS[reduction].classes, strict=True)
+    }
+
+
+def test_coco_objects_keep_their_names_and_stuff_is_background():
+    meaning = coarse_names("coco_stuff171", "coco_object", "coco_object")
+    assert meaning["toothbrush"] == "toothbrush"
+    assert meaning["banner"] == meaning["wood"] == "background"
+    assert sum(name == coarse for name, coarse in meaning.items()) == 80
+
+
+@pytest.mark.parametrize(
+    ("coarse", "fine"),
+    [
+        ("person", {"person"}),
+        ("vehicle", {"bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"}),
+        ("appliance", {"microwave", "oven", "toaster", "sink", "refrigerator"}),
+        ("food-stuff", {"food-other", "fruit", "salad", "vegetable"}),
+        ("sky", {"clouds", "sky-other"}),
+        ("window", {"window-blind", "window-other"}),
+        ("water", {"fog", "river", "sea", "water-other", "waterdrops"}),
+        ("building", {"bridge", "building-other", "house", "roof", "skyscraper", "tent"}),
+        ("structural", {"cage", "fence", "net", "railing", "structural-other"}),
+    ],
+)
+def test_the_27_classes_are_the_supercategories_of_coco_stuff(coarse, fine):
+    meaning = coarse_names("coco_stuff171", "coco_stuff27", "coco_stuff27")
+    assert {name for name, found in meaning.items() if found == coarse} == fine
+
+
+def test_a_list_of_stems_chooses_among_the_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    spec = DATASETS["coco_stuff27_curated_val"]
+    for folder, suffix in ((spec.images, "jpg"), (spec.labels, "png")):
+        (tmp_path / folder).mkdir(parents=True)
+        for stem in "abc":
+            (tmp_path / folder / f"{stem}.{suffix}").touch()
+    with pytest.raises(FileNotFoundError, match=r"expects the file .*Coarse_7\.txt"):
+        DatasetCatalog.get("coco_stuff27_curated_val")
+    (tmp_path / spec.stems).parent.mkdir(parents=True)
+    (tmp_path / spec.stems).write_text("c\na\n")
+    records = DatasetCatalog.get("coco_stuff27_curated_val")
+    assert [(record["image_id"], record["reduction"]) for record in records] == [
+        ("a", "coco_stuff27"),
+        ("c", "coco_stuff27"),
+    ]
+    (tmp_path / spec.stems).write_text("c\nz\n")
+    with pytest.raises(FileNotFoundError, match="without a partner: z"):
+        DatasetCatalog.get("coco_stuff27_curated_val")
+
+
+def test_cityscapes_is_found_city_by_city_among_its_other_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for city in ("frankfurt", "lindau"):
+        for kind, suffixes in (
+            ("leftImg8bit", ("leftImg8bit.png",)),
+            ("gtFine", ("gtFine_labelIds.png", "gtFine_color.png", "gtFine_instanceIds.png", "gtFine_polygons.json")),
+        ):
+            folder = tmp_path / "cityscapes" / kind / "val" / city
+            folder.mkdir(parents=True)
+            for suffix in suffixes:
+                (folder / f"{city}_000000_000019_{suffix}").touch()
+    first, second = DatasetCatalog.get("cityscapes19_val")
+    assert first["image_id"] == "frankfurt_000000_000019"
+    assert first["sem_seg_file_name"].endswith("frankfurt_000000_000019_gtFine_labelIds.png")
+    assert second["file_name"].endswith("lindau/lindau_000000_000019_leftImg8bit.png")
 
 
 def test_metadata_say_what_training_never_labels():
@@ -107,6 +224,12 @@ def test_label_files_may_choose_among_the_images(folders):
     (folders[1] / "lonely.png").touch()
     with pytest.raises(FileNotFoundError, match="lonely"):
         load_pairs("mine", *folders, subset=True)
+
+
+def test_hidden_files_are_no_data(folders):
+    (folders[0] / "._a.png").touch()  # what macOS puts beside pictures
+    (folders[1] / ".unfinished-7-b.png").touch()
+    assert [record["image_id"] for record in load_pairs("mine", *folders)] == ["a", "b"]
 
 
 def test_empty_folders_are_refused(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from san_cliptrase.data.mapper import DataError, SemanticMapper, read_labels
+from san_cliptrase.data.mapper import DataError, SemanticMapper, read_labels, record_labels
 
 WORDS = ("grass", "water", "lava")
 
@@ -67,6 +67,86 @@ def test_classes_that_the_vocabulary_lacks_are_ignored_and_the_others_keep_their
     assert found["vocabulary"] == WORDS
     if is_train:
         assert found["instances"].gt_classes.tolist() == [WORDS.index("grass"), WORDS.index("lava")]
+
+
+def wide(labels, ignored):
+    """Labels with the columns from 40 on ignored, in 16 bits."""
+    labels = np.asarray(labels, np.uint16)
+    labels[:, 40:] = ignored
+    return labels
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_16_bit_labels_are_read_right_and_255_is_a_class_there(pair, tiny_config, is_train):
+    names = tuple(f"class {i}" for i in range(459))
+    labels = wide(np.full((40, 60), 255), 65535)
+    labels[:, :20] = 458
+    record = {**pair(labels=labels), "ignore_value": 65535}
+    changes = {"input__ignore_label": 65535, "input__random_flip": "none", "input__min_size_train": (40,)}
+    found = SemanticMapper(tiny_config(**changes), names, is_train=is_train)(record)
+    assert (found["sem_seg"].numpy() == labels).all()
+    if is_train:
+        assert found["instances"].gt_classes.tolist() == [255, 458]
+
+
+@pytest.mark.parametrize(("in_file", "in_memory"), [(65535, 255), (255, 65535), (7, 255)])
+def test_whatever_a_file_has_for_no_label_is_one_value_in_memory(pair, in_file, in_memory):
+    labels = wide(np.ones((40, 60)), in_file)
+    record = {**pair(labels=labels), "ignore_value": in_file}
+    found = record_labels(record, WORDS, in_memory, (40, 60))
+    assert (found[:, :40] == 1).all()
+    assert (found[:, 40:] == in_memory).all()
+
+
+def test_files_that_do_not_say_have_255_beside_a_large_vocabulary(pair):
+    labels = wide(np.ones((40, 60)), 255).astype(np.uint8)
+    assert (record_labels(pair(labels=labels), WORDS, 65535, (40, 60))[:, 40:] == 65535).all()
+
+
+def test_8_bit_labels_of_more_classes_are_refused(pair):
+    with pytest.raises(DataError, match=r"truth\.png has 8 bits a pixel, which cannot hold 847 classes.*16-bit"):
+        record_labels(pair(), tuple(map(str, range(847))), 65535, (40, 60))
+
+
+def test_an_ignore_label_that_is_a_class_is_refused(tiny_config):
+    with pytest.raises(DataError, match="IGNORE_LABEL is 255, which is also one of the 300 classes: set it to 65535"):
+        SemanticMapper(tiny_config(), tuple(map(str, range(300))), is_train=False)
+
+
+@pytest.mark.parametrize(
+    ("reduction", "values", "classes"),
+    [
+        ("cityscapes19", [0, 7, 9, 26, 33], [-1, 0, -1, 13, 18]),
+        ("cityscapes27", [6, 7, 9, 26, 33], [-1, 0, 2, 19, 26]),
+        ("coco_object", [0, 79, 80, 170, 255], [0, 79, 80, 80, 80]),
+        ("coco_stuff27", [0, 1, 80, 170, 255], [9, 11, 17, 24, -1]),
+        ("pc60", [0, 58, 255], [0, 58, 59]),
+    ],
+)
+def test_values_of_files_that_serve_several_datasets_are_regrouped(pair, reduction, values, classes):
+    record = {**pair(labels=np.array([values], np.uint8)), "reduction": reduction}
+    found = record_labels(record, WORDS, 1000, (1, len(values)))
+    assert found.tolist() == [[1000 if name == -1 else name for name in classes]]
+
+
+def test_values_that_a_reduction_does_not_know_are_named(pair):
+    record = {**pair(labels=np.full((40, 60), 34, np.uint8)), "reduction": "cityscapes19"}
+    with pytest.raises(DataError, match=r"holds the value\(s\) 34; .* 0 to 33"):
+        record_labels(record, WORDS, 255, (40, 60))
+
+
+def test_other_words_for_the_classes_are_evaluated_and_not_trained(pair, tiny_config, tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_text("a lawn\nsea, ocean\nmagma\n")
+    config = tiny_config()
+    config.TEST.VOCABULARY = str(file)
+    entry = SemanticMapper(config, WORDS, is_train=False)(pair())
+    assert entry["vocabulary"] == ("a lawn", "sea, ocean", "magma")
+    assert SemanticMapper(config, WORDS, is_train=True)(pair())["vocabulary"] == WORDS
+    with pytest.raises(DataError, match=r"words\.txt has 3 lines, and the dataset 2 classes"):
+        SemanticMapper(config, WORDS[:2], is_train=False)
+    with pytest.raises(DataError, match="has 3 lines, and the dataset 24 classes"):
+        tiny_config(test__vocabulary=str(file))
 
 
 def test_image_and_labels_of_different_size_are_refused(pair, mapper):

@@ -1,0 +1,174 @@
+"""Prepare, check, list and register datasets: ``python -m san_cliptrase.data {list,prepare,check,register} ...``.
+
+``list`` shows what is there and what is missing; ``prepare NAME`` makes this project's layout of the unpacked published
+archive; ``check NAME`` reads every file and says what is wrong; ``register FOLDER`` makes a dataset of any folder with
+images, label maps and a class file. docs/datasets.md has the layouts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+
+from san_cliptrase.data.check import check_dataset, check_records, dataset_state
+from san_cliptrase.data.datasets import datasets_root
+from san_cliptrase.data.folder import make_entries
+from san_cliptrase.data.own import OWN, register_own, write_entries
+from san_cliptrase.data.pairs import load_pairs
+from san_cliptrase.data.sources import SOURCES
+from san_cliptrase.data.table import DATASETS
+from san_cliptrase.data.tasks import run_tasks
+from san_cliptrase.images import DataError
+from san_cliptrase.scenes.write import draw_split
+
+MOST_LINES = 50
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """A table of all datasets."""
+    rows = [("dataset", "classes", "pictures", "state", "folders under the root, or what is missing")]
+    for name in (*DATASETS, *OWN):
+        state, place = dataset_state(name), DATASETS.get(name) or OWN[name]
+        pictures = f"{state.pairs}/{state.expected}" if state.expected else str(state.pairs)
+        classes = str(len(MetadataCatalog.get(name).stuff_classes))
+        rows.append((name, classes, pictures, state.kind, state.note or f"{place.images}, {place.labels}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    _say(f"root (DETECTRON2_DATASETS): {datasets_root().absolute()}")
+    for row in rows:
+        _say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)))
+    return 0
+
+
+def prepare_command(options: argparse.Namespace) -> int:
+    """Converts what is not converted yet."""
+    return max(_prepare(name, options.source, options.workers) for name in _known(options.names))
+
+
+def _prepare(name: str, folder: Path | None, workers: int) -> int:
+    spec, root = DATASETS.get(name), datasets_root()
+    if spec and spec.split:
+        draw_split(root / "demo_scenes", spec.split)
+    if not spec or not spec.source:
+        _say(f"{name}: nothing to convert, its files are read as they are; `check {name}` looks at them")
+        return 0
+    source = SOURCES[spec.source]
+    place = folder or root / source.folder
+    tasks = source.plan(place, root, spec)
+    if not tasks:
+        raise FileNotFoundError(
+            f"{name}: {place} does not hold the published archive. Expected there: {source.layout}. Unpack it there, "
+            f"or name its folder with --source"
+        )
+    written, problems = run_tasks(tasks, name, workers)
+    _say(f"{name}: {written} files written to {root / spec.labels}, {len(tasks) - written - len(problems)} were there")
+    _report(problems)
+    if not (root / spec.images).is_dir():
+        _say(f"{name}: its images must lie in {root / spec.images}, which does not exist")
+    return 1 if problems else 0
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """Reads every file; 1 if anything is wrong."""
+    bad = False
+    for name in _known(options.names):
+        problems = list(check_dataset(name, options.workers))
+        _report(problems, options.all)
+        _say(f"{name}: {f'{len(problems)} problems' if problems else 'everything is in order'}")
+        bad |= bool(problems)
+    return 1 if bad else 0
+
+
+def register_command(options: argparse.Namespace) -> int:
+    """Writes entries of the registry, once the files are what they should be."""
+    background = tuple(word.strip() for word in options.background.split(",") if word.strip())
+    entries = make_entries(options.folder, options.name, options.classes, options.ignore, background)
+    problems: list[str] = []
+    for name, entry in entries.items():
+        records = load_pairs(name, datasets_root() / entry.images, datasets_root() / entry.labels)
+        if not options.unchecked:
+            problems += check_records(records, entry.classes, entry.ignore, name, options.workers)
+    if problems:
+        _report(problems)
+        _say(f"not registered: {len(problems)} of the files would stop a run (--unchecked registers all the same)")
+        return 1
+    path = write_entries(entries)
+    _say(f"registered in {path}: {', '.join(entries)}")
+    last = [*entries][-1]
+    _say(
+        f"""for example: python train_net.py --config configs/cliptrase.yaml --eval-only DATASETS.TEST "('{last}',)" """
+    )
+    return 0
+
+
+def _known(names: Sequence[str]) -> Sequence[str]:
+    known = [*DATASETS, *OWN]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3) or known
+            raise DataError(f"there is no dataset {name!r}; there are: {', '.join(close)}")
+    return names
+
+
+def _report(problems: Sequence[str], everything: bool = False) -> None:
+    shown = problems if everything else problems[:MOST_LINES]
+    for problem in shown:
+        sys.stderr.write(f"  {problem}\n")
+    if len(shown) < len(problems):
+        sys.stderr.write(f"  ... and {len(problems) - len(shown)} more\n")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line.rstrip()}\n")
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m san_cliptrase.data", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(run: object, name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if name != "list":
+            workers = os.cpu_count() or 1
+            command.add_argument("--workers", type=int, default=workers, help="processes (default: %(default)s)")
+        return command
+
+    add(list_command, "list", "show which datasets are there, and where the others are expected")
+    prepare = add(prepare_command, "prepare", "convert an unpacked archive; what is converted already is left alone")
+    prepare.add_argument("names", nargs="+", metavar="NAME", help="such as ade150_val")
+    prepare.add_argument("--source", type=Path, metavar="DIR", help="where the archive is unpacked, if not in the root")
+    check = add(check_command, "check", "read every file of a dataset and say what is wrong; 1 if anything is")
+    check.add_argument("names", nargs="+", metavar="NAME", help="such as ade150_val")
+    check.add_argument("--all", action="store_true", help=f"say everything, not the first {MOST_LINES} things only")
+    own = add(register_command, "register", "make a dataset of a folder with images, label maps and a class file")
+    own.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="with images/ and annotations/, or a folder a split in both"
+    )
+    own.add_argument(
+        "--name", default="", help="of the dataset, or what comes before _train, _val (default: the folder's)"
+    )
+    own.add_argument(
+        "--classes", type=Path, metavar="FILE", help="one name a line (default: classes.txt in the folder)"
+    )
+    own.add_argument("--ignore", type=int, help="label value of pixels without a label (default: 255, or 65535)")
+    own.add_argument("--background", default="", metavar="WORDS", help="words for the last class, background")
+    own.add_argument("--unchecked", action="store_true", help="do not read the files first")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = argument_parser().parse_args(arguments)
+    try:
+        register_own()
+        return options.run(options)
+    except (DataError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1

@@ -1,0 +1,91 @@
+"""What a folder of images, label maps and a class file holds: entries for the registry of own datasets."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.data.datasets import datasets_root
+from san_cliptrase.data.own import OwnDataset
+from san_cliptrase.data.pairs import IMAGE_TYPES
+from san_cliptrase.data.table import DATASETS
+from san_cliptrase.images import DataError
+
+LABEL_FOLDERS = ("annotations", "labels", "masks")
+
+
+def find_splits(folder: Path, name: str) -> dict[str, tuple[Path, Path]]:
+    """Datasets that a folder holds: name -> folders of images and of label maps.
+
+    ``images`` and ``annotations`` (or ``labels``, ``masks``) with files in them are one dataset, ``name``; with
+    a folder a split in them, such as ``images/train``, one a split: ``name_train``.
+
+    Raises:
+        FileNotFoundError: a folder is missing, or a split is without images or without a folder of label maps.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    images = folder / "images"
+    labels = next((folder / kind for kind in LABEL_FOLDERS if (folder / kind).is_dir()), folder / LABEL_FOLDERS[0])
+    for place in (images, labels):
+        if not place.is_dir():
+            raise FileNotFoundError(
+                f"{folder} has no folder {place.name!r}. Expected are images/ and one of {', '.join(LABEL_FOLDERS)}, "
+                f"each with files, or with a folder a split (images/train, annotations/train, ...)"
+            )
+    splits = sorted(path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
+    found = {f"{name}_{split}": (images / split, labels / split) for split in splits} or {name: (images, labels)}
+    for place, truths in found.values():
+        if not truths.is_dir():
+            raise FileNotFoundError(f"{place} has no folder of label maps beside it: {truths} does not exist")
+        if not any(path.suffix.lower() in IMAGE_TYPES for path in place.iterdir()):
+            raise FileNotFoundError(
+                f"{place} is empty: put images there ({', '.join(sorted(IMAGE_TYPES))}), or delete it"
+            )
+    return found
+
+
+def make_entries(
+    folder: Path, name: str, classes: Path | None, ignore: int | None, background: tuple[str, ...]
+) -> dict[str, OwnDataset]:
+    """Entries for the datasets that a folder holds.
+
+    Args:
+        folder: see :func:`find_splits`.
+        name: what they are called; "" takes the folder's name.
+        classes: class file; without one, ``classes.txt`` in the folder.
+        ignore: value of pixels without a label; without one, 255, or 65535 for more than 255 classes.
+        background: see :class:`OwnDataset`.
+
+    Raises:
+        FileNotFoundError: see :func:`find_splits`.
+        DataError: a bad class file or name, or background words without a background class.
+    """
+    folder = folder.expanduser().absolute()
+    name = name or folder.name
+    splits = find_splits(folder, name)
+    for key in splits:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key, re.ASCII):
+            raise DataError(
+                f"{key!r} is no name for a dataset: use letters, digits and _ (option --name, or the split's folder)"
+            )
+    words = read_class_list(classes or folder / "classes.txt")
+    if background and words[-1] != "background":
+        raise DataError(f"--background needs 'background' as the last line of the class file, not {words[-1]!r}")
+    if taken := sorted(splits.keys() & DATASETS.keys()):
+        raise DataError(f"{taken[0]!r} is a dataset of this project: choose another name (option --name)")
+    value = ignore if ignore is not None else 255 if len(words) <= 255 else 65535
+    if 0 <= value < len(words):
+        raise DataError(f"the ignore value {value} is the class {words[value]!r}: choose another one (option --ignore)")
+    return {
+        key: OwnDataset(_portable(images), _portable(labels), words, value, background)
+        for key, (images, labels) in splits.items()
+    }
+
+
+def _portable(path: Path) -> str:
+    """Relative to the root of the datasets where it lies in it: the root may then move."""
+    root = datasets_root().absolute()
+    return os.path.relpath(path, root) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,117 @@
+"""Images and the label files that belong to them, found by their stems."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+IMAGE_TYPES = {".jpg", ".jpeg", ".png"}
+LABEL_TYPES = {".png", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What two folders hold.
+
+    Attributes:
+        records: detectron2's dicts of the complete pairs, sorted by stem.
+        alone: sorted stems of which one file is missing.
+        found: how many files there are and where, for messages.
+    """
+
+    records: list[dict]
+    alone: list[str]
+    found: str
+
+    def complete(self, name: str) -> list[dict]:
+        """The records, if there is nothing else.
+
+        Args:
+            name: of the dataset, for the message.
+
+        Raises:
+            FileNotFoundError: if there are none, or an image has no label file or the reverse.
+        """
+        if self.alone or not self.records:
+            some = f"{', '.join(self.alone[:5])}{' ...' if len(self.alone) > 5 else ''}"
+            unpaired = f"; without a partner: {some}" if self.alone else ""
+            raise FileNotFoundError(
+                f"dataset {name!r}: {self.found}{unpaired}. Every image needs the label file of its stem."
+            )
+        return self.records
+
+
+def load_pairs(name: str, images: Path, labels: Path, subset: bool = False) -> list[dict]:
+    """Pairs image and label files by their stems, in sorted order.
+
+    Args:
+        name: of the dataset, for messages.
+        images: folder of images.
+        labels: folder of label maps.
+        subset: leave out images without a label file instead of refusing them.
+
+    Raises:
+        FileNotFoundError: if a folder is missing or empty, an image has no label file or the reverse, or two files of
+            a folder share their stem.
+    """
+    return find_pairs(name, images, labels, subset).complete(name)
+
+
+def find_pairs(
+    name: str,
+    images: Path,
+    labels: Path,
+    subset: bool = False,
+    image_suffix: str = "",
+    label_suffix: str = "",
+    stems: Path | None = None,
+) -> Pairs:
+    """Pairs by stems, and what has no partner.
+
+    Args:
+        name, images, labels, subset: see :func:`load_pairs`.
+        image_suffix, label_suffix: ends of the names that are not part of the stem ("_leftImg8bit.png"); where given,
+            the folders below are searched too.
+        stems: text file with one stem a line: nothing else is read.
+
+    Raises:
+        FileNotFoundError: if a folder or the file of stems is missing, or two files of a folder share their stem.
+    """
+    for place, exists, kind in (
+        (images, images.is_dir(), "folder"),
+        (labels, labels.is_dir(), "folder"),
+        (stems, stems is None or stems.is_file(), "file"),
+    ):
+        if not exists:
+            raise FileNotFoundError(
+                f"dataset {name!r} expects the {kind} {place}, which does not exist. Put the data there, or set "
+                f"DETECTRON2_DATASETS to the folder that holds it (docs/datasets.md)."
+            )
+    pictures = _by_stem(images, IMAGE_TYPES, image_suffix)
+    truths = _by_stem(labels, LABEL_TYPES, label_suffix)
+    missing: set[str] = set()
+    if stems is not None:
+        listed = dict.fromkeys(stems.read_text(encoding="utf-8").split())
+        pictures = {stem: pictures[stem] for stem in listed if stem in pictures}
+        truths = {stem: truths[stem] for stem in listed if stem in truths}
+        missing = listed.keys() - (pictures.keys() & truths.keys())
+    if subset:
+        pictures = {stem: path for stem, path in pictures.items() if stem in truths}
+    records = [
+        {"file_name": str(pictures[stem]), "sem_seg_file_name": str(truths[stem]), "image_id": stem}
+        for stem in sorted(pictures.keys() & truths.keys())
+    ]
+    found = f"{len(pictures)} images in {images}, {len(truths)} label files in {labels}"
+    return Pairs(records, sorted(missing | (pictures.keys() ^ truths.keys())), found)
+
+
+def _by_stem(folder: Path, types: set[str], suffix: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob(f"*{suffix}") if suffix else folder.iterdir()):
+        # Hidden files are no data: unfinished ones of `prepare`, and what macOS puts beside pictures ("._a.jpg").
+        if path.suffix.lower() not in types or path.name.startswith("."):
+            continue
+        stem = path.name.removesuffix(suffix) if suffix else path.stem
+        if found.setdefault(stem, path) != path:
+            raise FileNotFoundError(f"{found[stem]} and {path} share a stem: which one belongs to its partner?")
+    return found

@@ -1,0 +1,45 @@
+import pytest
+
+from san_cliptrase.data.tasks import Task, map_files, run_tasks, write_whole
+from san_cliptrase.images import DataError
+
+
+def test_a_write_that_breaks_off_leaves_nothing(tmp_path):
+    def half(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(tmp_path / "made" / "a.png", half)
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_cleared_when_its_file_is_written(tmp_path):
+    (tmp_path / ".unfinished-1-a[1].png").write_text("half")
+    (tmp_path / ".unfinished-1-b.png").write_text("half")
+    write_whole(tmp_path / "a[1].png", lambda path: path.write_text("whole"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-1-b.png", "a[1].png"]
+
+
+def copy(source, target):
+    if source.stem == "7":
+        raise DataError(f"{source} is damaged")
+    target.write_text(source.read_text())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_tasks_write_what_is_missing_and_tell_of_bad_sources(tmp_path, workers):
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(str(number))
+    tasks = [Task(tmp_path / f"{n}.txt", tmp_path / "out" / f"{n}.txt", copy) for n in range(40)]
+    tasks[3].target.parent.mkdir()
+    tasks[3].target.write_text("was there")
+    written, problems = run_tasks(tasks, "test", workers)
+    assert written == 38
+    assert problems == [f"{tmp_path / '7.txt'} is damaged"]
+    assert not tasks[7].target.exists()
+    assert [tasks[n].target.read_text() for n in (3, 39)] == ["was there", "39"]
+
+
+def test_results_come_in_order_from_several_processes():
+    assert list(map_files(abs, range(-50, 0), "test", 2)) == list(range(50, 0, -1))
