@@ -58,7 +58,7 @@ def training_free(output: Path, overrides: Sequence[str]) -> dict[str, dict[str,
         logger.info("training-free: attention rule %s", rule)
         folder = ["MODEL.CLIPTRASE.ATTENTION", rule, "MODEL.CLIPTRASE.VOTE", str(vote), "OUTPUT_DIR"]
         cfg = load_config(CONFIGS / "cliptrase.yaml", [*overrides, *folder, str(output / "training_free" / rule)])
-        results[rule] = evaluate_only(cfg, build_model(cfg).eval())["demo_scenes_val"]
+        results[rule] = evaluate_only(cfg, build_model(cfg).eval(), show_classes=False)["demo_scenes_val"]
     return results
 
 

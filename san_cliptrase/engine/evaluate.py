@@ -82,9 +82,8 @@ def _evaluate(
     model.eval()
     for name in cfg.DATASETS.TEST:
         clusters = _cluster_count(cfg, name)
-        evaluator = SemanticEvaluator(
-            name, cfg.INPUT.IGNORE_LABEL, output, model.device, clusters, report_details(cfg, name)
-        )
+        details = report_details(cfg, name)
+        evaluator = SemanticEvaluator(name, cfg.INPUT.IGNORE_LABEL, output, model.device, clusters, details)
         _count_dataset(cfg, model, evaluator, state_of(name))
         try:
             evaluator.evaluate()
@@ -165,13 +164,16 @@ def _save(state: StateFile | None, evaluator: SemanticEvaluator, done: int) -> S
     return state
 
 
-def evaluate_only(cfg: Any, model: nn.Module, resume: bool = False) -> dict[str, dict[str, float]]:
+def evaluate_only(
+    cfg: Any, model: nn.Module, resume: bool = False, show_classes: bool = True
+) -> dict[str, dict[str, float]]:
     """Evaluation as a run of its own: it can be resumed, and shows its numbers as tables and in TensorBoard.
 
     Args:
         cfg: configuration.
         model: a meta-architecture.
         resume: go on from what a killed evaluation in OUTPUT_DIR has saved; otherwise that is removed.
+        show_classes: also tables of classes and confusions.
 
     Raises:
         DataError: a file cannot be used, and TEST.SKIP_BAD is off.
@@ -185,7 +187,7 @@ def evaluate_only(cfg: Any, model: nn.Module, resume: bool = False) -> dict[str,
             state.remove()
     evaluated = _evaluate(cfg, model, output, states.get)
     if comm.is_main_process():
-        _show(cfg, evaluated)
+        _show(cfg, evaluated, show_classes)
         _write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
     if any(comm.all_gather(bool(evaluated.failures))):
         if evaluated.failures:
@@ -196,13 +198,13 @@ def evaluate_only(cfg: Any, model: nn.Module, resume: bool = False) -> dict[str,
     return evaluated.results
 
 
-def _show(cfg: Any, evaluated: Evaluated) -> None:
+def _show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:
     rows = {}
     for name, metrics in evaluated.results.items():
         rows[row_name(cfg, name)] = metrics
         if paper := evaluated.reports[name]["paper"]:
             rows[f"  {name}, the paper's"] = paper
-    for name, report in evaluated.reports.items():
+    for name, report in evaluated.reports.items() if show_classes else ():
         logger.info("%s, classes\n%s", name, format_classes(report["classes"]))
         logger.info("%s, most frequent confusions\n%s", name, format_confusions(report["confusions"]))
     source = f"\nthe paper's: {paper_source()}" if any(r["paper"] for r in evaluated.reports.values()) else ""

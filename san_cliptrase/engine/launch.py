@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a run
     # that was given its weights, or has none to train, goes on with those.
-    resume = args.resume and checkpointer.has_checkpoint()
+    resume = args.resume and trained and checkpointer.has_checkpoint()
     if args.resume and trained and not resume and not cfg.MODEL.WEIGHTS:
         raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE")
     if cfg.MODEL.WEIGHTS or resume:

@@ -115,6 +115,10 @@ class BackgroundReader:
         threshold = self.threshold if self.kind == "threshold" else 0.0
         return tuple(classes), (), Background(len(classes), threshold, scale)
 
+    def keeps(self, background: Background | None) -> bool:
+        """Whether SAN's learned background is a class of its semantic map."""
+        return background is not None and self.kind == "learned"
+
 
 def merge_scores(scores: Tensor, background: Background | None) -> Tensor:
     """(K, H, W) scores whose maximum is the class that ``decide_pixels`` takes, for scores that are probabilities."""

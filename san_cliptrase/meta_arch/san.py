@@ -106,7 +106,7 @@ class SAN(nn.Module):
         return self.clip.logit_scale.device
 
     def forward(self, inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training mode, semantic maps in evaluation mode.
+        """Losses in training mode, semantic maps of whole images in evaluation mode.
 
         Args:
             inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances"; for
@@ -121,7 +121,7 @@ class SAN(nn.Module):
             return self._losses(predictions, features, text, inputs, batch)
         _, _, background = self.background(inputs)
         found = self._classified_masks(inputs, [output_size(entry) for entry in inputs])
-        keep = background is not None and self.background.kind == "learned"
+        keep = self.background.keeps(background)
         return [{"sem_seg": merge_scores(class_scores(*pair, keep), background)} for pair in found]
 
     @torch.no_grad()
@@ -145,7 +145,7 @@ class SAN(nn.Module):
 
     def _labels(self, inputs: list[dict]) -> Iterator[Tensor]:
         _, _, background = self.background(inputs)
-        keep = background is not None and self.background.kind == "learned"
+        keep = self.background.keeps(background)
         for logits, masks in self._classified_masks(inputs, [output_size(entry) for entry in inputs]):
             # In strips: the scores of a large vocabulary do not fit into memory at a photograph's size.
             rows = max(1, SCORES_AT_ONCE // (logits.shape[1] * masks.shape[2]))
@@ -154,7 +154,7 @@ class SAN(nn.Module):
 
     def _slide(self, entry: dict) -> Tensor:
         _, _, background = self.background([entry])
-        keep = background is not None and self.background.kind == "learned"
+        keep = self.background.keeps(background)
         # Without the label map, which is one of the whole image.
         words = {key: entry[key] for key in ("vocabulary", "background_words") if key in entry}
 

@@ -67,20 +67,20 @@ def test_other_datasets_keep_their_labels(record):
 
 
 @pytest.fixture
-def voc(monkeypatch):
+def voc():
     """Datasets by the names of the table, with background words."""
-    names = {"voc21_val": ("sky", "wall"), "cityscapes_val": ()}
-    held = {name: DatasetCatalog.pop(name, None) for name in names}
-    for name, words in names.items():
-        MetadataCatalog.pop(name, None)
+    words = {"voc21_val": ("sky", "wall"), "cityscapes_val": ()}
+    catalogs = (DatasetCatalog, MetadataCatalog)
+    held = [(catalog, name, catalog.pop(name)) for catalog in catalogs for name in words if name in catalog]
+    for name in words:
         register(name, list, ("cat", "background"))
-        MetadataCatalog.get(name).background_words = words
+        MetadataCatalog.get(name).background_words = words[name]
     yield
-    for name, loader in held.items():
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-        if loader is not None:
-            DatasetCatalog.register(name, loader)
+    for catalog in catalogs:
+        for name in words:
+            catalog.remove(name)
+    for catalog, name, value in held:
+        catalog[name] = value
 
 
 @pytest.mark.parametrize("protocol", ["whole", "cliptrase", "slide"])

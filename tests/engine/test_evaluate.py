@@ -3,6 +3,7 @@
 import csv
 import errno
 import json
+import logging
 import os
 
 import pytest
@@ -91,6 +92,7 @@ def test_published_radius_and_core_size_belong_to_the_square(world):
 
 
 def test_the_papers_row_is_named_as_the_papers(world, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(evaluation, "paper_numbers", lambda *_: {"pAcc": 12.34})
     evaluate_tiny(world, tmp_path)
     line = next(line for line in caplog.text.splitlines() if "12.34" in line)
@@ -237,6 +239,7 @@ def test_values_that_mean_nothing_are_refused(world, changes, named):
 
 
 def test_background_is_named_in_the_table(world, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     register("with_background", DatasetCatalog["tiny_val"], [*CLASS_NAMES, "background"], UNSEEN_CLASSES)
     MetadataCatalog.get("with_background").background_words = ("sky", "wall")
     try:
