@@ -34,6 +34,9 @@ def _add_clip(cfg: Any, node: type) -> None:
     clip.TRAINABLE = ()
     # Prompt templates: "imagenet" (80), "vild" (14) or "none".
     clip.TEMPLATES = "imagenet"
+    # Where the text weights of words are kept for the next process: a folder, "auto" (in the user's cache directory,
+    # $XDG_CACHE_HOME or ~/.cache), or "" (nowhere).
+    clip.TEXT_CACHE = ""
 
 
 def _add_cliptrase(cfg: Any, node: type) -> None:

@@ -15,7 +15,14 @@ from san_cliptrase.evaluation.state import StateFile
 
 _SECTIONS = ("MODEL", "INPUT", "TEST")
 # What changes no count, or is compared by its content: the weights are.
-_FREE = ("MODEL.DEVICE", "MODEL.WEIGHTS", "TEST.SAVE_SECONDS", "TEST.SKIP_BAD", "TEST.EVAL_PERIOD")
+_FREE = (
+    "MODEL.CLIP.TEXT_CACHE",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "TEST.SAVE_SECONDS",
+    "TEST.SKIP_BAD",
+    "TEST.EVAL_PERIOD",
+)
 
 
 def evaluation_states(cfg: Any, model: nn.Module, records: Mapping[str, Sequence[dict]]) -> dict[str, StateFile]:

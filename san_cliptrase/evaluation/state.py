@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import time
 from pathlib import Path
@@ -41,8 +42,10 @@ class StateFile:
             OutputError: see ``write_atomically``.
         """
         self._saved = time.monotonic()
-        state = {"settings": self.settings, "progress": progress}
-        write_atomically(self.path, lambda file: torch.save(state, file))
+        # Into memory first: on a full disk, torch reports its own error in place of the system's.
+        content = io.BytesIO()
+        torch.save({"settings": self.settings, "progress": progress}, content)
+        write_atomically(self.path, lambda file: file.write(content.getbuffer()))
 
     def load(self) -> dict[str, Any] | None:
         """The saved progress, or None if there is none.

@@ -11,6 +11,7 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
+from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.images import DataError
@@ -22,8 +23,10 @@ Words = tuple[str, ...]
 
 def clip_from_config(cfg: Any) -> FrozenClip:
     """The CLIP that MODEL.CLIP names."""
-    clip = cfg.MODEL.CLIP
-    return build_clip(clip.NAME, clip.PRETRAINED, clip.INTERPOLATE_OFFSET, clip.TRAINABLE)
+    node = cfg.MODEL.CLIP
+    clip = build_clip(node.NAME, node.PRETRAINED, node.INTERPOLATE_OFFSET, node.TRAINABLE)
+    clip.text.cache = cache_folder(node.TEXT_CACHE)
+    return clip
 
 
 def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
