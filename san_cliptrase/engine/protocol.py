@@ -6,7 +6,14 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
-from san_cliptrase.protocols import BACKGROUNDS, PROTOCOLS, PUBLISHED_CLUSTERING, SQUARES
+from san_cliptrase.protocols import (
+    BACKGROUNDS,
+    PROTOCOLS,
+    PUBLISHED_CLUSTERING,
+    SLIDE_SIDE,
+    SLIDE_SIDES,
+    SQUARES,
+)
 
 FEATURES = ("regions", "patches")
 
@@ -61,10 +68,11 @@ def settle_protocol(cfg: Any) -> None:
 def protocol_title(cfg: Any) -> str:
     """The protocol in the words that stand over every table."""
     test = cfg.TEST
+    side = test.SLIDE.SIDE or f"{SLIDE_SIDE} (Cityscapes {SLIDE_SIDES['cityscapes_val']})"
     detail = {
         "whole": f"whole images, short side {cfg.INPUT.MIN_SIZE_TEST}, labels at their own size",
         "cliptrase": f"central squares of {test.SIZE} pixels, image and labels",
-        "slide": f"windows of {test.SLIDE.WINDOW} pixels every {test.SLIDE.STRIDE}, labels at their own size",
+        "slide": f"windows of {test.SLIDE.WINDOW} pixels every {test.SLIDE.STRIDE}, short side {side}; whole labels",
         "unsupervised": f"k-means over {test.UNSUPERVISED.FEATURES}, matched to classes; squares of {test.SIZE} pixels",
     }
     return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}"
