@@ -44,7 +44,12 @@ def test_a_pixel_that_no_class_is_probable_at_is_background(world):
 @pytest.mark.parametrize("kind", ["words", "threshold", "learned"])
 @pytest.mark.parametrize("protocol", ["whole", "slide"])
 def test_san_decides_by_the_scores_that_it_gives(world, kind, protocol):
-    changes = {"test__background": kind, "test__background_threshold": 0.2, "test__slide__window": 64}
+    changes = {
+        "test__background": kind,
+        "test__background_threshold": 0.2,
+        "test__slide__window": 64,
+        "test__slide__stride": 64,
+    }
     model = world.model("san", test__protocol=protocol, **changes).eval()
     scores = model([entry()])[0]["sem_seg"]
     assert scores.shape == (3, 64, 64)
