@@ -22,6 +22,7 @@ setup(
     package_data={
         "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
+        "san_cliptrase.evaluation": ["paper_numbers.json"],
     },
     install_requires=[
         "fvcore>=0.1.5",

@@ -39,6 +39,9 @@ def _add_clip(cfg: Any, node: type) -> None:
     clip.CACHE_GB = 0.0
     # Read a name with commas ("sea, ocean") as synonyms, whose embeddings are averaged, instead of as it stands.
     clip.SYNONYMS = False
+    # Where the text weights of words are kept for the next process: a folder, "auto" (in the user's cache directory,
+    # $XDG_CACHE_HOME or ~/.cache), or "" (nowhere).
+    clip.TEXT_CACHE = ""
 
 
 def _add_cliptrase(cfg: Any, node: type) -> None:
@@ -52,7 +55,7 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     cliptrase.MIN_SAMPLES = 3
     # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
     cliptrase.VOTE = True
-    # Words that together stand for the dataset's last class, "background"; needed only where it has one.
+    # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.
     cliptrase.BACKGROUND = ()
     # Multiply patch logits by the [CLS] logits, as the paper does on VOC20.
     cliptrase.CLS_PRIOR = False
@@ -110,6 +113,33 @@ def _add_san(cfg: Any, node: type) -> None:
     init.REPEAT = True
 
 
+def _add_evaluation(cfg: Any, node: type) -> None:
+    # How test sets are scored, see docs/evaluation.md: whole (whole images at their own size), cliptrase (central
+    # squares, as the paper), slide (windows, as SCLIP and its family), unsupervised (clusters matched to classes).
+    cfg.TEST.PROTOCOL = "whole"
+    # cliptrase, unsupervised: side of the square in pixels. The paper's: 224 and 336, each with its own EPS and
+    # MIN_SAMPLES, which then replace those of MODEL.CLIPTRASE.
+    cfg.TEST.SIZE = 336
+    # slide: short side of the image (0: by dataset, 336, or 560 for Cityscapes), side of a window, and step, in pixels.
+    cfg.TEST.SLIDE = slide = node()
+    slide.SIDE = 0
+    slide.WINDOW = 224
+    slide.STRIDE = 112
+    # What makes a pixel the dataset's "background", if it has one: words (the dataset's, or those of
+    # MODEL.CLIPTRASE.BACKGROUND), threshold (no class has this probability; not tuned), learned (SAN's own background).
+    cfg.TEST.BACKGROUND = "words"
+    cfg.TEST.BACKGROUND_THRESHOLD = 0.5
+    # unsupervised: what k-means clusters, regions (CLIPtrase's features, averaged over its regions) or patches (plain
+    # CLIP's); and how many clusters it makes (0: as many as there are classes).
+    cfg.TEST.UNSUPERVISED = unsupervised = node()
+    unsupervised.FEATURES = "regions"
+    unsupervised.CLUSTERS = 0
+    # Leave out images whose files cannot be used, and report them, instead of ending at the first.
+    cfg.TEST.SKIP_BAD = False
+    # --eval-only saves what it has counted every so many seconds, for --resume; 0: after every batch.
+    cfg.TEST.SAVE_SECONDS = 60.0
+
+
 def _add_data_and_solver(cfg: Any, node: type) -> None:
     # The value of pixels that are never trained or scored, in memory; 65535 where a dataset has more than 255 classes.
     cfg.INPUT.IGNORE_LABEL = 255
@@ -118,6 +148,7 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     # Images of a test batch, and how many images of a test set are evaluated (0: all).
     cfg.TEST.BATCH_SIZE = 1
     cfg.TEST.MAX_IMAGES = 0
+    _add_evaluation(cfg, type(cfg))
     cfg.INPUT.COLOR_AUG_SSD = True
     # horizontal or none.
     cfg.INPUT.RANDOM_FLIP = "horizontal"

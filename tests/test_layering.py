@@ -8,7 +8,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
-    {"__init__", "structures", "config", "compat", "device", "images", "drawing", "scenes", "entry"},
+    {
+        "__init__",
+        "structures",
+        "config",
+        "compat",
+        "device",
+        "files",
+        "images",
+        "drawing",
+        "protocols",
+        "scenes",
+        "entry",
+    },
     {"clip", "pooling", "class_lists"},
     {"cliptrase", "san"},
     {"losses", "data", "evaluation"},
@@ -23,7 +35,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 HOMES = {
     "open_clip": {"clip"},
     "timm": {"san/side_adapter"},
-    "sklearn": {"engine/prototypes"},
+    "sklearn": {"engine/prototypes", "engine/unsupervised"},
     "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "convergence", "demo", "train_net"},
 }
 # What the training-free core must not know.

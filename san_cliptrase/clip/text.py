@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from san_cliptrase.clip.templates import load_templates
+from san_cliptrase.clip.text_cache import TextCache
 
 PROMPTS_PER_BATCH = 320
 
@@ -26,10 +28,19 @@ class TextEncoder(nn.Module):
         tokenizer: The model's tokenizer: list of sentences -> (N, context_length).
         synonyms: Whether a word with commas ("sea, ocean") is several names of a class, or one name as it stands. The
             published numbers on ADE-847, where 217 names have commas, are of the latter.
+        cache: A folder that keeps what was encoded for the next process; None: nothing is kept.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor], synonyms: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        synonyms: bool = False,
+        cache: Path | None = None,
+    ) -> None:
         super().__init__()
+        self.cache = cache
+        self._disk: TextCache | None = None
         self.model = model
         self.tokenizer = tokenizer
         self.synonyms = synonyms
@@ -62,12 +73,27 @@ class TextEncoder(nn.Module):
         words = [word.strip() for word in vocabulary]
         words = list(dict.fromkeys([*words, *(word.strip() for word in background if word.strip())]))
         sentences = load_templates(templates)
-        missing = [word for word in words if (word, sentences) not in self._cache]
+        missing = self._unknown(words, sentences)
+        if missing and self.cache is not None:
+            self._disk = self._disk or TextCache(self.cache, self.model)
+            self._cache.update(
+                {(word, sentences): row for word, row in self._disk.load(self._kept_as(sentences)).items()}
+            )
+            missing = self._unknown(words, sentences)
         step = max(1, PROMPTS_PER_BATCH // len(sentences))
         for start in range(0, len(missing), step):
             self._encode(missing[start : start + step], sentences)
+        if missing and self._disk is not None:
+            self._disk.save(self._kept_as(sentences), {word: self._cache[word, sentences] for word in missing})
         device = next(self.model.parameters()).device
         return torch.stack([self._cache[word, sentences].to(device) for word in words])
+
+    def _kept_as(self, sentences: tuple[str, ...]) -> tuple[str, ...]:
+        """What tells weights on disk apart besides the model: a name with commas means something else as synonyms."""
+        return (*sentences, "synonyms") if self.synonyms else sentences
+
+    def _unknown(self, words: list[str], sentences: tuple[str, ...]) -> list[str]:
+        return [word for word in words if (word, sentences) not in self._cache]
 
     def _encode(self, words: list[str], sentences: tuple[str, ...]) -> None:
         device = next(self.model.parameters()).device
@@ -85,6 +111,7 @@ class TextEncoder(nn.Module):
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         # Other weights give other embeddings.
         self._cache.clear()
+        self._disk = None
         super()._load_from_state_dict(*args, **kwargs)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,14 @@ from san_cliptrase.cliptrase.regions import (
     regions_from_maps,
     smooth_maps,
 )
-from san_cliptrase.cliptrase.voting import classify_pixels, majority_vote, merge_background, patch_logits
+from san_cliptrase.cliptrase.voting import (
+    Background,
+    decide_pixels,
+    majority_vote,
+    patch_logits,
+    pixel_logits,
+    vote_shares,
+)
 from san_cliptrase.structures import ClipFeatures, Regions
 
 Size = tuple[int, int]
@@ -115,7 +122,13 @@ class Cliptrase:
 
     @torch.no_grad()
     def segment(
-        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], num_classes: int | None = None
+        self,
+        features: ClipFeatures,
+        text_weights: Tensor,
+        sizes: Sequence[Size],
+        num_classes: int | None = None,
+        background: Background | None = None,
+        cls_prior: bool | None = None,
     ) -> list[Tensor]:
         """Segment every image of a batch, each as if it were alone.
 
@@ -124,24 +137,58 @@ class Cliptrase:
             text_weights: (K + background words, E), rows of length 1.
             sizes: True (height, width) of each image in pixels, as given to the encoder.
             num_classes: K; words from there on mean background, which becomes class K. None: no background words.
+            background: The same with a threshold on the probability; in place of ``num_classes``.
+            cls_prior: In place of the one that the object was made with, if it is not None.
 
         Returns:
             Per image (H, W) int64 class indices.
         """
-        logits = patch_logits(self.dense(features), text_weights, self.cls_prior)
+        if background is None and num_classes is not None:
+            background = Background(num_classes)
+        results = []
+        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
+            # Background is decided before the vote: its words vote as one class.
+            classes = decide_pixels(logits, logits.shape[-2:], background)
+            voted = regions is not None
+            results.append(majority_vote(classes, regions, len(text_weights) + 1) if voted else classes)
+        return results
+
+    @torch.no_grad()
+    def scores(
+        self,
+        features: ClipFeatures,
+        text_weights: Tensor,
+        sizes: Sequence[Size],
+        background: Background | None = None,
+        cls_prior: bool | None = None,
+    ) -> Iterator[Tensor]:
+        """What is averaged where windows overlap, for the arguments of :meth:`segment`, image by image.
+
+        Yields:
+            (K + background words, H, W) logits of the pixels; with a vote ``vote_shares`` (K, H, W), background one
+            of the K.
+        """
+        count = len(text_weights) if background is None else background.index + 1
+        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
+            if self.vote:
+                classes = decide_pixels(logits, logits.shape[-2:], background)
+                yield vote_shares(classes, regions, count)
+            else:
+                yield logits
+
+    def _pixels(
+        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], cls_prior: bool | None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Per image the logits (K, H, W) of its pixels, and the region (H, W) of each; None where none vote."""
+        prior = self.cls_prior if cls_prior is None else cls_prior
+        logits = patch_logits(self.dense(features), text_weights, prior)
         grids = image_grids(features.valid, features.grid)
         maps: list[Tensor | None] = [None] * len(grids)
         if self.vote:
             (found,) = self.maps(features)
             maps = [smooth_maps(own) for own in own_maps(found, features.valid, features.grid)]
-        results = []
         for image_logits, keep, grid, size, image_maps in zip(logits, features.valid, grids, sizes, maps, strict=True):
             canvas = (grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1])
-            classes = classify_pixels(image_logits[keep].unflatten(0, grid), canvas, size)
-            if num_classes is not None:  # before the vote: background words vote as one class
-                classes = merge_background(classes, num_classes)
-            if image_maps is not None and len(image_maps):
-                regions = partition_pixels(image_maps, canvas, size)
-                classes = majority_vote(classes, regions, len(text_weights))
-            results.append(classes)
-        return results
+            votes = image_maps is not None and len(image_maps)
+            regions = partition_pixels(image_maps, canvas, size) if votes else None
+            yield pixel_logits(image_logits[keep].unflatten(0, grid), canvas, size), regions

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]
+CLASSES_AT_ONCE = 64
 
 
 def patch_logits(tokens: Tensor, text_weights: Tensor, cls_prior: bool = False) -> Tensor:
@@ -25,8 +28,8 @@ def patch_logits(tokens: Tensor, text_weights: Tensor, cls_prior: bool = False) 
     return logits[:, 1:] * logits[:, :1] if cls_prior else logits[:, 1:]
 
 
-def classify_pixels(logits: Tensor, canvas: Size, size: Size) -> Tensor:
-    """Class of every pixel from the logits of the patches, upsampled bilinearly.
+def pixel_logits(logits: Tensor, canvas: Size, size: Size) -> Tensor:
+    """Logits of every pixel from those of the patches, upsampled bilinearly.
 
     Args:
         logits: (h, w, K) of one image.
@@ -34,11 +37,60 @@ def classify_pixels(logits: Tensor, canvas: Size, size: Size) -> Tensor:
         size: (H, W) of the image, the top-left part of the canvas.
 
     Returns:
-        (H, W) int64 in [0, K).
+        (K, H, W)
     """
     maps = logits.permute(2, 0, 1)[None]
     pixels = F.interpolate(maps, size=canvas, mode="bilinear", align_corners=False)[0]
-    return pixels[:, : size[0], : size[1]].argmax(dim=0)
+    return pixels[:, : size[0], : size[1]]
+
+
+@dataclass(frozen=True)
+class Background:
+    """How pixels become background, the class after all others.
+
+    Attributes:
+        index: the class; scores from there on are those of background words, which all mean it.
+        threshold: where no class is at least so probable, the pixel is background too; 0: not asked for.
+        scale: the probability is ``softmax(scale * scores)``; 0: scores are probabilities already.
+    """
+
+    index: int
+    threshold: float = 0.0
+    scale: float = 0.0
+
+
+def decide_pixels(scores: Tensor, size: Size, background: Background | None = None) -> Tensor:
+    """Class of every pixel, the one with the largest score there.
+
+    A few classes are resized at a time: those of a large vocabulary do not fit into memory at a photograph's size.
+
+    Args:
+        scores: (K, h, w).
+        size: (H, W) wanted; the scores are resized bilinearly.
+        background: None: there is none.
+
+    Returns:
+        (H, W) int64: in [0, K), or with a background in [0, index].
+    """
+    best = torch.full(size, -torch.inf, device=scores.device)
+    total, labels = best.clone(), torch.zeros(size, dtype=torch.int64, device=scores.device)
+    scaled = background is not None and background.threshold > 0 and background.scale > 0
+    for start in range(0, len(scores), CLASSES_AT_ONCE):
+        part = scores[start : start + CLASSES_AT_ONCE].float()
+        if part.shape[-2:] != torch.Size(size):
+            part = F.interpolate(part[None], size=size, mode="bilinear", align_corners=False)[0]
+        value, index = part.max(0)  # argmax is four times slower on a CPU
+        labels = torch.where(value > best, index + start, labels)
+        best = torch.maximum(value, best)
+        if scaled:
+            total = torch.logaddexp(total, (background.scale * part).logsumexp(0))
+    if background is None:
+        return labels
+    labels = merge_background(labels, background.index)
+    if background.threshold > 0:
+        probability = (background.scale * best - total).exp() if scaled else best
+        labels[probability < background.threshold] = background.index
+    return labels
 
 
 def majority_vote(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
@@ -52,10 +104,33 @@ def majority_vote(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
     Returns:
         (H, W) int64 in [0, num_classes).
     """
+    return _count_classes(classes, regions, num_classes).argmax(dim=1)[regions]
+
+
+def _count_classes(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
+    """Pixels of each class in each region, (regions, K) int64."""
     cells = torch.bincount((regions * num_classes + classes).flatten(), minlength=0)
     count = int(regions.max()) + 1
-    counts = F.pad(cells, (0, count * num_classes - len(cells))).unflatten(0, (count, num_classes))
-    return counts.argmax(dim=1)[regions]
+    return F.pad(cells, (0, count * num_classes - len(cells))).unflatten(0, (count, num_classes))
+
+
+def vote_shares(classes: Tensor, regions: Tensor | None, num_classes: int) -> Tensor:
+    """A vote that can be averaged: the share of its region's pixels that are of each class.
+
+    Its maximum is the class of :func:`majority_vote`.
+
+    Args:
+        classes: (H, W) int64 in [0, num_classes).
+        regions: (H, W) int64 >= 0; None: every pixel is a region of its own.
+        num_classes: K.
+
+    Returns:
+        (K, H, W), each pixel adds up to 1.
+    """
+    if regions is None:
+        return F.one_hot(classes, num_classes).permute(2, 0, 1).float()
+    counts = _count_classes(classes, regions, num_classes).float()
+    return (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).T[:, regions]
 
 
 def merge_background(classes: Tensor, num_classes: int) -> Tensor:

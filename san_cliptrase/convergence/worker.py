@@ -19,10 +19,13 @@ from typing import Any
 
 import torch
 import yaml
+from detectron2.config import get_cfg
 
+from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.convergence.experiment import flatten
 from san_cliptrase.engine.defaults import ConfigError, setup_logging
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.files import write_text_atomically
 
 FINISHED = "finished.json"
 _PARTS = "parts.json"
@@ -134,9 +137,7 @@ def end_with_parent() -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text_atomically(path, text.rstrip("\n") + "\n")
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -170,7 +171,8 @@ def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
             raise ConfigError(f"{folder} holds a run without its config.yaml: move it away")
         return
     try:
-        there = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+        # A key that came later stands for its default, which is what the run was made with.
+        there = flatten(_defaults()) | flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, AttributeError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}. Move {folder} away") from error
     here = flatten(cfg)
@@ -184,6 +186,12 @@ def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
             f"{folder} holds a run of another configuration: {shown}{more}. Undo the change, move the folder away, "
             "or name another --output"
         )
+
+
+def _defaults() -> Any:
+    cfg = get_cfg()
+    add_san_cliptrase_config(cfg)
+    return cfg
 
 
 @contextmanager

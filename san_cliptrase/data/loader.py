@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from san_cliptrase.images import DataError
 
 
 class EndlessDataset(Dataset):
@@ -74,6 +77,13 @@ def build_train_loader(
     )
 
 
+@dataclass(frozen=True)
+class BadSample:
+    """Stands in a test batch for a sample whose files cannot be used; ``message`` names the file and says why."""
+
+    message: str
+
+
 class _Mapped(Dataset):
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict]) -> None:
         self.records, self.mapper = records, mapper
@@ -81,11 +91,30 @@ class _Mapped(Dataset):
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index: int) -> dict:
-        return self.mapper(self.records[index])
+    def __getitem__(self, index: int) -> dict | BadSample:
+        try:
+            return self.mapper(self.records[index])
+        except DataError as error:
+            # Raised in a loading process, it would arrive with that process's traceback in its message.
+            return BadSample(str(error))
 
 
-def build_test_loader(records: list[dict], mapper: Callable[[dict], dict], batch: int, workers: int) -> DataLoader:
-    """Every record once, in order, shared among processes."""
-    mine = records[comm.get_rank() :: comm.get_world_size()]
+def process_share(records: list[dict]) -> list[dict]:
+    """The records of a test set that are this process's."""
+    return records[comm.get_rank() :: comm.get_world_size()]
+
+
+def build_test_loader(
+    records: list[dict], mapper: Callable[[dict], dict], batch: int, workers: int, done: int = 0
+) -> DataLoader:
+    """Every record once, in order, shared among processes; batches hold a :class:`BadSample` where files are bad.
+
+    Args:
+        records: detectron2's list of dicts.
+        mapper: dict -> sample.
+        batch: samples of a batch.
+        workers: loading processes of each process.
+        done: how many records of this process's share are left out at the front.
+    """
+    mine = process_share(records)[done:]
     return DataLoader(_Mapped(mine, mapper), batch_size=batch, num_workers=workers, collate_fn=list)

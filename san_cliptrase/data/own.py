@@ -16,7 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from san_cliptrase.data.datasets import datasets_root, register
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs
 from san_cliptrase.data.table import DATASETS
-from san_cliptrase.data.tasks import write_whole
+from san_cliptrase.files import write_text_atomically
 from san_cliptrase.images import DataError
 
 OWN: dict[str, OwnDataset] = {}
@@ -117,5 +117,5 @@ def write_entries(entries: dict[str, OwnDataset]) -> Path:
         for name, entry in known.items()
     }
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    write_whole(registry_file(), lambda path: path.write_text(text, encoding="utf-8"))
+    write_text_atomically(registry_file(), text)
     return registry_file()

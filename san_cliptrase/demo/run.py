@@ -27,11 +27,13 @@ from matplotlib.figure import Figure
 
 from san_cliptrase.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.convergence.markdown import headline
-from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.drawing import class_colors
 from san_cliptrase.engine.defaults import load_config, setup_logging
-from san_cliptrase.engine.evaluate import dataset_records, evaluate_only, format_results
+from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
 from san_cliptrase.engine.pictures import region_map
+from san_cliptrase.engine.protocol import protocol_title
+from san_cliptrase.engine.tables import format_results
 from san_cliptrase.engine.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ def training_free(output: Path, overrides: Sequence[str]) -> dict[str, dict[str,
         logger.info("training-free: attention rule %s", rule)
         folder = ["MODEL.CLIPTRASE.ATTENTION", rule, "MODEL.CLIPTRASE.VOTE", str(vote), "OUTPUT_DIR"]
         cfg = load_config(CONFIGS / "cliptrase.yaml", [*overrides, *folder, str(output / "training_free" / rule)])
-        results[rule] = evaluate_only(cfg, build_model(cfg).eval())["demo_scenes_val"]
+        results[rule] = evaluate_only(cfg, build_model(cfg).eval(), show_classes=False)["demo_scenes_val"]
     return results
 
 
@@ -90,7 +92,7 @@ def plot_convergence(output: Path, curves: dict[str, Curve], base: dict[str, flo
 def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
     """A table of test images: picture, regions, the predictions of the models, and the ground truth."""
     names = list(MetadataCatalog.get("demo_scenes_val").stuff_classes)
-    mapper, colours = SemanticMapper(cfg, names, is_train=False), class_colors(len(names))
+    mapper, colours = build_test_mapper(cfg, "demo_scenes_val"), class_colors(len(names))
     columns = ["image", "CLIPtrase's regions", *models, "ground truth"]
     figure = Figure(figsize=(2.1 * len(columns), 2.2 * PICTURED + 0.9), layout="constrained")
     grid = figure.subplots(PICTURED, len(columns))
@@ -98,7 +100,7 @@ def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
     for row, record in zip(grid, dataset_records("demo_scenes_val")[:PICTURED], strict=True):
         entry = mapper(record)
         truth = entry["sem_seg"].numpy()
-        labels = [model([entry])[0]["sem_seg"].argmax(0).cpu().numpy() for model in models.values()]
+        labels = [model.label_maps([entry])[0].cpu().numpy() for model in models.values()]
         regions = region_map(models[RUNS["san_cliptrase"]], entry, truth.shape)
         shown.update(np.unique(np.stack([truth, *labels])).tolist())
         panels = [entry["image"].permute(1, 2, 0).numpy(), class_colors(regions.max() + 1)[regions]]
@@ -115,7 +117,9 @@ def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
     return path
 
 
-def summarise(output: Path, rules: dict, curves: dict[str, Curve], minutes: float, files: Sequence[Path]) -> str:
+def summarise(
+    output: Path, rules: dict, curves: dict[str, Curve], minutes: float, files: Sequence[Path], title: str = ""
+) -> str:
     """The closing words, also written to ``summary.json``."""
     plain, ours = curves["san"], curves["san_cliptrase"]
     level, last = float(plain.metrics["mIoU"][-1]), plain.schedule
@@ -139,7 +143,7 @@ def summarise(output: Path, rules: dict, curves: dict[str, Curve], minutes: floa
     shown = {name: {m: scores[m] for m in ("pAcc", "mAcc", "fwIoU", *METRICS)} for name, scores in table.items()}
     return "\n".join(
         [
-            format_results(shown),
+            format_results(shown, title),
             "",
             f"Plain SAN ends at mIoU {level:.1f} after {last:.0f} iterations, SAN from CLIPtrase's regions at "
             f"{ours.metrics['mIoU'][-1]:.1f}.",
@@ -196,5 +200,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         model.eval()
     files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_pictures(args.output, cfg, models)]
     minutes = (time.monotonic() - started) / 60
-    sys.stdout.write("\n" + summarise(args.output, rules, curves, minutes, files) + "\n")
+    sys.stdout.write("\n" + summarise(args.output, rules, curves, minutes, files, protocol_title(cfg)) + "\n")
     return 0

@@ -24,16 +24,16 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
+from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
 
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names file and key."""
+__all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
 
 
 def argument_parser() -> argparse.ArgumentParser:
     """detectron2's arguments: --config-file (or --config), --eval-only, --resume, --num-gpus, KEY VALUE ..."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate SAN and CLIPtrase."
+    parser.add_argument("--skip-bad", action="store_true", help="evaluate without unreadable files (TEST.SKIP_BAD)")
     parser.epilog = "example: python train_net.py --config configs/demo/san_cliptrase.yaml OUTPUT_DIR output/mine"
     return parser
 
@@ -69,6 +69,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     except (OSError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} cannot be read as keys and values: {error}") from error
     _check_values(cfg)
+    check_test(cfg)
+    settle_protocol(cfg)
     return cfg
 
 
@@ -136,6 +138,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
     cfg = load_config(args.config_file, args.opts)
+    cfg.TEST.SKIP_BAD |= args.skip_bad
     cfg.freeze()
     output = Path(cfg.OUTPUT_DIR)
     setup_logging(output)

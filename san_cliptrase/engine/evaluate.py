@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from san_cliptrase.data.loader import build_test_loader
-from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.data.loader import BadSample, build_test_loader, process_share
+from san_cliptrase.data.views import build_test_mapper
+from san_cliptrase.engine.protocol import background_kind, config_value, protocol_title, row_name
+from san_cliptrase.engine.resume import evaluation_states
+from san_cliptrase.engine.tables import format_classes, format_confusions, format_results
+from san_cliptrase.engine.unsupervised import fit_clusters
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
+from san_cliptrase.evaluation.paper import paper_numbers, paper_source
+from san_cliptrase.evaluation.state import StateFile
+from san_cliptrase.files import OutputError
+from san_cliptrase.images import DataError
+
+logger = logging.getLogger(__name__)
 
 
 @functools.cache
@@ -25,55 +38,189 @@ def dataset_records(name: str) -> list[dict]:
     return DatasetCatalog.get(name)
 
 
-@torch.no_grad()
+@dataclass
+class Evaluated:
+    """What evaluations gave, dataset by dataset; only on the main process.
+
+    Attributes:
+        results: dataset -> metric -> percent.
+        reports: dataset -> the evaluator's report.
+        failures: files that could not be written; the numbers are there all the same.
+    """
+
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+    reports: dict[str, dict] = field(default_factory=dict)
+    failures: list[OutputError] = field(default_factory=list)
+
+
 def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[str, float]]:
     """Scores a model on every dataset of DATASETS.TEST.
 
     Args:
         cfg: configuration.
         model: a meta-architecture; its training mode is restored afterwards.
-        output: folder for ``metrics_DATASET.json``, or None.
+        output: folder for ``metrics_DATASET.json`` and its tables, or None.
 
     Returns:
         dataset -> metric -> percent; empty on all processes but the main one.
+
+    Raises:
+        DataError: a file cannot be used, and TEST.SKIP_BAD is off.
+        OutputError: a result cannot be written; after everything has been evaluated and logged.
     """
-    was_training = model.training
+    evaluated = _evaluate(cfg, model, output, lambda name: None)
+    if evaluated.failures:
+        raise evaluated.failures[0]
+    return evaluated.results
+
+
+@torch.no_grad()
+def _evaluate(
+    cfg: Any, model: nn.Module, output: Path | None, state_of: Callable[[str], StateFile | None]
+) -> Evaluated:
+    was_training, evaluated = model.training, Evaluated()
     model.eval()
-    results = {}
     for name in cfg.DATASETS.TEST:
-        mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=False)
-        records = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
-        loader = build_test_loader(records, mapper, cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS)
-        evaluator = SemanticEvaluator(name, cfg.INPUT.IGNORE_LABEL, output)
-        for inputs in tqdm(loader, name, leave=False, disable=not comm.is_main_process()):
-            evaluator.process(inputs, model(inputs))
-        scores = evaluator.evaluate()
-        if scores is not None:
-            results[name] = dict(scores["sem_seg"])
+        clusters = _cluster_count(cfg, name)
+        details = report_details(cfg, name)
+        evaluator = SemanticEvaluator(name, cfg.INPUT.IGNORE_LABEL, output, model.device, clusters, details)
+        _count_dataset(cfg, model, evaluator, state_of(name))
+        try:
+            evaluator.evaluate()
+        except OutputError as error:
+            logger.error("%s", error)
+            evaluated.failures.append(error)
+        if evaluator.report:
+            evaluated.results[name] = dict(evaluator.report["metrics"])
+            evaluated.reports[name] = evaluator.report
     model.train(was_training)
-    return results
+    return evaluated
 
 
-def evaluate_only(cfg: Any, model: nn.Module) -> dict[str, dict[str, float]]:
-    """Evaluation as a run of its own: metrics also to TensorBoard, and on the screen as a table."""
+def evaluated_records(cfg: Any, name: str) -> list[dict]:
+    """The records of a test set that are evaluated, of all processes together."""
+    return dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
+
+
+def report_details(cfg: Any, name: str) -> dict[str, Any]:
+    """What a report says about how its numbers were made."""
+    return {
+        "protocol": cfg.TEST.PROTOCOL,
+        "setting": protocol_title(cfg),
+        "background": background_kind(cfg, name),
+        "paper": paper_numbers(name, functools.partial(config_value, cfg)),
+    }
+
+
+def _cluster_count(cfg: Any, name: str) -> int:
+    if cfg.TEST.PROTOCOL != "unsupervised":
+        return 0
+    return cfg.TEST.UNSUPERVISED.CLUSTERS or len(MetadataCatalog.get(name).stuff_classes)
+
+
+def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, state: StateFile | None) -> None:
+    """Runs the model over this process's share of a test set."""
+    name, batch, workers = evaluator.dataset, cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS
+    mapper, records = build_test_mapper(cfg, name), evaluated_records(cfg, name)
+    predict: Callable[[list[dict]], list[Tensor]] = model.label_maps
+    if evaluator.clusters:
+        predict = fit_clusters(cfg, model, build_test_loader(records, mapper, batch, workers), evaluator.clusters)
+    progress = state.load() if state is not None else None
+    done = 0
+    if progress is not None:
+        evaluator.load_state_dict(progress["counts"])
+        done = progress["done"]
+        logger.info("%s: goes on after %d images", name, done)
+    loader = build_test_loader(records, mapper, batch, workers, done)
+    total = len(process_share(records))
+    hidden = not comm.is_main_process()
+    with tqdm(desc=name, total=total, initial=done, unit="image", leave=False, disable=hidden) as bar:
+        for samples in loader:
+            inputs = [sample for sample in samples if not isinstance(sample, BadSample)]
+            bad = [sample.message for sample in samples if isinstance(sample, BadSample)]
+            if bad and not cfg.TEST.SKIP_BAD:
+                state = _save(state, evaluator, done)  # for --resume --skip-bad
+                raise DataError(f"{bad[0]} (--skip-bad evaluates without such files)")
+            for message in bad:
+                evaluator.skip(message)
+            if inputs:
+                evaluator.process(inputs, [{"labels": labels} for labels in predict(inputs)])
+            done += len(samples)
+            bar.update(len(samples))
+            if state is not None and state.due:
+                state = _save(state, evaluator, done)
+    _save(state, evaluator, done)
+
+
+def _save(state: StateFile | None, evaluator: SemanticEvaluator, done: int) -> StateFile | None:
+    """Saves the progress; where that fails, warns once and goes on without: the counts are in memory."""
+    if state is None:
+        return None
+    try:
+        state.save({"done": done, "counts": evaluator.state_dict()})
+    except OutputError as error:
+        logger.warning("%s The evaluation goes on, but cannot be resumed.", error)
+        return None
+    return state
+
+
+def evaluate_only(
+    cfg: Any, model: nn.Module, resume: bool = False, show_classes: bool = True
+) -> dict[str, dict[str, float]]:
+    """Evaluation as a run of its own: it can be resumed, and shows its numbers as tables and in TensorBoard.
+
+    Args:
+        cfg: configuration.
+        model: a meta-architecture.
+        resume: go on from what a killed evaluation in OUTPUT_DIR has saved; otherwise that is removed.
+        show_classes: also tables of classes and confusions.
+
+    Raises:
+        DataError: a file cannot be used, and TEST.SKIP_BAD is off.
+        StateError: what was saved cannot be continued.
+        OutputError: a result cannot be written; after the tables have been shown.
+    """
     output, started = Path(cfg.OUTPUT_DIR), time.monotonic()
-    results = evaluate(cfg, model, output)
+    states = evaluation_states(cfg, model, {name: evaluated_records(cfg, name) for name in cfg.DATASETS.TEST})
+    if not resume:
+        for state in states.values():
+            state.remove()
+    evaluated = _evaluate(cfg, model, output, states.get)
     if comm.is_main_process():
-        # A folder of its own: the step 0 of a training in this folder is another point.
-        with SummaryWriter(str(output / "eval_only")) as writer:
-            for dataset, metrics in results.items():
-                for metric, value in metrics.items():
+        _show(cfg, evaluated, show_classes)
+        _write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
+    if any(comm.all_gather(bool(evaluated.failures))):
+        if evaluated.failures:
+            raise evaluated.failures[0]
+    else:
+        for state in states.values():
+            state.remove()
+    return evaluated.results
+
+
+def _show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:
+    rows = {}
+    for name, metrics in evaluated.results.items():
+        rows[row_name(cfg, name)] = metrics
+        if paper := evaluated.reports[name]["paper"]:
+            rows[f"  {name}, the paper's"] = paper
+    for name, report in evaluated.reports.items() if show_classes else ():
+        logger.info("%s, classes\n%s", name, format_classes(report["classes"]))
+        logger.info("%s, most frequent confusions\n%s", name, format_confusions(report["confusions"]))
+    source = f"\nthe paper's: {paper_source()}" if any(r["paper"] for r in evaluated.reports.values()) else ""
+    logger.info("results\n%s%s", format_results(rows, protocol_title(cfg)), source)
+
+
+def _write_scalars(folder: Path, evaluated: Evaluated, seconds: float) -> None:
+    """TensorBoard, in a folder of its own: the step 0 of a training beside it is another point."""
+    try:
+        with SummaryWriter(str(folder)) as writer:
+            for dataset, report in evaluated.reports.items():
+                for metric, value in report["metrics"].items():
                     writer.add_scalar(f"{dataset}/{metric}", value, 0)
-            writer.add_scalar("evaluation/seconds", time.monotonic() - started, 0)
-    return results
-
-
-def format_results(results: dict[str, dict[str, float]]) -> str:
-    """A plain-text table of :func:`evaluate`'s results, datasets in rows."""
-    metrics = list(dict.fromkeys(metric for scores in results.values() for metric in scores))
-    width = max((len(name) for name in results), default=0)
-    lines = [" ".join([" " * width, *(f"{metric:>{max(7, len(metric))}}" for metric in metrics)])]
-    for name, scores in results.items():
-        cells = (f"{scores.get(metric, float('nan')):>{max(7, len(metric))}.2f}" for metric in metrics)
-        lines.append(" ".join([f"{name:<{width}}", *cells]))
-    return "\n".join(lines)
+                for name, value in report["iou"].items():
+                    writer.add_scalar(f"{dataset}/IoU/{name}", value, 0)
+                writer.add_text(f"{dataset}/confusions", f"    {format_confusions(report['confusions'])}", 0)
+            writer.add_scalar("evaluation/seconds", seconds, 0)
+    except OSError as error:
+        evaluated.failures.append(OutputError(f"cannot write TensorBoard's files in {folder}: {error}"))

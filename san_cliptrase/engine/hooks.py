@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from torch import nn
 
-from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.evaluate import dataset_records, evaluate
 from san_cliptrase.engine.pictures import segmentation_panel
 
@@ -149,8 +148,7 @@ class PictureHook(HookBase):
     def _draw(self) -> None:
         self.model.eval()
         for dataset in self.cfg.DATASETS.TEST[:1]:
-            names = list(MetadataCatalog.get(dataset).stuff_classes)
-            mapper = SemanticMapper(self.cfg, names, is_train=False)
+            mapper = build_test_mapper(self.cfg, dataset)
             for record in dataset_records(dataset)[: self.cfg.VIS_IMAGES]:
                 panel = segmentation_panel(self.model, mapper(record), self.cfg.INPUT.IGNORE_LABEL)
                 self.trainer.storage.put_image(f"{dataset}/{Path(record['file_name']).stem}", panel.transpose(2, 0, 1))

@@ -16,13 +16,15 @@ from san_cliptrase.clip.build import WeightsError
 from san_cliptrase.data.mapper import DataError
 from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
 from san_cliptrase.engine.defaults import ConfigError, argument_parser, setup
-from san_cliptrase.engine.evaluate import dataset_records, evaluate_only, format_results
+from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.evaluation.state import StateError
+from san_cliptrase.files import OutputError
 
 logger = logging.getLogger(__name__)
 Built = TypeVar("Built")
 
-USER_ERRORS = (ConfigError, CheckpointError, DataError, WeightsError, FileNotFoundError)
+USER_ERRORS = (ConfigError, CheckpointError, DataError, OutputError, StateError, WeightsError, FileNotFoundError)
 """Errors whose message says everything; a traceback would only hide it."""
 
 
@@ -41,13 +43,16 @@ def run(args: argparse.Namespace) -> None:
         return
     model = _build(build_model, cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-    if args.resume and not checkpointer.has_checkpoint():
-        raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE instead")
-    if cfg.MODEL.WEIGHTS or args.resume:
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a run
+    # that was given its weights, or has none to train, goes on with those.
+    resume = args.resume and trained and checkpointer.has_checkpoint()
+    if args.resume and trained and not resume and not cfg.MODEL.WEIGHTS:
+        raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE")
+    if cfg.MODEL.WEIGHTS or resume:
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     elif trained:
         logger.warning("no MODEL.WEIGHTS and no --resume: what is evaluated has not been trained")
-    logger.info("results\n%s", format_results(evaluate_only(cfg, model)))
+    evaluate_only(cfg, model, args.resume)
 
 
 def _build(make: Callable[..., Built], *args: Any) -> Built:

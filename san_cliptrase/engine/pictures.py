@@ -30,7 +30,7 @@ def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.n
     panels = [photo]
     if isinstance(model, SAN) and model.network.query_init.needs_regions:
         panels.append(_outlined(photo, region_map(model, entry, size)))
-    prediction = model([entry])[0]["sem_seg"].argmax(0).cpu().numpy()
+    prediction = model.label_maps([entry])[0].cpu().numpy()
     colours = np.concatenate([class_colors(len(entry["vocabulary"])), np.zeros((1, 3), np.uint8)])
     panels.append(colours[prediction])
     panels.append(colours[np.where(truth == ignore_label, len(colours) - 1, truth)])

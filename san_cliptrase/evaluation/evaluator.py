@@ -1,69 +1,160 @@
-"""The evaluator that detectron2's inference loop drives: predictions in, metrics and a JSON file out."""
+"""The evaluator: predictions in; metrics, and a report with files, out."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import logging
 import math
-import os
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from san_cliptrase.evaluation.metrics import class_iou, confusion_matrix, segmentation_metrics
+from san_cliptrase.evaluation.metrics import (
+    class_iou,
+    class_table,
+    confused_pairs,
+    confusion_matrix,
+    match_clusters,
+    script_metrics,
+    segmentation_metrics,
+)
+from san_cliptrase.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
 
 
 class SemanticEvaluator(DatasetEvaluator):
-    """Scores ``sem_seg`` against the ground truth that came with the inputs.
+    """Scores predictions against the ground truth that came with the inputs, in constant memory.
 
     Args:
         dataset: registered name; its metadata gives the classes and which are unseen.
         ignore_label: value of pixels that are not scored.
-        output: folder for ``metrics_DATASET.json``, or None.
+        output: folder for the files of :meth:`write`, or None.
+        device: where to count; that of the model.
+        clusters: predictions are so many clusters, matched to classes at the end; 0: they are classes.
+        details: what the report says besides: protocol, background, published numbers.
+
+    Attributes:
+        report: after :meth:`evaluate`, on the main process: everything that :meth:`write` writes.
     """
 
-    def __init__(self, dataset: str, ignore_label: int, output: Path | None) -> None:
+    def __init__(
+        self,
+        dataset: str,
+        ignore_label: int,
+        output: Path | None,
+        device: torch.device | str = "cpu",
+        clusters: int = 0,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         metadata = MetadataCatalog.get(dataset)
         self.dataset, self.names = dataset, list(metadata.stuff_classes)
         self.ignore_label, self.output = ignore_label, output
+        self.device, self.clusters, self.details = device, clusters, dict(details or {})
         unseen = [self.names.index(name) for name in metadata.get("unseen_classes", ())]
         seen = sorted(set(range(len(self.names))) - set(unseen))
         self.groups = {"seen": seen, "unseen": unseen} if unseen else {}
+        self.report: dict = {}
         self.reset()
 
     def reset(self) -> None:
         """Forgets what was counted."""
-        self.confusion = np.zeros((len(self.names), len(self.names)), np.int64)
+        columns = self.clusters or len(self.names)
+        self.confusion = torch.zeros(len(self.names), columns, dtype=torch.int64, device=self.device)
+        self.images, self.bad = 0, []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Counts a batch: ``outputs[i]["sem_seg"]`` is (K, H, W) scores, ``inputs[i]["sem_seg"]`` (H, W) labels."""
+        """Counts a batch.
+
+        Args:
+            inputs: ``inputs[i]["sem_seg"]`` is the ground truth (H, W).
+            outputs: ``outputs[i]["labels"]`` (H, W) classes or clusters, or "sem_seg" (K, H, W) scores.
+        """
         for entry, output in zip(inputs, outputs, strict=True):
-            prediction = output["sem_seg"].max(0).indices.cpu().numpy()  # argmax is four times slower on a CPU
-            truth = entry["sem_seg"].numpy()
-            self.confusion += confusion_matrix(prediction, truth, len(self.names), self.ignore_label)
+            # argmax is four times slower on a CPU than max.
+            labels = output["labels"] if "labels" in output else output["sem_seg"].max(0).indices
+            counts = confusion_matrix(labels, entry["sem_seg"], len(self.names), self.ignore_label, self.clusters)
+            self.confusion += counts.to(self.confusion.device)
+            self.images += 1
+
+    def skip(self, message: str) -> None:
+        """Takes down an image that is left out."""
+        self.bad.append(message)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this process has counted."""
+        return {"confusion": self.confusion.cpu(), "images": self.images, "bad": list(self.bad)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what was counted before."""
+        self.confusion.copy_(state["confusion"])
+        self.images, self.bad = state["images"], list(state["bad"])
 
     def evaluate(self) -> OrderedDict | None:
-        """Metrics of all processes together, on the main one: {"sem_seg": {metric: percent}}."""
-        gathered = comm.gather(self.confusion)
+        """Metrics of all processes together, on the main one: {"sem_seg": {metric: percent}}.
+
+        Raises:
+            OutputError: see :meth:`write`; the metrics have been logged by then, and ``report`` holds them.
+        """
+        total = self.confusion
+        if comm.get_world_size() > 1:
+            total = total.clone()
+            torch.distributed.all_reduce(total)  # sums of integers: exact
+        parts = comm.gather((self.images, self.bad))
         if not comm.is_main_process():
             return None
-        confusion = np.sum(gathered, axis=0)
+        confusion = total.cpu().numpy()
+        if self.clusters:
+            confusion = match_clusters(confusion)
         metrics = segmentation_metrics(confusion, self.groups)
+        if self.details.get("protocol") == "cliptrase":
+            metrics |= script_metrics(confusion)
+        bad = [message for _, messages in parts for message in messages]
+        self.report = {
+            "dataset": self.dataset,
+            **self.details,
+            "images": sum(images for images, _ in parts),
+            "skipped": bad,
+            "metrics": metrics,
+            "CLIPtrase script": script_metrics(confusion),
+            "iou": class_iou(confusion, self.names),
+            "classes": class_table(confusion, self.names),
+            "confusions": confused_pairs(confusion, self.names),
+        }
         logger.info("%s: %s", self.dataset, "  ".join(f"{name} {value:.2f}" for name, value in metrics.items()))
+        if bad:
+            logger.warning("%s: %d image(s) left out:\n%s", self.dataset, len(bad), "\n".join(bad))
         if self.output is not None:
-            self._write({"dataset": self.dataset, "metrics": metrics, "iou": class_iou(confusion, self.names)})
+            self.write(self.output)
         return OrderedDict(sem_seg=metrics)
 
-    def _write(self, report: dict) -> None:
-        # JSON has no NaN; a metric of classes that do not occur is null.
-        report["metrics"] = {k: None if math.isnan(v) else v for k, v in report["metrics"].items()}
-        self.output.mkdir(parents=True, exist_ok=True)
-        temporary = self.output / f"metrics_{self.dataset}.tmp"
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(temporary, self.output / f"metrics_{self.dataset}.json")
+    def write(self, output: Path) -> None:
+        """Writes ``metrics_``, ``classes_`` and ``confusions_DATASET``: the report as JSON, its tables as CSV.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        report = dict(self.report)
+        for key in ("metrics", "CLIPtrase script"):
+            # JSON has no NaN; a metric of classes that do not occur is null.
+            report[key] = {k: None if math.isnan(v) else v for k, v in report[key].items()}
+        write_text_atomically(output / f"metrics_{self.dataset}.json", json.dumps(report, indent=2) + "\n")
+        for name in ("classes", "confusions"):
+            write_text_atomically(output / f"{name}_{self.dataset}.csv", _csv(self.report[name]))
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
-from san_cliptrase.cliptrase.voting import resize_labels
-from san_cliptrase.images import DataError
+from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
 from san_cliptrase.meta_arch.inputs import (
-    batch_vocabulary,
+    BackgroundReader,
     clip_from_config,
     cliptrase_from_config,
     image_batch,
     one_hot_scores,
+    output_size,
 )
+from san_cliptrase.meta_arch.sliding import Windows
 
 
 @META_ARCH_REGISTRY.register()
@@ -32,27 +33,36 @@ class CLIPtrase(nn.Module):
         cliptrase: the method on it.
         resolution: CLIP sees the images at this scale.
         templates: name of the prompt templates.
-        background: words that together stand for the vocabulary's last class, which must then be "background".
+        background: reads what is background in a batch.
+        windows: slide over images instead of seeing them whole; None: do not.
     """
 
     @configurable
     def __init__(
-        self, clip: FrozenClip, cliptrase: Cliptrase, resolution: float, templates: str, background: Sequence[str]
+        self,
+        clip: FrozenClip,
+        cliptrase: Cliptrase,
+        resolution: float,
+        templates: str,
+        background: BackgroundReader,
+        windows: Windows | None = None,
     ) -> None:
         super().__init__()
         self.clip, self.cliptrase = clip, cliptrase
-        self.resolution, self.templates, self.background = resolution, templates, tuple(background)
+        self.resolution, self.templates = resolution, templates
+        self.background, self.windows = background, windows
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
-        """Reads MODEL.CLIP and MODEL.CLIPTRASE."""
+        """Reads MODEL.CLIP, MODEL.CLIPTRASE and TEST."""
         clip = clip_from_config(cfg)
         return {
             "clip": clip,
             "cliptrase": cliptrase_from_config(cfg, clip),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
-            "background": cfg.MODEL.CLIPTRASE.BACKGROUND,
+            "background": BackgroundReader.from_config(cfg),
+            "windows": Windows.from_config(cfg),
         }
 
     @property
@@ -60,15 +70,27 @@ class CLIPtrase(nn.Module):
         """Where the weights are."""
         return self.clip.logit_scale.device
 
-    @torch.no_grad()
     def forward(self, inputs: list[dict]) -> list[dict]:
-        """Segments a batch; each image gets what it would get alone.
-
-        Args:
-            inputs: dicts with "image" (3, H, W) uint8 RGB, "vocabulary", and the output size "height", "width".
+        """:meth:`label_maps` as detectron2's evaluators expect them.
 
         Returns:
             Dicts with "sem_seg" (K, height, width), one-hot.
+        """
+        count = [len(entry.get("vocabulary", ())) for entry in inputs]
+        return [
+            {"sem_seg": one_hot_scores(labels, k)} for labels, k in zip(self.label_maps(inputs), count, strict=True)
+        ]
+
+    @torch.no_grad()
+    def label_maps(self, inputs: list[dict]) -> list[Tensor]:
+        """Segments a batch; each image gets what it would get alone.
+
+        Args:
+            inputs: dicts with "image" (3, H, W) uint8 RGB, "vocabulary", the output size "height", "width", and maybe
+                "background_words" and "cls_prior".
+
+        Returns:
+            Per image (height, width) int64 class indices.
 
         Raises:
             RuntimeError: when called in training mode: there is nothing to train.
@@ -76,25 +98,27 @@ class CLIPtrase(nn.Module):
         """
         if self.training:
             raise RuntimeError("CLIPtrase has nothing to train: evaluate it with `train_net.py --eval-only`")
-        vocabulary = batch_vocabulary(inputs)
+        if self.windows is not None:
+            return [self._slide(entry) for entry in inputs]
         # Resized before they are padded: no image is mixed with its padding.
         batch = image_batch(inputs, self.clip, self.device, scale=self.resolution)
         features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
-        text, classes = self._text_weights(vocabulary)
-        results = []
-        for labels, entry in zip(
-            self.cliptrase.segment(features, text, batch.image_sizes, classes), inputs, strict=True
-        ):
-            height, width = entry["image"].shape[-2:]
-            labels = resize_labels(labels, (entry.get("height", height), entry.get("width", width)))
-            results.append({"sem_seg": one_hot_scores(labels, len(vocabulary))})
-        return results
+        classes, words, background = self.background(inputs, self.clip.logit_scale.item())
+        text = self.clip.text(classes, self.templates, words)
+        prior = inputs[0].get("cls_prior") or None
+        found = self.cliptrase.segment(features, text, batch.image_sizes, background=background, cls_prior=prior)
+        return [resize_labels(labels, output_size(entry)) for labels, entry in zip(found, inputs, strict=True)]
 
-    def _text_weights(self, vocabulary: Sequence[str]) -> tuple[Tensor, int | None]:
-        """Text weights, and the number of classes that are not background (None: there are no background words)."""
-        if not self.background:
-            return self.clip.text(vocabulary, self.templates), None
-        *classes, last = vocabulary
-        if last != "background":
-            raise DataError(f"MODEL.CLIPTRASE.BACKGROUND needs 'background' as the dataset's last class, not {last!r}")
-        return self.clip.text(classes, self.templates, self.background), len(classes)
+    def _slide(self, entry: dict) -> Tensor:
+        classes, words, background = self.background([entry], self.clip.logit_scale.item())
+        text = self.clip.text(classes, self.templates, words)
+
+        def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
+            batch = image_batch([{"image": crop} for crop in crops], self.clip, self.device, scale=self.resolution)
+            features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
+            prior = entry.get("cls_prior") or None
+            return self.cliptrase.scores(features, text, batch.image_sizes, background, prior)
+
+        average = self.windows.average(entry["image"], scores)
+        # Where regions voted, background was a class of the vote.
+        return decide_pixels(average, output_size(entry), None if self.cliptrase.vote else background)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,14 +11,22 @@ from detectron2.structures import ImageList
 from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
+from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.cliptrase.voting import Background
+from san_cliptrase.images import DataError
 from san_cliptrase.san.network import resize_for_clip
+
+BACKGROUND = "background"
+Words = tuple[str, ...]
 
 
 def clip_from_config(cfg: Any) -> FrozenClip:
     """The CLIP that MODEL.CLIP names."""
-    clip = cfg.MODEL.CLIP
-    return build_clip(clip.NAME, clip.PRETRAINED, clip.INTERPOLATE_OFFSET, clip.TRAINABLE, clip.SYNONYMS)
+    node = cfg.MODEL.CLIP
+    clip = build_clip(node.NAME, node.PRETRAINED, node.INTERPOLATE_OFFSET, node.TRAINABLE, node.SYNONYMS)
+    clip.text.cache = cache_folder(node.TEXT_CACHE)
+    return clip
 
 
 def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
@@ -42,6 +51,12 @@ def image_batch(
     return ImageList.from_tensors([resize_for_clip(image[None], scale)[0] for image in images], divisibility)
 
 
+def output_size(entry: dict) -> tuple[int, int]:
+    """The (height, width) that an entry asks for; without, that of its image."""
+    height, width = entry["image"].shape[-2:]
+    return entry.get("height", height), entry.get("width", width)
+
+
 def batch_vocabulary(inputs: Sequence[dict]) -> tuple[str, ...]:
     """The class names that all dicts of a batch carry.
 
@@ -54,6 +69,68 @@ def batch_vocabulary(inputs: Sequence[dict]) -> tuple[str, ...]:
             f"every input needs the same non-empty 'vocabulary'; this batch of {len(inputs)} has {len(found)} different"
         )
     return next(iter(found))
+
+
+@dataclass(frozen=True)
+class BackgroundReader:
+    """TEST.BACKGROUND: what a batch's words and scores mean where its dataset has a class "background".
+
+    Attributes:
+        kind: words, threshold or learned.
+        words: background words that replace those of the dataset; () keeps the dataset's.
+        threshold: of ``threshold``.
+    """
+
+    kind: str
+    words: Words
+    threshold: float
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> BackgroundReader:
+        """Reads TEST.BACKGROUND, TEST.BACKGROUND_THRESHOLD and MODEL.CLIPTRASE.BACKGROUND."""
+        return cls(cfg.TEST.BACKGROUND, tuple(cfg.MODEL.CLIPTRASE.BACKGROUND), cfg.TEST.BACKGROUND_THRESHOLD)
+
+    def __call__(self, inputs: Sequence[dict], scale: float = 0.0) -> tuple[Words, Words, Background | None]:
+        """Reads a batch.
+
+        Args:
+            inputs: dicts with "vocabulary" and maybe "background_words".
+            scale: see ``Background``; used for a threshold.
+
+        Returns:
+            The class names to encode, the background words, and how scores over both become classes.
+
+        Raises:
+            DataError: if there are background words, but the last class is not "background".
+        """
+        vocabulary = batch_vocabulary(inputs)
+        words = self.words or tuple(inputs[0].get("background_words", ()))
+        *classes, last = vocabulary
+        if words and last != BACKGROUND:
+            raise DataError(
+                f"the background words {', '.join(words[:3])}, ... (of the dataset, or of MODEL.CLIPTRASE.BACKGROUND) "
+                f"need 'background' as the dataset's last class, not {last!r}"
+            )
+        if last != BACKGROUND or (self.kind == "words" and not words):
+            return vocabulary, (), None
+        if self.kind == "words":
+            return tuple(classes), words, Background(len(classes))
+        threshold = self.threshold if self.kind == "threshold" else 0.0
+        return tuple(classes), (), Background(len(classes), threshold, scale)
+
+    def keeps(self, background: Background | None) -> bool:
+        """Whether SAN's learned background is a class of its semantic map."""
+        return background is not None and self.kind == "learned"
+
+
+def merge_scores(scores: Tensor, background: Background | None) -> Tensor:
+    """(K, H, W) scores whose maximum is the class that ``decide_pixels`` takes, for scores that are probabilities."""
+    if background is None:
+        return scores
+    rest = scores[background.index :]
+    if background.threshold > 0:
+        rest = torch.full_like(scores[:1], background.threshold)
+    return torch.cat([scores[: background.index], rest.amax(dim=0, keepdim=True)])
 
 
 def one_hot_scores(labels: Tensor, num_classes: int) -> Tensor:

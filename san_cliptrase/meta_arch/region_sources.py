@@ -72,6 +72,11 @@ class RegionSource:
         """Whether the source reads label maps."""
         return self.name == "truth"
 
+    @property
+    def needs_batch(self) -> bool:
+        """Whether the regions of an image come from the others of its batch."""
+        return self.name == "shuffled"
+
     @torch.no_grad()
     def __call__(self, features: ClipFeatures, labels: Sequence[Tensor | None], canvas: Size) -> Regions:
         """Find regions.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
@@ -16,18 +16,27 @@ from torch import Tensor, nn
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.cache import FeatureCache
 from san_cliptrase.clip.visual import resolve_layer
+from san_cliptrase.cliptrase.voting import decide_pixels
 from san_cliptrase.losses.criterion import SetCriterion
-from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.targets import MaskTarget
-from san_cliptrase.meta_arch.inputs import batch_vocabulary, clip_from_config, cliptrase_from_config, image_batch
+from san_cliptrase.meta_arch.inputs import (
+    BackgroundReader,
+    batch_vocabulary,
+    clip_from_config,
+    image_batch,
+    merge_scores,
+    output_size,
+)
 from san_cliptrase.meta_arch.region_sources import RegionSource, picture_features
-from san_cliptrase.san.inference import semantic_map
-from san_cliptrase.san.mask_decoder import MaskDecoder
+from san_cliptrase.meta_arch.san_parts import criterion_from_config, network_from_config, region_source_from_config
+from san_cliptrase.meta_arch.sliding import Windows
+from san_cliptrase.san.inference import class_scores, pixel_masks
+from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.network import SideAdapterNetwork, resize_for_clip
-from san_cliptrase.san.query_init import build_query_init
 from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
-from san_cliptrase.san.side_adapter import SideAdapter
 from san_cliptrase.structures import ClipFeatures, Regions
+
+SCORES_AT_ONCE = 2**26
 
 
 @META_ARCH_REGISTRY.register()
@@ -44,6 +53,8 @@ class SAN(nn.Module):
         resolution: CLIP sees the images at this scale.
         divisibility: images are padded to a multiple of it.
         templates: name of the prompt templates.
+        background: reads what is background in a test batch.
+        windows: label maps come from windows that slide over the image; None: from the whole image.
         cache_gb: keep CLIP's features of pictures in so many gigabytes; 0: compute them each time.
 
     Raises:
@@ -62,9 +73,12 @@ class SAN(nn.Module):
         resolution: float,
         divisibility: int,
         templates: str,
+        background: BackgroundReader,
+        windows: Windows | None = None,
         cache_gb: float = 0.0,
     ) -> None:
         super().__init__()
+        self.background, self.windows = background, windows
         self.clip, self.network, self.classifier = clip, network, classifier
         self.criterion, self.region_source = criterion, region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
@@ -84,13 +98,15 @@ class SAN(nn.Module):
             "clip": clip,
             # Before the network, whose query initialisation draws last: what the variants share starts equal.
             "classifier": MaskClassifier(clip.visual.embed_dim),
-            "network": _network_from_config(san, clip),
-            "criterion": _criterion_from_config(cfg),
-            "region_source": _region_source_from_config(cfg, clip),
+            "network": network_from_config(san, clip),
+            "criterion": criterion_from_config(cfg),
+            "region_source": region_source_from_config(cfg, clip),
             "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "divisibility": san.SIZE_DIVISIBILITY,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
+            "background": BackgroundReader.from_config(cfg),
+            "windows": Windows.from_config(cfg),
             "cache_gb": cfg.MODEL.CLIP.CACHE_GB,
         }
 
@@ -100,7 +116,7 @@ class SAN(nn.Module):
         return self.clip.logit_scale.device
 
     def forward(self, inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Losses in training mode, semantic maps in evaluation mode.
+        """Losses in training mode, semantic maps of whole images in evaluation mode.
 
         Args:
             inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances"; for
@@ -109,22 +125,71 @@ class SAN(nn.Module):
         Returns:
             {"loss_ce": ..., ...}, or dicts with "sem_seg" (K, height, width).
         """
-        text = self.clip.text(batch_vocabulary(inputs), self.templates)
+        if self.training:
+            text = self.clip.text(batch_vocabulary(inputs), self.templates)
+            batch, features, predictions = self._predict(inputs)
+            return self._losses(predictions, features, text, inputs, batch)
+        _, _, background = self.background(inputs)
+        found = self._classified_masks(inputs, [output_size(entry) for entry in inputs])
+        keep = self.background.keeps(background)
+        return [{"sem_seg": merge_scores(class_scores(*pair, keep), background)} for pair in found]
+
+    @torch.no_grad()
+    def label_maps(self, inputs: list[dict]) -> list[Tensor]:
+        """The class of every pixel, (height, width) int64 per image; each image gets what it would get alone.
+
+        Args:
+            inputs: those of :meth:`forward` in evaluation mode.
+        """
+        if self.windows is not None:
+            return [self._slide(entry) for entry in inputs]
+        if self.region_source is not None and self.region_source.needs_batch:
+            groups = [list(range(len(inputs)))]
+        else:
+            # Padding is part of SAN's canvas: only images that are padded alike do not see each other in it.
+            groups = list(_by_canvas(inputs, self.divisibility).values())
+        labels: dict[int, Tensor] = {}
+        for group in groups:
+            labels.update(zip(group, self._labels([inputs[index] for index in group]), strict=True))
+        return [labels[index] for index in range(len(inputs))]
+
+    def _labels(self, inputs: list[dict]) -> Iterator[Tensor]:
+        _, _, background = self.background(inputs)
+        keep = self.background.keeps(background)
+        for logits, masks in self._classified_masks(inputs, [output_size(entry) for entry in inputs]):
+            # In strips: the scores of a large vocabulary do not fit into memory at a photograph's size.
+            rows = max(1, SCORES_AT_ONCE // (logits.shape[1] * masks.shape[2]))
+            strips = (class_scores(logits, strip, keep) for strip in masks.split(rows, dim=1))
+            yield torch.cat([decide_pixels(strip, strip.shape[-2:], background) for strip in strips])
+
+    def _slide(self, entry: dict) -> Tensor:
+        _, _, background = self.background([entry])
+        keep = self.background.keeps(background)
+        # Without the label map, which is one of the whole image.
+        words = {key: entry[key] for key in ("vocabulary", "background_words") if key in entry}
+
+        def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
+            batch = [{**words, "image": crop} for crop in crops]
+            found = self._classified_masks(batch, [tuple(crop.shape[-2:]) for crop in crops])
+            return (class_scores(*pair, keep) for pair in found)
+
+        return decide_pixels(self.windows.average(entry["image"], scores), output_size(entry), background)
+
+    def _predict(self, inputs: list[dict]) -> tuple[ImageList, ClipFeatures, list[MaskPrediction]]:
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
         features = self._clip_features(batch)
         regions = self.find_regions(features, inputs, batch) if self.network.query_init.needs_regions else None
-        predictions = self.network(batch.tensor, features, regions)
-        if self.training:
-            return self._losses(predictions, features, text, inputs, batch)
-        final = predictions[-1]
-        logits = self._classify(final.attn_bias, features, text)
-        padded = tuple(batch.tensor.shape[-2:])
-        results = []
-        for entry, size, image_logits, masks in zip(inputs, batch.image_sizes, logits, final.mask_logits, strict=True):
-            output = (entry.get("height", size[0]), entry.get("width", size[1]))
-            results.append({"sem_seg": semantic_map(image_logits, masks, padded, size, output)})
-        return results
+        return batch, features, self.network(batch.tensor, features, regions)
+
+    def _classified_masks(self, inputs: list[dict], outputs: list[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Class logits (Q, words + 1) and masks (Q, *output) of each image of a test batch."""
+        classes, words, _ = self.background(inputs)
+        batch, features, predictions = self._predict(inputs)
+        final, padded = predictions[-1], tuple(batch.tensor.shape[-2:])
+        logits = self._classify(final.attn_bias, features, self.clip.text(classes, self.templates, words))
+        for pred, masks, size, output in zip(logits, final.mask_logits, batch.image_sizes, outputs, strict=True):
+            yield pred, pixel_masks(masks, padded, size, output)
 
     def region_tokens(self, inputs: list[dict]) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
@@ -179,61 +244,18 @@ class SAN(nn.Module):
         return self.criterion(scored, targets)
 
 
+def _by_canvas(inputs: Sequence[dict], divisibility: int) -> dict[tuple[int, int], list[int]]:
+    """Which images are padded to the same size, when each is padded by itself."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, entry in enumerate(inputs):
+        height, width = (-(-side // divisibility) * divisibility for side in entry["image"].shape[-2:])
+        groups.setdefault((height, width), []).append(index)
+    return groups
+
+
 def _resized_labels(entry: dict, size: tuple[int, int]) -> Tensor | None:
     """The label map of an entry, if it has one, at the size of its image: test images are resized without it."""
     labels = entry.get("sem_seg")
     if labels is None or labels.shape == size:
         return labels
     return F.interpolate(labels[None, None].float(), size=size, mode="nearest")[0, 0].long()
-
-
-def _network_from_config(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
-    side, init, depth = san.SIDE, san.QUERY_INIT, clip.visual.depth
-    adapter = SideAdapter(
-        image_size=side.IMAGE_SIZE,
-        patch_size=side.PATCH_SIZE,
-        width=side.WIDTH,
-        depth=side.DEPTH,
-        heads=side.HEADS,
-        num_queries=san.NUM_QUERIES,
-        clip_width=clip.visual.width,
-        fusion={side_block: resolve_layer(tap, depth) for tap, side_block in side.FUSION},
-        supervised=tuple(side.SUPERVISED),
-    )
-    decoder = MaskDecoder(side.WIDTH, san.DECODER_WIDTH, san.BIAS_HEADS or clip.visual.heads)
-    query_init = build_query_init(
-        init.NAME,
-        clip_width=clip.visual.width,
-        width=side.WIDTH,
-        tap=resolve_layer(init.MAP_LAYER, depth),
-        zero_init=init.ZERO_INIT,
-        mask_strength=init.MASK_STRENGTH,
-        bias_strength=init.BIAS_STRENGTH,
-        repeat=init.REPEAT,
-    )
-    return SideAdapterNetwork(adapter, decoder, query_init)
-
-
-def _region_source_from_config(cfg: Any, clip: FrozenClip) -> RegionSource | None:
-    init = cfg.MODEL.SAN.QUERY_INIT
-    if init.NAME == "off":
-        return None
-    cliptrase = cliptrase_from_config(cfg, clip)
-    keep = cfg.MODEL.CLIP.CACHE_GB > 0
-    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep)
-
-
-def _criterion_from_config(cfg: Any) -> SetCriterion | None:
-    if not cfg.DATASETS.TRAIN:
-        return None
-    san = cfg.MODEL.SAN
-    weights = (san.CLASS_WEIGHT, san.MASK_WEIGHT, san.DICE_WEIGHT)
-    return SetCriterion(
-        len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).stuff_classes),
-        HungarianMatcher(*weights, num_points=san.TRAIN_NUM_POINTS),
-        *weights,
-        no_object_weight=san.NO_OBJECT_WEIGHT,
-        num_points=san.TRAIN_NUM_POINTS,
-        oversample_ratio=san.OVERSAMPLE_RATIO,
-        importance_sample_ratio=san.IMPORTANCE_SAMPLE_RATIO,
-    )

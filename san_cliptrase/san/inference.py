@@ -9,7 +9,24 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
-def semantic_map(pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: Size, output: Size) -> Tensor:
+def pixel_masks(mask_logits: Tensor, padded: Size, size: Size, output: Size) -> Tensor:
+    """Masks in [0, 1] at every pixel, (Q, *output); for the arguments see :func:`semantic_map`."""
+    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)
+    masks = masks[..., : size[0], : size[1]]
+    if output != size:
+        masks = F.interpolate(masks, size=output, mode="bilinear", align_corners=False)
+    return masks[0].sigmoid()
+
+
+def class_scores(pred_logits: Tensor, masks: Tensor, keep_background: bool = False) -> Tensor:
+    """``sum_q softmax(pred_logits)_qk masks_q`` (K, H, W); with the learned background (K+1, H, W)."""
+    scores = pred_logits.softmax(dim=-1)
+    return torch.einsum("qk,qhw->khw", scores if keep_background else scores[:, :-1], masks)
+
+
+def semantic_map(
+    pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: Size, output: Size, keep_background: bool = False
+) -> Tensor:
     """Score every class at every pixel: ``sum_q softmax(pred_logits)_qk sigmoid(mask_logits)_q``.
 
     The softmax runs over all K+1 classes; the background's share is then left out (Cheng et al., "MaskFormer", 2021,
@@ -21,13 +38,9 @@ def semantic_map(pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: S
         padded: (height, width) in pixels of the canvas that the masks cover.
         size: (height, width) of the image in that canvas, at the top left.
         output: (height, width) wanted.
+        keep_background: keep the background's share, as the last class.
 
     Returns:
-        (K, *output), not normalised: overlapping masks add up.
+        (K, *output), not normalised: overlapping masks add up. With ``keep_background`` (K+1, *output).
     """
-    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)
-    masks = masks[..., : size[0], : size[1]]
-    if output != size:
-        masks = F.interpolate(masks, size=output, mode="bilinear", align_corners=False)
-    scores = pred_logits.softmax(dim=-1)[:, :-1]
-    return torch.einsum("qk,qhw->khw", scores, masks[0].sigmoid())
+    return class_scores(pred_logits, pixel_masks(mask_logits, padded, size, output), keep_background)

@@ -1,11 +1,16 @@
+import pytest
 import torch
 
+from san_cliptrase.cliptrase import voting
 from san_cliptrase.cliptrase.voting import (
-    classify_pixels,
+    Background,
+    decide_pixels,
     majority_vote,
     merge_background,
     patch_logits,
+    pixel_logits,
     resize_labels,
+    vote_shares,
 )
 
 
@@ -19,7 +24,7 @@ def test_patch_logits_and_cls_prior():
 
 def test_pixels_take_the_upsampled_maximum_inside_the_image():
     logits = torch.tensor([[[1.0, 0.0], [0.0, 3.0]]])
-    classes = classify_pixels(logits, canvas=(4, 8), size=(4, 7))
+    classes = decide_pixels(pixel_logits(logits, canvas=(4, 8), size=(4, 7)), (4, 7))
     # Bilinear between patch centres at 1.5 and 5.5: class 1 is ahead from a quarter of the way, 2.5.
     assert classes.tolist() == [[0, 0, 0, 1, 1, 1, 1]] * 4
 
@@ -37,6 +42,33 @@ def test_the_lowest_class_wins_a_tie():
 
 def test_background_words_are_one_class():
     assert merge_background(torch.tensor([0, 4, 5, 8]), 5).tolist() == [0, 4, 5, 5]
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_deciding_a_few_classes_at_a_time_changes_nothing(monkeypatch, at_once):
+    monkeypatch.setattr(voting, "CLASSES_AT_ONCE", at_once)
+    scores = torch.rand(5, 4, 6, generator=torch.Generator().manual_seed(0))
+    large = torch.nn.functional.interpolate(scores[None], (9, 7), mode="bilinear")[0]
+    assert torch.equal(decide_pixels(scores, (9, 7)), large.argmax(0))
+    sure = (8 * large).softmax(0).amax(0) >= 0.5
+    expected = torch.where(sure, large.argmax(0), 5)
+    assert 0 < sure.sum() < sure.numel()
+    assert torch.equal(decide_pixels(scores, (9, 7), Background(5, threshold=0.5, scale=8)), expected)
+
+
+def test_scores_that_are_probabilities_are_compared_as_they_are():
+    scores = torch.tensor([[[0.6, 0.2]], [[0.1, 0.4]]])
+    assert decide_pixels(scores, (1, 2), Background(2, threshold=0.5)).tolist() == [[0, 2]]
+
+
+def test_shares_of_a_vote_have_its_winner_and_add_up_to_one():
+    classes = torch.tensor([[2, 2, 0], [1, 3, 3]])
+    regions = torch.tensor([[0, 0, 0], [4, 4, 4]])
+    shares = vote_shares(classes, regions, 5)
+    assert torch.equal(shares.argmax(0), majority_vote(classes, regions, 5))
+    torch.testing.assert_close(shares[:, 0, 2], torch.tensor([1, 0, 2, 0, 0]) / 3)
+    torch.testing.assert_close(shares.sum(0), torch.ones(2, 3))
+    assert torch.equal(vote_shares(classes, None, 4).argmax(0), classes)
 
 
 def test_resized_labels_keep_classes_apart():

@@ -1,10 +1,23 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, jaccard_score
 
-from san_cliptrase.evaluation.metrics import class_iou, confusion_matrix, segmentation_metrics
+from san_cliptrase.evaluation import metrics as counting
+from san_cliptrase.evaluation.metrics import (
+    class_iou,
+    class_table,
+    confused_pairs,
+    match_clusters,
+    script_metrics,
+    segmentation_metrics,
+)
 
 K, IGNORE = 5, 255
+
+
+def confusion_matrix(prediction, truth, *settings):
+    return counting.confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(truth), *settings).numpy()
 
 
 @pytest.fixture
@@ -65,6 +78,55 @@ def test_groups_average_over_their_own_classes():
 
 def test_iou_is_listed_for_classes_of_the_ground_truth():
     assert class_iou(BY_HAND, "abcd") == pytest.approx({"a": 600 / 7, "b": 50})
+
+
+def test_the_script_counts_classes_that_do_not_occur_as_missed_in_macc_only():
+    metrics = script_metrics(BY_HAND)
+    assert metrics["mAcc (CLIPtrase script)"] == pytest.approx(100 * (6 / 6.01 + 2 / 4.01) / 4)
+    assert metrics["mIoU (CLIPtrase script)"] == pytest.approx(100 * (6 / 7.01 + 2 / 4.01) / 2)
+    assert metrics["fwIoU (CLIPtrase script)"] == pytest.approx(100 * (0.6 * 6 / 7.01 + 0.4 * 2 / 4.01))
+    assert all(np.isnan(value) for value in script_metrics(0 * BY_HAND).values())
+
+
+def test_the_table_of_classes():
+    first, second, third, _ = class_table(BY_HAND, "abcd")
+    assert first == {
+        "class": "a", "IoU": pytest.approx(600 / 7), "recall": 100, "precision": pytest.approx(600 / 7),
+        "pixels": 6, "predicted": 7,
+    }  # fmt: skip
+    assert (second["recall"], second["precision"]) == (50, 100)
+    assert (third["IoU"], third["recall"], third["pixels"], third["predicted"]) == (0, None, 0, 1)
+
+
+def test_confusions_are_listed_by_their_pixels():
+    counts = np.array([[5, 4, 0], [9, 1, 0], [1, 0, 0]])
+    found = confused_pairs(counts, ["a", "b", "c"], count=3)
+    assert [(pair["truth"], pair["predicted"], pair["pixels"]) for pair in found] == [
+        ("b", "a", 9),
+        ("a", "b", 4),
+        ("c", "a", 1),
+    ]
+    assert [pair["share"] for pair in found] == pytest.approx([90, 400 / 9, 100])
+    assert confused_pairs(np.diag([3, 2]), "ab") == []
+
+
+def test_clusters_get_the_names_under_which_most_pixels_are_right(maps):
+    prediction, truth = maps
+    renamed = np.array([3, 0, 4, 1, 2])[prediction]
+    direct, matched = (confusion_matrix(p, truth, K, IGNORE) for p in (prediction, renamed))
+    assert np.array_equal(match_clusters(matched), np.pad(direct, ((0, 0), (0, 1))))
+    # Greedy would give cluster 0 to class 0 (9) and be left with 0; together the other match is right more often.
+    assert match_clusters(np.array([[9, 8], [7, 0]])).tolist() == [[8, 9, 0], [0, 7, 0]]
+
+
+def test_clusters_without_a_class_are_wrong_and_no_class_is_charged_for_them():
+    matched = match_clusters(np.array([[6, 2, 0], [0, 1, 5]]))
+    assert matched.tolist() == [[6, 0, 2], [0, 5, 1]]
+    metrics = segmentation_metrics(matched)
+    assert metrics["pAcc"] == pytest.approx(100 * 11 / 14)
+    assert metrics["mIoU"] == pytest.approx(100 * (6 / 8 + 5 / 6) / 2)
+    too_few = segmentation_metrics(match_clusters(np.array([[4], [1]])))
+    assert too_few["mIoU"] == pytest.approx(100 * (4 / 5 + 0) / 2)
 
 
 @pytest.mark.parametrize(("prediction", "truth"), [([0, 5], [0, 1]), ([0, 1], [0, 7]), ([0, 1], [-1, 0])])

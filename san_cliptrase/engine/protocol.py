@@ -1,0 +1,97 @@
+"""TEST.PROTOCOL in a configuration: checked, settled, and put into words for tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+
+from san_cliptrase.protocols import (
+    BACKGROUNDS,
+    PROTOCOLS,
+    PUBLISHED_CLUSTERING,
+    SLIDE_SIDE,
+    SLIDE_SIDES,
+    SQUARES,
+)
+
+FEATURES = ("regions", "patches")
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file and key."""
+
+
+def check_test(cfg: Any) -> None:
+    """Refuses values of TEST that mean nothing.
+
+    Raises:
+        ConfigError: names the key.
+    """
+    test, training_free = cfg.TEST, cfg.MODEL.META_ARCHITECTURE == "CLIPtrase"
+    for key, value, known in (
+        ("PROTOCOL", test.PROTOCOL, PROTOCOLS),
+        ("BACKGROUND", test.BACKGROUND, BACKGROUNDS),
+        ("UNSUPERVISED.FEATURES", test.UNSUPERVISED.FEATURES, FEATURES),
+    ):
+        if value not in known:
+            raise ConfigError(f"TEST.{key} is {value!r}; known are {', '.join(known)}")
+    if not 0 < test.SLIDE.STRIDE <= test.SLIDE.WINDOW:
+        raise ConfigError(
+            f"TEST.SLIDE.STRIDE is {test.SLIDE.STRIDE}, WINDOW {test.SLIDE.WINDOW}: pixels between windows would be "
+            "seen by none, so the stride must be 1 to the window's side"
+        )
+    if test.PROTOCOL in SQUARES and test.SIZE < 1:
+        raise ConfigError(f"TEST.SIZE is {test.SIZE}; it is the side of a square in pixels")
+    if test.BACKGROUND == "learned" and training_free:
+        raise ConfigError("TEST.BACKGROUND is 'learned', but CLIPtrase learns none: choose 'words' or 'threshold'")
+    if test.BACKGROUND == "threshold" and not 0 < test.BACKGROUND_THRESHOLD < 1:
+        raise ConfigError(f"TEST.BACKGROUND_THRESHOLD is {test.BACKGROUND_THRESHOLD}; probabilities lie in 0 to 1")
+    if test.PROTOCOL == "unsupervised" and not training_free:
+        raise ConfigError(
+            "TEST.PROTOCOL is 'unsupervised', which clusters CLIPtrase's features: META_ARCHITECTURE is not"
+        )
+
+
+def settle_protocol(cfg: Any) -> None:
+    """Writes what a protocol fixes over what the configuration says, so that ``config.yaml`` holds what is run.
+
+    CLIPtrase's published squares come with their own radius and core size, and CLIP sees them as they are.
+    """
+    if cfg.TEST.PROTOCOL not in SQUARES or cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
+        return
+    cfg.MODEL.CLIP.RESOLUTION = 1.0
+    if cfg.TEST.SIZE in PUBLISHED_CLUSTERING:
+        cfg.MODEL.CLIPTRASE.EPS, cfg.MODEL.CLIPTRASE.MIN_SAMPLES = PUBLISHED_CLUSTERING[cfg.TEST.SIZE]
+
+
+def protocol_title(cfg: Any) -> str:
+    """The protocol in the words that stand over every table."""
+    test = cfg.TEST
+    side = test.SLIDE.SIDE or f"{SLIDE_SIDE} (Cityscapes {SLIDE_SIDES['cityscapes_val']})"
+    detail = {
+        "whole": f"whole images, short side {cfg.INPUT.MIN_SIZE_TEST}, labels at their own size",
+        "cliptrase": f"central squares of {test.SIZE} pixels, image and labels",
+        "slide": f"windows of {test.SLIDE.WINDOW} pixels every {test.SLIDE.STRIDE}, short side {side}; whole labels",
+        "unsupervised": f"k-means over {test.UNSUPERVISED.FEATURES}, matched to classes; squares of {test.SIZE} pixels",
+    }
+    return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}"
+
+
+def background_kind(cfg: Any, dataset: str) -> str:
+    """How a dataset's background is found: one of ``BACKGROUNDS``, or "none" where it has none."""
+    has_one = MetadataCatalog.get(dataset).stuff_classes[-1] == "background"
+    return cfg.TEST.BACKGROUND if has_one and cfg.TEST.PROTOCOL != "unsupervised" else "none"
+
+
+def row_name(cfg: Any, dataset: str) -> str:
+    """A dataset's name in a table, with how its background is found."""
+    kind = background_kind(cfg, dataset)
+    return dataset if kind == "none" else f"{dataset} (background by {kind})"
+
+
+def config_value(cfg: Any, key: str) -> Any:
+    """The value of a key with dots, tuples as lists."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return list(cfg) if isinstance(cfg, tuple) else cfg

@@ -1,0 +1,59 @@
+"""Results as plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CLASSES_SHOWN, CONFUSIONS_SHOWN = 60, 5
+
+
+def format_results(results: Mapping[str, Mapping[str, float]], title: str = "") -> str:
+    """A table of metrics, rows by name; a row without a metric has an empty cell there.
+
+    Args:
+        results: row -> metric -> percent.
+        title: stands over the table; says by which protocol the numbers were made.
+    """
+    metrics = list(dict.fromkeys(metric for scores in results.values() for metric in scores))
+    cells = {
+        name: [f"{scores[metric]:.2f}" if metric in scores else "" for metric in metrics]
+        for name, scores in results.items()
+    }
+    table = _aligned([["", *metrics], *([name, *row] for name, row in cells.items())], least=7)
+    return f"{title}\n{table}" if title else table
+
+
+def format_classes(classes: Sequence[Mapping[str, Any]]) -> str:
+    """IoU, recall, precision and share of the pixels, a row a class, the first :data:`CLASSES_SHOWN`."""
+    total = max(1, sum(row["pixels"] for row in classes))
+    rows = [
+        [row["class"], *(_percent(row[key]) for key in ("IoU", "recall", "precision")), _percent(share)]
+        for row in classes[:CLASSES_SHOWN]
+        for share in [100 * row["pixels"] / total]
+    ]
+    table = _aligned([["", "IoU", "recall", "precision", "pixels"], *rows])
+    more = len(classes) - CLASSES_SHOWN
+    return f"{table}\n... and {more} more in the CSV file" if more > 0 else table
+
+
+def format_confusions(pairs: Sequence[Mapping[str, Any]]) -> str:
+    """The most frequent confusions, a line each."""
+    return "\n".join(
+        f"{pair['share']:5.1f} % of {pair['truth']} is taken for {pair['predicted']}"
+        for pair in pairs[:CONFUSIONS_SHOWN]
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _aligned(rows: Sequence[Sequence[str]], least: int = 0) -> str:
+    """Columns: the first to the left, the others to the right, at least so many characters wide."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    widths[1:] = [max(width, least) for width in widths[1:]]
+    return "\n".join(
+        " ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    )

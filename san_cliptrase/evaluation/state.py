@@ -1,0 +1,75 @@
+"""An evaluation that was killed goes on: what one process has counted, in a file."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from san_cliptrase.files import write_atomically
+
+
+class StateError(ValueError):
+    """A saved evaluation that cannot be continued; the message says why."""
+
+
+class StateFile:
+    """Saves and loads the progress of one process on one dataset.
+
+    Args:
+        path: the file.
+        settings: key -> value of everything that the counts depend on; saved with them, and compared on loading.
+        seconds: between two saves.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, str], seconds: float) -> None:
+        self.path, self.settings, self.seconds = path, settings, seconds
+        self._saved = time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._saved >= self.seconds
+
+    def save(self, progress: dict[str, Any]) -> None:
+        """Writes the progress, whole or not at all.
+
+        Raises:
+            OutputError: see ``write_atomically``.
+        """
+        self._saved = time.monotonic()
+        # Into memory first: on a full disk, torch reports its own error in place of the system's.
+        content = io.BytesIO()
+        torch.save({"settings": self.settings, "progress": progress}, content)
+        write_atomically(self.path, lambda file: file.write(content.getbuffer()))
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved progress, or None if there is none.
+
+        Raises:
+            StateError: the file is damaged, or was saved under other settings; names those that differ.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            there, progress = state["settings"], state["progress"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            raise StateError(f"cannot read {self.path}: {error}. Evaluate without --resume to begin anew") from error
+        here = self.settings
+        differing = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+        if differing:
+            shown = "; ".join(f"{key} was {there.get(key)}, is {here.get(key)}" for key in differing[:5])
+            raise StateError(
+                f"{self.path} is of another evaluation: {shown}. Undo the change, name another OUTPUT_DIR, or evaluate "
+                "without --resume to begin anew"
+            )
+        return progress
+
+    def remove(self) -> None:
+        """Removes the file: the evaluation is over, or begins anew."""
+        self.path.unlink(missing_ok=True)

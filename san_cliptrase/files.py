@@ -1,0 +1,42 @@
+"""Results on disk: whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+
+class OutputError(RuntimeError):
+    """A result that could not be written; the message names the file and says why."""
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under another name and moves it into place: a kill or a full disk leaves what was there.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        write: writes the content into a file open for binary writing.
+
+    Raises:
+        OutputError: the content cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same cache
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Is there room, and may you write?"
+        ) from error
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """:func:`write_atomically` of UTF-8 text."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
