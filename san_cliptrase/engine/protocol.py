@@ -68,7 +68,7 @@ def settle_protocol(cfg: Any) -> None:
 def protocol_title(cfg: Any) -> str:
     """The protocol in the words that stand over every table."""
     test = cfg.TEST
-    side = test.SLIDE.SIDE or f"{SLIDE_SIDE} (Cityscapes {SLIDE_SIDES['cityscapes_val']})"
+    side = test.SLIDE.SIDE or f"{SLIDE_SIDE} (Cityscapes {SLIDE_SIDES['cityscapes19_val']})"
     detail = {
         "whole": f"whole images, short side {cfg.INPUT.MIN_SIZE_TEST}, labels at their own size",
         "cliptrase": f"central squares of {test.SIZE} pixels, image and labels",
