@@ -73,8 +73,7 @@ def voc():
     catalogs = (DatasetCatalog, MetadataCatalog)
     held = [(catalog, name, catalog.pop(name)) for catalog in catalogs for name in words if name in catalog]
     for name in words:
-        register(name, list, ("cat", "background"))
-        MetadataCatalog.get(name).background_words = words[name]
+        register(name, list, ("cat", "background"), background=words[name])
     yield
     for catalog in catalogs:
         for name in words:

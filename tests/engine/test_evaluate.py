@@ -240,8 +240,8 @@ def test_values_that_mean_nothing_are_refused(world, changes, named):
 
 def test_background_is_named_in_the_table(world, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    register("with_background", DatasetCatalog["tiny_val"], [*CLASS_NAMES, "background"], UNSEEN_CLASSES)
-    MetadataCatalog.get("with_background").background_words = ("sky", "wall")
+    classes = [*CLASS_NAMES, "background"]
+    register("with_background", DatasetCatalog["tiny_val"], classes, UNSEEN_CLASSES, background=("sky", "wall"))
     try:
         evaluate_tiny(world, tmp_path, datasets__test=("with_background",))
     finally:
