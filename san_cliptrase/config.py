@@ -34,7 +34,8 @@ def _add_clip(cfg: Any, node: type) -> None:
     clip.TRAINABLE = ()
     # Prompt templates: "imagenet" (80), "vild" (14) or "none".
     clip.TEMPLATES = "imagenet"
-    # SAN keeps CLIP's features in so many gigabytes for when the same pixels come again, and the regions found in them.
+    # SAN keeps CLIP's features in so many gigabytes for when the same pixels come again, and the regions found in them
+    # in as many; regions are far smaller.
     # It pays for few training pictures without crops and colour changes, and needs TRAINABLE (). 0: off.
     clip.CACHE_GB = 0.0
     # Read a name with commas ("sea, ocean") as synonyms, whose embeddings are averaged, instead of as it stands.

@@ -14,6 +14,7 @@ def start(module: str) -> NoReturn:
         module: dotted name.
     """
     try:
+        importlib.import_module("san_cliptrase.compat")
         main = importlib.import_module(module).main
     except ImportError as error:
         if error.name != "detectron2":

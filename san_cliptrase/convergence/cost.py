@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from san_cliptrase.convergence.experiment import Experiment, flatten
 from san_cliptrase.convergence.runner import threads_in_environment
 from san_cliptrase.convergence.worker import end_with_parent, machine, now, read_json, write_json
+from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.defaults import ConfigError
 from san_cliptrase.engine.trainer import Trainer
 
@@ -172,6 +173,7 @@ def cached_cost(experiment: Experiment) -> dict[str, Any] | None:
 
 def _measure_and_write(configs: Mapping[str, Any], baseline: str, threads: int, path: Path) -> None:
     end_with_parent()
+    register_own()
     write_json(path, measure(configs, baseline, threads))
 
 

@@ -20,6 +20,7 @@ import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
 # isort: split
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--held-out", choices=known, default="camvid_val", help="what naming is tried on")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--start", choices=("scenes", "random"), default="scenes", help="weights to start from")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=256, help="most crops of a step")
     parser.add_argument("--tokens", type=int, default=4096, help="patches of all crops of a step")
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -199,7 +200,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    train(args)
+    try:
+        train(args)
+    except (DataError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

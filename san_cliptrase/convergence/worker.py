@@ -23,6 +23,7 @@ from detectron2.config import get_cfg
 
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.convergence.experiment import flatten
+from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.defaults import ConfigError, setup_logging
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.files import write_text_atomically
@@ -115,6 +116,7 @@ def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> N
         os.dup2(log.fileno(), sys.stderr.fileno())
     try:
         setup_logging(folder)
+        register_own()
         train_run(cfg, threads, jobs, keep_checkpoints)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -24,6 +24,7 @@ from san_cliptrase.data.pairs import load_pairs
 from san_cliptrase.data.sources import SOURCES
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import run_tasks
+from san_cliptrase.files import OutputError
 from san_cliptrase.images import DataError
 from san_cliptrase.scenes.write import draw_split
 
@@ -169,6 +170,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         register_own()
         return options.run(options)
-    except (DataError, OSError) as error:
+    except (DataError, OutputError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -19,7 +19,7 @@ from san_cliptrase.images import DataError, read_image, read_values
 
 GREY = 128
 WIDE_IGNORE = 65535
-"""What 16-bit label files have for pixels without a label."""
+"""What label files of more than 255 classes have for pixels without a label."""
 
 
 def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
@@ -99,8 +99,8 @@ def replacement_words(path: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
 class SemanticMapper:
     """detectron2 dataset dict -> {"image", "height", "width", "sem_seg", "vocabulary"} and, for training, "instances".
 
-    "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index (at test
-    time the words of TEST.VOCABULARY in their place). Pixels without a label are INPUT.IGNORE_LABEL in "sem_seg".
+    "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index.
+    Pixels without a label are INPUT.IGNORE_LABEL in "sem_seg".
     "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training pads pictures that
     are smaller than the crop with grey to its size, as SAN does; "picture_size" (h, w) is the part that is picture.
     It draws its augmentation from Python's and numpy's global generators, which the loader seeds for every sample.
@@ -114,11 +114,9 @@ class SemanticMapper:
         vocabulary: Sequence[str],
         ignore_label: int,
         is_train: bool,
-        words: Sequence[str] = (),
     ) -> None:
         self.augmentations, self.pad_to = T.AugmentationList(augmentations), pad_to
         self.vocabulary, self.ignore_label, self.is_train = tuple(vocabulary), ignore_label, is_train
-        self.words = tuple(words)
         if ignore_label < len(self.vocabulary):
             raise DataError(
                 f"INPUT.IGNORE_LABEL is {ignore_label}, which is also one of the {len(self.vocabulary)} classes: "
@@ -154,7 +152,6 @@ class SemanticMapper:
             "vocabulary": vocabulary,
             "ignore_label": ignore,
             "is_train": is_train,
-            "words": () if is_train else replacement_words(cfg.TEST.VOCABULARY, vocabulary),
         }
 
     def __call__(self, record: dict) -> dict:
@@ -166,7 +163,7 @@ class SemanticMapper:
         image = read_image(record["file_name"])
         height, width = image.shape[:2]
         labels = record_labels(record, self.vocabulary, self.ignore_label, (height, width))
-        result = {**record, "height": height, "width": width, "vocabulary": self.words or self.vocabulary}
+        result = {**record, "height": height, "width": width, "vocabulary": self.vocabulary}
         # T.AugInput resizes label maps with nearest neighbours; uint8 images are what its transforms expect.
         pair = T.AugInput(image, sem_seg=labels.astype(np.float32) if self.is_train else None)
         self.augmentations(pair)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -14,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from torchvision.transforms.functional import InterpolationMode
 
-from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels
+from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels, replacement_words
 from san_cliptrase.images import read_image
 from san_cliptrase.protocols import SLIDE_MAX_SIDE, SQUARES, PaperRules, paper_rules, slide_side
 
@@ -24,8 +23,12 @@ BICUBIC, NEAREST = InterpolationMode.BICUBIC, InterpolationMode.NEAREST
 def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     """The mapper of a registered test set under TEST.PROTOCOL.
 
-    Its entries are those of :class:`SemanticMapper`, and besides them "background_words", the dataset's words for its
-    last class (empty: it has no background), and "cls_prior", whether the protocol multiplies by [CLS] logits.
+    Its entries are those of :class:`SemanticMapper`, but that "vocabulary" holds the words of TEST.VOCABULARY where
+    that names a file; and besides them "background_words", the dataset's words for its last class (empty: it has no
+    background), and "cls_prior", whether the protocol multiplies by [CLS] logits.
+
+    Raises:
+        DataError: TEST.VOCABULARY cannot be used.
     """
     metadata, protocol = MetadataCatalog.get(dataset), cfg.TEST.PROTOCOL
     classes, ignore = tuple(metadata.stuff_classes), cfg.INPUT.IGNORE_LABEL
@@ -39,8 +42,12 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
         )
     else:
         mapper = SemanticMapper(cfg, classes, is_train=False)
-    words = tuple(metadata.get("background_words", ()))
-    return _WithSettings(mapper, MappingProxyType({"background_words": words, "cls_prior": rules.cls_prior}))
+    settings = {
+        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, classes) or classes,
+        "background_words": tuple(metadata.get("background_words", ())),
+        "cls_prior": rules.cls_prior,
+    }
+    return _WithSettings(mapper, settings)
 
 
 class _WithSettings:
@@ -93,6 +100,8 @@ class SquareMapper:
             file_ignore = record.get("ignore_value", 255)
             labels = read_labels(record["sem_seg_file_name"], max(table) + 1, file_ignore, size)
             return np.where(labels == file_ignore, self.ignore_label, labels)
+        if self.rules.void_is_background:  # here, not by a reduction: a square without a label stays without
+            record = {key: value for key, value in record.items() if key != "reduction"}
         return record_labels(record, self.vocabulary, self.ignore_label, size)
 
     def _scored(self, labels: np.ndarray) -> np.ndarray:

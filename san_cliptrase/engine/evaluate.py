@@ -202,7 +202,8 @@ def _show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:
     rows = {}
     for name, metrics in evaluated.results.items():
         rows[row_name(cfg, name)] = metrics
-        if paper := evaluated.reports[name]["paper"]:
+        report = evaluated.reports[name]
+        if (paper := report["paper"]) and not report["skipped"]:
             rows[f"  {name}, the paper's"] = paper
     for name, report in evaluated.reports.items() if show_classes else ():
         logger.info("%s, classes\n%s", name, format_classes(report["classes"]))

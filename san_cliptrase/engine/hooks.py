@@ -18,6 +18,7 @@ from torch import nn
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.evaluate import dataset_records, evaluate
 from san_cliptrase.engine.pictures import segmentation_panel
+from san_cliptrase.images import DataError
 
 
 def evaluation_due(cfg: Any, done: int) -> bool:
@@ -150,6 +151,12 @@ class PictureHook(HookBase):
         for dataset in self.cfg.DATASETS.TEST[:1]:
             mapper = build_test_mapper(self.cfg, dataset)
             for record in dataset_records(dataset)[: self.cfg.VIS_IMAGES]:
-                panel = segmentation_panel(self.model, mapper(record), self.cfg.INPUT.IGNORE_LABEL)
+                try:
+                    entry = mapper(record)
+                except DataError:
+                    if self.cfg.TEST.SKIP_BAD:
+                        continue  # the evaluation has named it
+                    raise
+                panel = segmentation_panel(self.model, entry, self.cfg.INPUT.IGNORE_LABEL)
                 self.trainer.storage.put_image(f"{dataset}/{Path(record['file_name']).stem}", panel.transpose(2, 0, 1))
         self.model.train()

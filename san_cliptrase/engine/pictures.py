@@ -9,7 +9,6 @@ from torch import nn
 from san_cliptrase.drawing import class_colors, outlines
 from san_cliptrase.meta_arch.inputs import image_batch
 from san_cliptrase.meta_arch.san import SAN
-from san_cliptrase.san.network import resize_for_clip
 
 
 def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.ndarray:
@@ -40,7 +39,7 @@ def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.n
 def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64: which of CLIPtrase's regions each pixel of an image lies in; 0 is none."""
     batch = image_batch([entry], model.clip, model.device, model.divisibility)
-    features = model.clip.visual(resize_for_clip(batch.tensor, model.resolution), model.taps)
+    features = model.clip_features(batch)
     masks = model.find_regions(features, [entry], batch).masks
     if not masks.shape[1]:
         return np.zeros(size, np.int64)

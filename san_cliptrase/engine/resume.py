@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
+from san_cliptrase.data.mapper import replacement_words
 from san_cliptrase.evaluation.state import StateFile
 
 _SECTIONS = ("MODEL", "INPUT", "TEST")
@@ -30,11 +32,16 @@ def evaluation_states(cfg: Any, model: nn.Module, records: Mapping[str, Sequence
     rank, world = comm.get_rank(), comm.get_world_size()
     settings = {key: str(value) for section in _SECTIONS for key, value in _leaves(cfg[section], section)}
     settings = {key: value for key, value in settings.items() if key not in _FREE}
-    settings |= {"number of processes": str(world), "weights": weights_digest(model)}
+    settings |= {"SEED": str(cfg.SEED), "number of processes": str(world), "weights": weights_digest(model)}
     return {
         name: StateFile(
             Path(cfg.OUTPUT_DIR) / f"evaluation_{name}_{rank}.state",
-            {**settings, "dataset": name, "images": _digest(Path(r["file_name"]).name.encode() for r in listed)},
+            {
+                **settings,
+                "dataset": name,
+                "images": _digest(Path(record["file_name"]).name.encode() for record in listed),
+                "classes and words": _digest(_names(cfg, name)),
+            },
             cfg.TEST.SAVE_SECONDS,
         )
         for name, listed in records.items()
@@ -44,6 +51,15 @@ def evaluation_states(cfg: Any, model: nn.Module, records: Mapping[str, Sequence
 def weights_digest(model: nn.Module) -> str:
     """A digest of all weights and buffers, by name and bytes."""
     return _digest(_weight_bytes(model))
+
+
+def _names(cfg: Any, name: str) -> Iterator[bytes]:
+    """What the counts' rows and columns mean: a class file may change under the name of a data set."""
+    metadata = MetadataCatalog.get(name)
+    words = replacement_words(cfg.TEST.VOCABULARY, metadata.stuff_classes)
+    for group in (metadata.stuff_classes, metadata.get("background_words", ()), words):
+        yield from (word.encode() for word in group)
+        yield b"end of a list"
 
 
 def _weight_bytes(model: nn.Module) -> Iterator[bytes]:

@@ -38,8 +38,8 @@ class RegionSource:
         scales: Multiples of DBSCAN's radius; the regions found at each are taken together.
         side: Of ``grid``: squares along each side; of ``random``: the square root of the number of cells.
         ignore_label: Of ``truth``: pixels that belong to no region.
-        keep: Of ``cliptrase`` and ``shuffled``: remember the regions of pictures that may come again, some kilobytes
-            each; every picture is then clustered by itself.
+        keep_gb: Of ``cliptrase`` and ``shuffled``: remember regions, for pictures that come again, in so many
+            gigabytes; every picture is then clustered by itself. 0: off.
 
     Raises:
         ValueError: There is no source of that name; the message lists them. Or no scale is given.
@@ -52,7 +52,7 @@ class RegionSource:
         scales: Sequence[float] = (1.0,),
         side: int = 3,
         ignore_label: int = 255,
-        keep: bool = False,
+        keep_gb: float = 0.0,
     ) -> None:
         if name not in REGION_SOURCES:
             raise ValueError(f"unknown source of regions {name!r}; choose one of: {', '.join(REGION_SOURCES)}")
@@ -60,7 +60,7 @@ class RegionSource:
             raise ValueError(f"scales of DBSCAN's radius must be above 0, at least one of them; got {list(scales)}")
         self.name, self.cliptrase, self.scales = name, cliptrase, tuple(scales)
         self.side, self.ignore_label = side, ignore_label
-        self._kept: dict[bytes, Tensor] | None = {} if keep else None
+        self.room, self._kept = int(keep_gb * 1e9), {} if keep_gb else None
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -101,6 +101,7 @@ class RegionSource:
     def forget(self) -> None:
         """Forgets the regions that were kept: CLIP has got other weights."""
         if self._kept:
+            self.room += sum(masks.nbytes for masks in self._kept.values())
             self._kept.clear()
 
     def _cliptrase_regions(self, features: ClipFeatures) -> Regions:
@@ -112,9 +113,13 @@ class RegionSource:
             tokens = {tap: features.tokens[tap][image : image + 1] for tap in taps}
             own = ClipFeatures(tokens, features.grid, features.valid[image : image + 1])
             key = content_key((*tokens.values(), own.valid), str(features.grid))
-            if key not in self._kept:
-                self._kept[key] = self.cliptrase.regions(own, self.scales).masks[0].bool()
-            masks.append(self._kept[key])
+            found = self._kept.get(key)
+            if found is None:
+                found = self.cliptrase.regions(own, self.scales).masks[0].bool()
+                if found.nbytes <= self.room:
+                    self.room -= found.nbytes
+                    self._kept[key] = found
+            masks.append(found)
         padded = pad_sequence(masks, batch_first=True)
         return Regions(padded.float(), padded.flatten(2).any(2))
 

@@ -178,7 +178,7 @@ class SAN(nn.Module):
     def _predict(self, inputs: list[dict]) -> tuple[ImageList, ClipFeatures, list[MaskPrediction]]:
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the pictures.
-        features = self._clip_features(batch)
+        features = self.clip_features(batch)
         regions = self.find_regions(features, inputs, batch) if self.network.query_init.needs_regions else None
         return batch, features, self.network(batch.tensor, features, regions)
 
@@ -194,7 +194,7 @@ class SAN(nn.Module):
     def region_tokens(self, inputs: list[dict]) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
         batch = image_batch(inputs, self.clip, self.device, self.divisibility)
-        features = self._clip_features(batch)
+        features = self.clip_features(batch)
         regions = self.find_regions(features, inputs, batch)
         return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
 
@@ -218,7 +218,8 @@ class SAN(nn.Module):
         if self.region_source:
             self.region_source.forget()
 
-    def _clip_features(self, batch: ImageList) -> ClipFeatures:
+    def clip_features(self, batch: ImageList) -> ClipFeatures:
+        """CLIP's tokens of a padded batch at its resolution; those of pictures that were seen before may be kept."""
         images = resize_for_clip(batch.tensor, self.resolution)
         return self._cache(images) if self._cache else self.clip.visual(images, self.taps)
 
@@ -248,7 +249,8 @@ def _by_canvas(inputs: Sequence[dict], divisibility: int) -> dict[tuple[int, int
     """Which images are padded to the same size, when each is padded by itself."""
     groups: dict[tuple[int, int], list[int]] = {}
     for index, entry in enumerate(inputs):
-        height, width = (-(-side // divisibility) * divisibility for side in entry["image"].shape[-2:])
+        step = max(1, divisibility)
+        height, width = (-(-side // step) * step for side in entry["image"].shape[-2:])
         groups.setdefault((height, width), []).append(index)
     return groups
 

@@ -52,8 +52,8 @@ def region_source_from_config(cfg: Any, clip: FrozenClip) -> RegionSource | None
     if init.NAME == "off":
         return None
     cliptrase = cliptrase_from_config(cfg, clip)
-    keep = cfg.MODEL.CLIP.CACHE_GB > 0
-    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep)
+    keep_gb = cfg.MODEL.CLIP.CACHE_GB
+    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep_gb)
 
 
 def criterion_from_config(cfg: Any) -> SetCriterion | None:

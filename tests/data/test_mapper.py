@@ -135,20 +135,6 @@ def test_values_that_a_reduction_does_not_know_are_named(pair):
         record_labels(record, WORDS, 255, (40, 60))
 
 
-def test_other_words_for_the_classes_are_evaluated_and_not_trained(pair, tiny_config, tmp_path):
-    file = tmp_path / "words.txt"
-    file.write_text("a lawn\nsea, ocean\nmagma\n")
-    config = tiny_config()
-    config.TEST.VOCABULARY = str(file)
-    entry = SemanticMapper(config, WORDS, is_train=False)(pair())
-    assert entry["vocabulary"] == ("a lawn", "sea, ocean", "magma")
-    assert SemanticMapper(config, WORDS, is_train=True)(pair())["vocabulary"] == WORDS
-    with pytest.raises(DataError, match=r"words\.txt has 3 lines, and the dataset 2 classes"):
-        SemanticMapper(config, WORDS[:2], is_train=False)
-    with pytest.raises(DataError, match="has 3 lines, and the dataset 24 classes"):
-        tiny_config(test__vocabulary=str(file))
-
-
 def test_image_and_labels_of_different_size_are_refused(pair, mapper):
     with pytest.raises(DataError, match=r"truth\.png is 60x40, its image 40x60"):
         mapper(True)(pair(labels=np.zeros((60, 40), np.uint8)))

@@ -8,7 +8,8 @@ from torchvision.transforms import InterpolationMode
 
 from san_cliptrase.data.datasets import register
 from san_cliptrase.data.views import SquareMapper, build_test_mapper
-from san_cliptrase.protocols import PaperRules, paper_rules
+from san_cliptrase.images import DataError
+from san_cliptrase.protocols import PROTOCOLS, PaperRules, paper_rules
 
 OBJECTS = (*(f"thing {i}" for i in range(80)), "background")
 
@@ -111,3 +112,27 @@ def test_windows_slide_over_the_size_of_the_dataset(record, tiny_config, voc, da
     entry = build_test_mapper(cfg, dataset)(record(np.zeros((40, 50))))
     assert tuple(entry["image"].shape[1:]) == expected
     assert entry["sem_seg"].shape == (40, 50)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_other_words_for_the_classes_are_evaluated_under_every_protocol(record, tiny_config, tmp_path, protocol):
+    file = tmp_path / "words.txt"
+    words = [f"material {index}" for index in range(24)]
+    file.write_text("\n".join(words))
+    cfg = tiny_config("cliptrase", test__protocol=protocol, test__size=32, test__vocabulary=str(file))
+    entry = build_test_mapper(cfg, "tiny_val")(record(np.zeros((40, 50))))
+    assert entry["vocabulary"] == tuple(words)
+    file.write_text("\n".join(words[:3]))
+    with pytest.raises(DataError, match="has 3 lines, and the dataset 24 classes"):
+        tiny_config("cliptrase", test__vocabulary=str(file))
+
+
+def test_pascal_contexts_void_is_background_but_for_squares_without_a_label(record):
+    classes = tuple(map(str, range(59))) + ("background",)
+
+    def square(values):
+        one = {**record(np.array([values] * len(values))), "reduction": "pc60"}
+        return SquareMapper(len(values), classes, 255, paper_rules("pc60_val"))(one)["sem_seg"][0].tolist()
+
+    assert square([0, 58, 255]) == [0, 58, 59]
+    assert square([255, 255]) == [255, 255]

@@ -112,11 +112,17 @@ def test_a_damaged_label_file_ends_training_in_one_line(world, capsys, tiny_data
     assert "broken.png" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_without_detectron2_there_is_one_clear_sentence():
-    code = (
-        "import runpy, sys; sys.modules['detectron2'] = None; sys.argv = ['train_net.py']; "
-        "runpy.run_path('train_net.py', run_name='__main__')"
-    )
+@pytest.mark.parametrize(
+    "start",
+    [
+        "run_path('train_net.py', run_name='__main__')",
+        "run_module('san_cliptrase.demo', run_name='__main__')",
+        "run_module('san_cliptrase.data', run_name='__main__')",
+        "run_module('san_cliptrase.convergence', run_name='__main__')",
+    ],
+)
+def test_without_detectron2_there_is_one_clear_sentence(start):
+    code = f"import runpy, sys; sys.modules['detectron2'] = None; sys.argv = ['command']; runpy.{start}"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()

@@ -40,6 +40,7 @@ def test_numbers_of_both_tables():
         ("MODEL.META_ARCHITECTURE", "SAN"),
         ("TEST.BACKGROUND", "threshold"),
         ("TEST.MAX_IMAGES", "100"),
+        ("MODEL.CLIP.SYNONYMS", "True"),
     ],
 )
 def test_silence_wherever_a_setting_is_another(overrides):

@@ -97,7 +97,7 @@ def test_kept_regions_are_those_that_are_found(monkeypatch):
     sizes = [(96, 96), (96, 48), (64, 96)]
     given = picture_features(clip.visual(pixels, method.taps), sizes, (96, 96))
     expected = method.regions(given)
-    source, found = RegionSource("cliptrase", method, keep=True), []
+    source, found = RegionSource("cliptrase", method, keep_gb=0.001), []
     monkeypatch.setattr(
         method, "regions", lambda f, s, regions=method.regions: found.append(len(f.valid)) or regions(f, s)
     )
