@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "demo"
 # What five seeds of a longer schedule gave: the report of configs/demo/long.yaml, and the variant that the demo trains.
-EVIDENCE, EVIDENCE_VARIANT = ROOT / "docs" / "convergence" / "long" / "report.json", "tokens_prior"
+EVIDENCE, EVIDENCE_VARIANT = ROOT / "docs" / "convergence" / "longer" / "report.json", "tokens_prior"
 # Attention rule -> whether regions vote. The peers classify every patch by itself, as their papers do.
 RULES = {"clip": False, "maskclip": False, "sclip": False, "cliptrase": True}
 RUNS = {"san": "plain SAN", "san_cliptrase": "SAN from CLIPtrase's regions"}
