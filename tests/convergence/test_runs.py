@@ -16,7 +16,9 @@ from san_cliptrase.convergence.command import main
 from san_cliptrase.convergence.cost import measure
 from san_cliptrase.convergence.experiment_file import read_experiment
 from san_cliptrase.convergence.worker import is_finished, train_run, write_json
+from san_cliptrase.data.command import main as data_command
 from san_cliptrase.data.datasets import class_names
+from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.defaults import ConfigError
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.scenes import make_scene
@@ -203,3 +205,25 @@ def test_costs_are_kept_until_a_configuration_or_the_threads_change(lab, monkeyp
     assert cost.cached_cost(changed) is None
     cost.cost_of(changed, ["prior"], 2)
     assert len(measured) == 3
+
+
+def test_a_registered_folder_is_known_to_the_runs_processes(lab, tmp_path, monkeypatch):
+    names = [f"thing {index}" for index in range(24)]
+    for kind in ("images", "annotations"):
+        for split in ("train", "val"):
+            folder = tmp_path / "street" / kind / split
+            folder.mkdir(parents=True)
+            for index in range(2):
+                scene = make_scene((76, index), size=64)
+                Image.fromarray(scene.image if kind == "images" else scene.labels).save(folder / f"{index}.png")
+    (tmp_path / "street" / "classes.txt").write_text("\n".join(names))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    try:
+        assert data_command(["register", str(tmp_path / "street"), "--workers", "1"]) == 0
+        experiment = lab(
+            datasets__train=["street_train"], datasets__test=["street_val"], solver__max_iter=2, test__eval_period=2
+        )
+        assert runner.run_all(experiment, [("san", 3)], jobs=1, threads=1) == []
+    finally:
+        monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
+        register_own()

@@ -3,10 +3,15 @@ import json
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from san_cliptrase.data.datasets import register
 from san_cliptrase.engine.checkpoint import CheckpointError
+from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.images import DataError
+from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 
 
 class Interrupted(Exception):
@@ -192,3 +197,19 @@ def test_the_checkpoint_of_another_variant_is_refused(train, tmp_path):
     train("plain", solver__max_iter=1)
     with pytest.raises(CheckpointError, match=r"network\.query_init\.prior\.bias_strength"):
         train("ours", "san_cliptrase", model__weights=str(tmp_path / "plain" / "model_final.pth"))
+
+
+def test_a_bad_test_file_that_is_left_out_is_left_out_of_the_pictures_too(world, tmp_path):
+    good = DatasetCatalog.get("tiny_val")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    bad = {**good[0], "file_name": str(tmp_path / "broken.png")}
+    register("one_broken", lambda: [bad, good[1]], CLASS_NAMES, UNSEEN_CLASSES)
+    try:
+        changes = {"datasets__test": ("one_broken",), "vis_images": 2, "solver__max_iter": 1}
+        Trainer(world.config(test__skip_bad=True, **changes)).train()
+        with pytest.raises(DataError, match="broken.png"):
+            Trainer(world.config(**changes, output_dir=str(tmp_path / "strict"))).train()
+    finally:
+        DatasetCatalog.remove("one_broken")
+        MetadataCatalog.remove("one_broken")
+        dataset_records.cache_clear()
