@@ -4,12 +4,41 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.structures import ClipFeatures
+
+Value = TypeVar("Value")
+
+
+class BoundedMemory(Generic[Value]):
+    """Values by key, until they take so many gigabytes; what comes later is not kept.
+
+    Args:
+        gigabytes: of the sizes that ``keep`` is told.
+    """
+
+    def __init__(self, gigabytes: float) -> None:
+        self._limit = int(gigabytes * 1e9)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._room, self._kept = self._limit, {}
+
+    def get(self, key: bytes) -> Value | None:
+        """What was kept, if it was."""
+        return self._kept.get(key)
+
+    def keep(self, key: bytes, value: Value, size: int) -> None:
+        """Keeps a value of so many bytes if there is room."""
+        if size <= self._room:
+            self._room -= size
+            self._kept[key] = value
 
 
 class FeatureCache:
@@ -35,12 +64,10 @@ class FeatureCache:
                 "stay the same: set it to 0, or MODEL.CLIP.TRAINABLE to ()"
             )
         self.visual, self.taps = visual, tuple(taps)
-        self.room = int(gigabytes * 1e9)
-        self._kept: dict[bytes, ClipFeatures] = {}
+        self._kept: BoundedMemory[ClipFeatures] = BoundedMemory(gigabytes)
 
     def clear(self) -> None:
         """Forgets everything: the tower has got other weights."""
-        self.room += sum(_size(features) for features in self._kept.values())
         self._kept.clear()
 
     @torch.no_grad()
@@ -56,13 +83,11 @@ class FeatureCache:
     def _features(self, image: Tensor) -> ClipFeatures:
         # In evaluation there may be no autocast where there is one in training.
         key = content_key([image], str(torch.is_autocast_enabled(image.device.type)))
-        if key not in self._kept:
+        features = self._kept.get(key)
+        if features is None:
             features = self.visual(image[None], self.taps)
-            if _size(features) > self.room:
-                return features
-            self.room -= _size(features)
-            self._kept[key] = features
-        return self._kept[key]
+            self._kept.keep(key, features, sum(tokens.nbytes for tokens in features.tokens.values()))
+        return features
 
 
 def content_key(tensors: Iterable[Tensor], state: str = "") -> bytes:
@@ -73,7 +98,3 @@ def content_key(tensors: Iterable[Tensor], state: str = "") -> bytes:
         # NumPy knows no bfloat16, but every tensor's bytes.
         digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.digest()
-
-
-def _size(features: ClipFeatures) -> int:
-    return sum(tokens.nbytes for tokens in features.tokens.values())

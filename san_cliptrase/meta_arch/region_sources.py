@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from san_cliptrase.clip.cache import content_key
+from san_cliptrase.clip.cache import BoundedMemory, content_key
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.regions import image_grids
 from san_cliptrase.cliptrase.segmenter import Cliptrase
@@ -60,7 +60,7 @@ class RegionSource:
             raise ValueError(f"scales of DBSCAN's radius must be above 0, at least one of them; got {list(scales)}")
         self.name, self.cliptrase, self.scales = name, cliptrase, tuple(scales)
         self.side, self.ignore_label = side, ignore_label
-        self.room, self._kept = int(keep_gb * 1e9), {} if keep_gb else None
+        self._kept: BoundedMemory[Tensor] | None = BoundedMemory(keep_gb) if keep_gb else None
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -101,7 +101,6 @@ class RegionSource:
     def forget(self) -> None:
         """Forgets the regions that were kept: CLIP has got other weights."""
         if self._kept:
-            self.room += sum(masks.nbytes for masks in self._kept.values())
             self._kept.clear()
 
     def _cliptrase_regions(self, features: ClipFeatures) -> Regions:
@@ -116,9 +115,7 @@ class RegionSource:
             found = self._kept.get(key)
             if found is None:
                 found = self.cliptrase.regions(own, self.scales).masks[0].bool()
-                if found.nbytes <= self.room:
-                    self.room -= found.nbytes
-                    self._kept[key] = found
+                self._kept.keep(key, found, found.nbytes)
             masks.append(found)
         padded = pad_sequence(masks, batch_first=True)
         return Regions(padded.float(), padded.flatten(2).any(2))

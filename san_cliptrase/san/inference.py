@@ -24,9 +24,7 @@ def class_scores(pred_logits: Tensor, masks: Tensor, keep_background: bool = Fal
     return torch.einsum("qk,qhw->khw", scores if keep_background else scores[:, :-1], masks)
 
 
-def semantic_map(
-    pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: Size, output: Size, keep_background: bool = False
-) -> Tensor:
+def semantic_map(pred_logits: Tensor, mask_logits: Tensor, padded: Size, size: Size, output: Size) -> Tensor:
     """Score every class at every pixel: ``sum_q softmax(pred_logits)_qk sigmoid(mask_logits)_q``.
 
     The softmax runs over all K+1 classes; the background's share is then left out (Cheng et al., "MaskFormer", 2021,
@@ -38,9 +36,8 @@ def semantic_map(
         padded: (height, width) in pixels of the canvas that the masks cover.
         size: (height, width) of the image in that canvas, at the top left.
         output: (height, width) wanted.
-        keep_background: keep the background's share, as the last class.
 
     Returns:
-        (K, *output), not normalised: overlapping masks add up. With ``keep_background`` (K+1, *output).
+        (K, *output), not normalised: overlapping masks add up.
     """
-    return class_scores(pred_logits, pixel_masks(mask_logits, padded, size, output), keep_background)
+    return class_scores(pred_logits, pixel_masks(mask_logits, padded, size, output))

@@ -47,6 +47,17 @@ def lab(tiny_data, tmp_path):
     return build
 
 
+def write_splits(root, count, classes):
+    """The same scenes as a train and a val split, their labels folded into so many classes."""
+    for split in ("train", "val"):
+        for kind in ("images", "annotations"):
+            (root / kind / split).mkdir(parents=True)
+        for index in range(count):
+            scene = make_scene((73, index), size=64)
+            Image.fromarray(scene.image).save(root / "images" / split / f"{index}.png")
+            Image.fromarray(scene.labels % classes).save(root / "annotations" / split / f"{index}.png")
+
+
 class Killed(Exception):
     pass
 
@@ -152,14 +163,7 @@ def test_two_processes_do_not_work_in_one_folder(lab):
 
 def test_runs_beside_each_other_do_what_they_do_alone(lab, tmp_path, monkeypatch):
     """In processes of their own, which know the data sets of the package only: scenes in the place of CamVid."""
-    for kind in ("images", "annotations"):
-        for split in ("train", "val"):
-            folder = tmp_path / "camvid" / kind / split
-            folder.mkdir(parents=True)
-            for index in range(4):
-                scene = make_scene((73, index), size=64)
-                picture = scene.image if kind == "images" else scene.labels % len(class_names("camvid"))
-                Image.fromarray(picture).save(folder / f"{index}.png")
+    write_splits(tmp_path / "camvid", 4, len(class_names("camvid")))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     experiment = lab(
         datasets__train=["camvid_train"], datasets__test=["camvid_val"], solver__max_iter=2, test__eval_period=2
@@ -209,13 +213,7 @@ def test_costs_are_kept_until_a_configuration_or_the_threads_change(lab, monkeyp
 
 def test_a_registered_folder_is_known_to_the_runs_processes(lab, tmp_path, monkeypatch):
     names = [f"thing {index}" for index in range(24)]
-    for kind in ("images", "annotations"):
-        for split in ("train", "val"):
-            folder = tmp_path / "street" / kind / split
-            folder.mkdir(parents=True)
-            for index in range(2):
-                scene = make_scene((76, index), size=64)
-                Image.fromarray(scene.image if kind == "images" else scene.labels).save(folder / f"{index}.png")
+    write_splits(tmp_path / "street", 2, len(names))
     (tmp_path / "street" / "classes.txt").write_text("\n".join(names))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     try:
