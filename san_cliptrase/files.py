@@ -1,4 +1,4 @@
-"""Results on disk: whole or not at all."""
+"""Files on disk: whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,29 +12,47 @@ class OutputError(RuntimeError):
     """A result that could not be written; the message names the file and says why."""
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under another name and moves it into place: a kill or a full disk leaves what was there.
 
     Args:
         path: the file; its folder is made if it is missing.
+        write: function of the path to write to, a hidden file beside ``path`` with the same ending.
+
+    Raises:
+        OutputError: the content cannot be written.
+    """
+    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")  # two processes may write the same cache
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Is there room, and may you write?"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """:func:`write_whole` for results that must outlast a power cut: on disk before the file takes its name.
+
+    Args:
+        path: the file.
         write: writes the content into a file open for binary writing.
 
     Raises:
         OutputError: the content cannot be written.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")  # two processes may write the same cache
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def to_disk(temporary: Path) -> None:
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Is there room, and may you write?"
-        ) from error
+
+    write_whole(path, to_disk)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

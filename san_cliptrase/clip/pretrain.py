@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from san_cliptrase.clip.build import register_shipped_models
 from san_cliptrase.clip.templates import load_templates
+from san_cliptrase.files import write_text_atomically, write_whole
 from san_cliptrase.scenes import CLASS_NAMES, make_scene, make_swatch
 
 logger = logging.getLogger(__name__)
@@ -243,12 +244,9 @@ def fit(
 
 def save(model: torch.nn.Module, record: dict, output: Path) -> None:
     """Writes weights and record, each whole or not at all."""
-    output.mkdir(parents=True, exist_ok=True)
     weights = {name: value.detach().half().contiguous().cpu() for name, value in model.state_dict().items()}
-    safetensors.torch.save_file(weights, output / "scenes_vit.tmp")
-    os.replace(output / "scenes_vit.tmp", output / "scenes_vit.safetensors")
-    (output / "record.tmp").write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(output / "record.tmp", output / "scenes_vit_record.json")
+    write_whole(output / "scenes_vit.safetensors", functools.partial(safetensors.torch.save_file, weights))
+    write_text_atomically(output / "scenes_vit_record.json", json.dumps(record, indent=2) + "\n")
     logger.info("wrote %s: %s", output / "scenes_vit.safetensors", record)
 
 

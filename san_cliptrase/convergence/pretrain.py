@@ -48,12 +48,14 @@ WINDOWS = (2, 3, 4, 6, 8, 12, 16)
 """Patches along a crop's side, one of these in each step; a whole picture has 24 along its shorter side."""
 ZOOM = (0.7, 1.4)
 """A crop is resized by up to these factors, so that the CLIP meets things nearer and farther."""
+JITTER = (0.5, 0.5, 0.5, 0.05)
+"""Brightness, contrast, saturation, hue: photographs of other hours and weathers than the few of the training set."""
 MIN_SHARE = 0.1
 """A class is named if it has this share of the crop's pixels."""
 TRIES = 20
 """Crops that are looked at for one with a class chosen at random, so that rare classes are named too."""
-HELD_OUT = 512
-"""Crops of another split, of each of two sizes, whose largest class is guessed, at each saving."""
+TESTED = 512
+"""Crops of each of two sizes whose largest class is guessed at each saving, of the training and of another split."""
 
 
 class Crops:
@@ -83,7 +85,7 @@ class Crops:
                 self.labels.append(np.array(Image.fromarray(known).resize((width, height), Image.Resampling.NEAREST)))
         if not self.pictures:
             raise DataError(f"dataset {dataset!r} has no labelled pixel: there is nothing to make captions of")
-        self._jitter = ColorJitter(0.3, 0.3, 0.3)
+        self._jitter = ColorJitter(*JITTER)
 
     def draw(self, rng: np.random.Generator, patches: int, augment: bool = True) -> tuple[np.ndarray, list[str]]:
         """A random crop in which at least one class has :data:`MIN_SHARE` of the pixels.
@@ -153,7 +155,11 @@ def train(args: argparse.Namespace) -> None:
     """Trains and writes weights and record, on the way too."""
     rng = np.random.default_rng(args.seed)
     crops, held_out = Crops(args.dataset), Crops(args.held_out)
-    tested = {n: held_out.stack(np.random.default_rng(0), HELD_OUT, n, augment=False) for n in (3, 6)}
+    tested = {
+        f"{split}largest_class_top1_{n}x{n}_patches": of.stack(np.random.default_rng(0), TESTED, n, augment=False)
+        for split, of in (("", held_out), ("training_", crops))
+        for n in (3, 6)
+    }
 
     def draw() -> Batch:
         patches = int(rng.choice(WINDOWS))
@@ -162,16 +168,16 @@ def train(args: argparse.Namespace) -> None:
 
     def measure(model: nn.Module, normalise: Normalise, tokenizer: Tokenizer) -> dict:
         return {
-            f"largest_class_top1_{n}x{n}_patches": naming_accuracy(
+            name: naming_accuracy(
                 model, normalise, tokenizer, images, [shown[0] for shown in names], list(held_out.names)
             )
-            for n, (images, names) in tested.items()
+            for name, (images, names) in tested.items()
         }
 
     record = {
         "dataset": args.dataset,
         "held_out": args.held_out,
-        "held_out_crops": HELD_OUT,
+        "held_out_crops": TESTED,
         "start": args.start,
         "threads": torch.get_num_threads(),
     }

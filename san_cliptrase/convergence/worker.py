@@ -102,7 +102,7 @@ def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None
 
 def remove_checkpoints(folder: Path) -> None:
     """Removes the checkpoints of a finished run."""
-    for path in [*folder.glob("model_*.pth"), *folder.glob("model_*.tmp"), folder / "last_checkpoint"]:
+    for path in [*folder.glob("model_*.pth"), *folder.glob(".unfinished-*-model_*.pth"), folder / "last_checkpoint"]:
         path.unlink(missing_ok=True)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from san_cliptrase.files import write_whole
 from san_cliptrase.images import DataError
 
 FILES_PER_MESSAGE = 16
@@ -34,24 +34,6 @@ class Task:
     convert: Callable[[Path, Path], None]
 
 
-def write_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file beside ``target`` and moves it into place: a killed process leaves no half-written ``target``.
-
-    Args:
-        target: the file; its folder is made.
-        write: function of the path to write to, which ends like ``target``.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in target.parent.glob(f".unfinished-*-{glob.escape(target.name)}"):
-        left_over.unlink(missing_ok=True)
-    temporary = target.with_name(f".unfinished-{os.getpid()}-{target.name}")
-    try:
-        write(temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def run_tasks(tasks: Sequence[Task], title: str, workers: int) -> tuple[int, list[str]]:
     """Carries out the tasks whose target is not there yet.
 
@@ -70,6 +52,8 @@ def run_tasks(tasks: Sequence[Task], title: str, workers: int) -> tuple[int, lis
 
 
 def _run(task: Task) -> str:
+    for left_over in task.target.parent.glob(f".unfinished-*-{glob.escape(task.target.name)}"):
+        left_over.unlink(missing_ok=True)  # of a killed process
     try:
         write_whole(task.target, partial(task.convert, task.source))
     except DataError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 
 from san_cliptrase.engine.checkpoint_keys import from_official, is_official
+from san_cliptrase.files import write_atomically, write_text_atomically
 
 
 class CheckpointError(ValueError):
@@ -44,18 +44,12 @@ class SafeCheckpointer(Checkpointer):
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("saving checkpoint to %s", path)
-        temporary = path.with_suffix(".tmp")
-        with open(temporary, "wb") as file:
-            torch.save({**data, **kwargs}, file)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, lambda file: torch.save({**data, **kwargs}, file))
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Makes ``last_checkpoint`` name a file."""
-        temporary = Path(self.save_dir) / "last_checkpoint.tmp"
-        temporary.write_text(last_filename_basename)
-        os.replace(temporary, Path(self.save_dir) / "last_checkpoint")
+        write_text_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def _load_file(self, f: str) -> dict:
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import nn
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.evaluate import dataset_records, evaluate
 from san_cliptrase.engine.pictures import segmentation_panel
+from san_cliptrase.files import write_text_atomically
 from san_cliptrase.images import DataError
 
 
@@ -119,16 +120,14 @@ class EvaluationHook(HookBase):
             return
         with open(self.path, newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if start and int(row["iteration"]) <= start]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
         if not rows:
             self.path.unlink()
             return
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, self.path)
+        kept = io.StringIO(newline="")
+        writer = csv.DictWriter(kept, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text_atomically(self.path, kept.getvalue())
 
 
 class PictureHook(HookBase):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -17,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from san_cliptrase.files import write_whole
 from san_cliptrase.scenes.scene import CLASS_NAMES, make_scene
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,7 @@ def _write(root: Path, split: str, seed: int, index: int) -> None:
     scene = make_scene((seed, index), unseen=split != "train")
     for kind, array in (("images", scene.image), ("annotations", scene.labels)):
         path = root / kind / split / f"{index:04d}.png"
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        Image.fromarray(array).save(temporary, format="png")
-        os.replace(temporary, path)
+        write_whole(path, Image.fromarray(array).save)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

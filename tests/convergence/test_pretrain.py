@@ -97,7 +97,7 @@ def test_labels_too_sparse_for_any_crop_are_refused(camvid):
 
 def test_the_command_writes_weights_that_a_configuration_can_name(camvid, tmp_path, monkeypatch):
     camvid("sky", "tree", "road", "car")
-    monkeypatch.setattr(pretrain, "HELD_OUT", 8)
+    monkeypatch.setattr(pretrain, "TESTED", 8)
     threads = torch.get_num_threads()
     output = tmp_path / "clip"
     pretrain.main(
@@ -107,6 +107,7 @@ def test_the_command_writes_weights_that_a_configuration_can_name(camvid, tmp_pa
     record = json.loads((output / "scenes_vit_record.json").read_text())
     assert (record["dataset"], record["start"], record["steps"], record["batch"]) == ("camvid_train", "scenes", 2, 4)
     assert 0 <= record["largest_class_top1_3x3_patches"] <= 1
+    assert 0 <= record["training_largest_class_top1_6x6_patches"] <= 1
     ours, shipped = (build_clip("scenes_vit", str(path)) for path in (output / "scenes_vit.safetensors", "scenes"))
     change = [
         (a - b).abs().max().item() for a, b in zip(ours.visual.parameters(), shipped.visual.parameters(), strict=True)

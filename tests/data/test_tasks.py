@@ -1,24 +1,7 @@
 import pytest
 
-from san_cliptrase.data.tasks import Task, map_files, run_tasks, write_whole
+from san_cliptrase.data.tasks import Task, map_files, run_tasks
 from san_cliptrase.images import DataError
-
-
-def test_a_write_that_breaks_off_leaves_nothing(tmp_path):
-    def half(path):
-        path.write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(tmp_path / "made" / "a.png", half)
-    assert list((tmp_path / "made").iterdir()) == []
-
-
-def test_what_a_killed_process_left_is_cleared_when_its_file_is_written(tmp_path):
-    (tmp_path / ".unfinished-1-a[1].png").write_text("half")
-    (tmp_path / ".unfinished-1-b.png").write_text("half")
-    write_whole(tmp_path / "a[1].png", lambda path: path.write_text("whole"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".unfinished-1-b.png", "a[1].png"]
 
 
 def copy(source, target):
@@ -43,3 +26,11 @@ def test_tasks_write_what_is_missing_and_tell_of_bad_sources(tmp_path, workers):
 
 def test_results_come_in_order_from_several_processes():
     assert list(map_files(abs, range(-50, 0), "test", 2)) == list(range(50, 0, -1))
+
+
+def test_what_a_killed_process_left_is_cleared_when_its_file_is_written(tmp_path):
+    (tmp_path / "source").write_text("whole")
+    (tmp_path / ".unfinished-1-a[1].png").write_text("half")
+    (tmp_path / ".unfinished-1-b.png").write_text("half")
+    assert run_tasks([Task(tmp_path / "source", tmp_path / "a[1].png", copy)], "copying", 1) == (1, [])
+    assert {path.name for path in tmp_path.iterdir()} == {"source", ".unfinished-1-b.png", "a[1].png"}

@@ -6,6 +6,7 @@ import torch
 from san_cliptrase.engine import checkpoint
 from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
 from san_cliptrase.engine.checkpoint_keys import POS_EMBED, rename
+from san_cliptrase.files import OutputError
 from tests.engine.official_keys import official_shapes
 
 
@@ -51,7 +52,7 @@ def test_a_save_that_fails_leaves_the_last_checkpoint_whole(model, saver, tmp_pa
     before = (tmp_path / "last.pth").read_bytes()
     monkeypatch.setattr(checkpoint.torch, "save", half_way)
     for name in ("last", "next"):
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(OutputError, match=f"{name}.pth: disk full"):
             saver.save(name)
     assert (tmp_path / "last.pth").read_bytes() == before
     assert not (tmp_path / "next.pth").exists()

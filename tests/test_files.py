@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from san_cliptrase.files import OutputError, write_atomically, write_whole
+
+
+def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path):
+    def half(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    there = tmp_path / "made" / "a.png"
+    with pytest.raises(OutputError, match="a.png: disk full"):
+        write_whole(there, half)
+    assert list(there.parent.iterdir()) == []
+    there.write_text("first")
+    with pytest.raises(OutputError, match="disk full"):
+        write_whole(there, half)
+    assert [path.read_text() for path in there.parent.iterdir()] == ["first"]
+
+
+def test_the_path_to_write_to_ends_like_the_file(tmp_path):
+    endings = []
+    write_whole(tmp_path / "a.tar.gz", lambda path: (endings.append("".join(path.suffixes)), path.touch()))
+    assert endings == [".tar.gz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+def test_a_full_disk_under_weights_is_named(tmp_path, monkeypatch):
+    def full(_file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="model.pth: No space left on device"):
+        write_atomically(tmp_path / "model.pth", lambda file: torch.save({"a": torch.zeros(3)}, file))
+    assert list(tmp_path.iterdir()) == []
