@@ -1,14 +1,15 @@
 """Trains the project's own small CLIP on the embedded scenes, from images and captions only.
 
-``python -m san_cliptrase.clip.pretrain --output DIR`` writes ``scenes_vit.safetensors`` (half precision) and
-``scenes_vit_record.json``, what was done and the retrieval accuracy; the files of these names in ``clip/models/`` were
-made by it, for the architecture in ``scenes_vit.json`` beside them. Pixel labels never enter: of a scene only the
+``python -m san_cliptrase.clip.pretrain --output DIR`` writes a folder that open_clip loads as the model
+``local-dir:DIR``: its configuration and weights (half precision), and ``record.json``, what was done and the retrieval
+accuracy. The files ``scenes_vit*`` in ``clip/models/`` were made by it. Pixel labels never enter: of a scene only the
 names of the materials in it are read.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import logging
@@ -23,6 +24,8 @@ import open_clip
 import safetensors.torch
 import torch
 import torch.nn.functional as F
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
+from open_clip.transform import PreprocessCfg
 from torch import Tensor
 from tqdm import tqdm
 
@@ -152,7 +155,7 @@ def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer: 
     return {"scene_to_caption_top1_of_256": scenes, "swatch_top1_of_24": float(np.mean(named))}
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, shape: dict) -> None:
     """Trains on the embedded scenes."""
     rng = np.random.default_rng(args.seed)
     scenes, scene_names = draw_pictures(_SCENE_SEED, args.scenes, args.workers)
@@ -169,14 +172,29 @@ def train(args: argparse.Namespace) -> None:
             batch = torch.where(turn[:, None, None, None], batch.flip(axis), batch)
         return caption_batch(rng, batch, [names[i] for i in chosen])
 
-    fit(
-        draw,
-        functools.partial(retrieval_accuracy, workers=args.workers),
-        {"seed": args.seed, "steps": args.steps, "batch": args.batch, "scenes": args.scenes, "lr": args.lr},
-        args.output,
-        args.save_every,
-        patch_dropout=PATCH_DROPOUT,
-    )
+    record = {key: getattr(args, key) for key in ("seed", "steps", "batch", "scenes", "lr", "layers", "width")}
+    measure = functools.partial(retrieval_accuracy, workers=args.workers)
+    fit(draw, measure, record, args.output, args.save_every, shape, patch_dropout=PATCH_DROPOUT)
+
+
+def architecture(layers: int | None = None, width: int | None = None) -> dict:
+    """open_clip's configuration of ``scenes_vit``, with another depth or width of the image tower.
+
+    Args:
+        layers: Blocks; None: its own.
+        width: A multiple of the width of a head; None: its own.
+
+    Raises:
+        ValueError: The width is no such multiple.
+    """
+    register_shipped_models()
+    shape = open_clip.get_model_config("scenes_vit")
+    vision = shape["vision_cfg"]
+    vision["layers"] = layers or vision["layers"]
+    vision["width"] = width or vision["width"]
+    if vision["width"] % vision["head_width"]:
+        raise ValueError(f"--width {width} is no multiple of {vision['head_width']}, the width of a head")
+    return shape
 
 
 def fit(
@@ -185,11 +203,12 @@ def fit(
     record: dict,
     output: Path,
     save_every: int,
+    shape: dict,
     weights: Path | None = None,
     patch_dropout: float = 0.0,
     embed: Callable[[torch.nn.Module, Tensor], Tensor] = encode_image,
 ) -> None:
-    """Trains the architecture ``scenes_vit``; writes the checkpoint on the way too: a killed run leaves a whole one.
+    """Trains a CLIP; writes the checkpoint on the way too: a killed run leaves a whole one.
 
     Args:
         draw: makes the next batch.
@@ -197,17 +216,23 @@ def fit(
         record: what is written beside the weights; "seed", "steps" and "lr" (the highest learning rate) are used.
         output: folder.
         save_every: steps.
+        shape: see :func:`architecture`.
         weights: file to start from; without, weights are random.
         patch_dropout: share of the patches that is dropped, but for the last :data:`UNMASKED` of the steps.
         embed: model and normalised images (B, 3, H, W) -> (B, E) embeddings, L2-normalised.
     """
     torch.manual_seed(record["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    register_shipped_models()
-    model = open_clip.create_model(
-        "scenes_vit", str(weights) if weights else None, force_patch_dropout=patch_dropout or None
-    ).to(device)
-    tokenizer, normalise = open_clip.get_tokenizer("scenes_vit"), Normalise(model, device)
+    name = f"local-dir:{output}"
+    described = {
+        "model_cfg": shape,
+        "preprocess_cfg": dataclasses.asdict(PreprocessCfg(shape["vision_cfg"]["image_size"])),
+    }
+    write_text_atomically(output / HF_CONFIG_NAME, json.dumps(described, indent=2) + "\n")
+    model = open_clip.create_model(name, load_weights=False, force_patch_dropout=patch_dropout or None).to(device)
+    if weights:
+        open_clip.load_checkpoint(model, str(weights))
+    tokenizer, normalise = open_clip.get_tokenizer(name), Normalise(model, device)
     steps, lr = record["steps"], record["lr"]
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
@@ -245,9 +270,9 @@ def fit(
 def save(model: torch.nn.Module, record: dict, output: Path) -> None:
     """Writes weights and record, each whole or not at all."""
     weights = {name: value.detach().half().contiguous().cpu() for name, value in model.state_dict().items()}
-    write_whole(output / "scenes_vit.safetensors", functools.partial(safetensors.torch.save_file, weights))
-    write_text_atomically(output / "scenes_vit_record.json", json.dumps(record, indent=2) + "\n")
-    logger.info("wrote %s: %s", output / "scenes_vit.safetensors", record)
+    write_whole(output / HF_SAFE_WEIGHTS_NAME, functools.partial(safetensors.torch.save_file, weights))
+    write_text_atomically(output / "record.json", json.dumps(record, indent=2) + "\n")
+    logger.info("wrote %s: %s", output, record)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -256,6 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--layers", type=int, help="blocks of the image tower (default: those of scenes_vit)")
+    parser.add_argument("--width", type=int, help="of the image tower (default: that of scenes_vit)")
     parser.add_argument("--scenes", type=int, default=8000, help="scenes to draw; a third as many swatches on top")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -263,7 +290,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--save-every", type=int, default=300)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(args)
+    try:
+        shape = architecture(args.layers, args.width)
+    except ValueError as error:
+        parser.error(str(error))
+    train(args, shape)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Trains the small CLIP on photographs, from the names of the classes in crops of them.
 
-``python -m san_cliptrase.convergence.pretrain --dataset camvid_train --output DIR`` writes ``scenes_vit.safetensors``
-and ``scenes_vit_record.json`` for ``MODEL.CLIP.PRETRAINED DIR/scenes_vit.safetensors``.
+``python -m san_cliptrase.convergence.pretrain --dataset camvid_train --output DIR`` writes a folder for
+``MODEL.CLIP.NAME local-dir:DIR``, with a ``record.json`` of what was done and how well names are found.
 
 What supervises it: a square crop of a picture, and a caption that names classes with at least :data:`MIN_SHARE` of the
 crop's pixels; crops with rare classes are drawn more often. A crop is an image of its own, of 2x2 patches to two thirds
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torchvision.transforms import ColorJitter
 
 from san_cliptrase.clip.build import SHIPPED_WEIGHTS
-from san_cliptrase.clip.pretrain import Batch, Normalise, Tokenizer, caption_batch, fit
+from san_cliptrase.clip.pretrain import Batch, Normalise, Tokenizer, architecture, caption_batch, fit
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import record_labels
@@ -183,7 +183,7 @@ def train(args: argparse.Namespace) -> None:
     }
     record |= {key: getattr(args, key) for key in ("seed", "steps", "batch", "tokens", "lr")}
     weights = SHIPPED_WEIGHTS["scenes_vit", "scenes"] if args.start == "scenes" else None
-    fit(draw, measure, record, args.output, args.save_every, weights, embed=embed_any_size)
+    fit(draw, measure, record, args.output, args.save_every, architecture(), weights, embed=embed_any_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

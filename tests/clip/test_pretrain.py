@@ -1,0 +1,33 @@
+import json
+
+import pytest
+import torch
+
+from san_cliptrase.clip import pretrain
+from san_cliptrase.clip.build import build_clip
+
+
+def test_a_clip_of_another_shape_is_written_as_a_folder_that_open_clip_loads(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        pretrain,
+        "draw_pictures",
+        lambda _kind, count, _workers: (
+            torch.randint(256, (count, 3, 96, 96), dtype=torch.uint8),
+            [["brick", "snow"]] * count,
+        ),
+    )
+    monkeypatch.setattr(pretrain, "retrieval_accuracy", lambda *_, workers: {"accuracy": 0.5})
+    pretrain.main(
+        ["--output", str(tmp_path), "--layers", "3", "--width", "64", "--scenes", "9", "--steps", "1", "--batch", "2"]
+    )
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert (record["layers"], record["width"], record["steps"], record["accuracy"]) == (3, 64, 1, 0.5)
+    clip = build_clip(f"local-dir:{tmp_path}", "")
+    assert (clip.visual.depth, clip.visual.width, clip.image_size) == (3, 64, (96, 96))
+
+
+def test_a_width_that_heads_do_not_divide_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        pretrain.main(["--output", str(tmp_path / "clip"), "--width", "100"])
+    assert "--width 100 is no multiple of 64" in capsys.readouterr().err
+    assert not (tmp_path / "clip").exists()
