@@ -50,10 +50,12 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
     cliptrase.ATTENTION = "cliptrase"
     # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
-    # They belong to a patch grid: (0.7, 3) at 14x14, (1.1, 7) at 21x21. EPS 0 takes the rule of
-    # ``cliptrase.clustering.default_clustering`` for the grid at hand.
+    # They belong to a patch grid: (0.7, 3) at 14x14, (1.1, 7) at 21x21. EPS 0: see CLUSTERING.
     cliptrase.EPS = 0.7
     cliptrase.MIN_SAMPLES = 3
+    # Where the radius comes from if EPS is 0: "grid", a rule of the grid through the two pairs, or "data",
+    # a share of how far apart the rows of each picture lie.
+    cliptrase.CLUSTERING = "grid"
     # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
     cliptrase.VOTE = True
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.

@@ -11,6 +11,12 @@ NOISE = -1
 PUBLISHED_SIDES, PUBLISHED_EPS, PUBLISHED_MIN_SAMPLES = (14, 21), (0.7, 1.1), (3, 7)
 
 
+SPREAD_SHARE = 0.25
+"""DBSCAN's radius as a share of ``row_spread``. Chosen on small CLIPs of this project: benchmarks/robustness.py."""
+CLUSTERINGS = ("grid", "data")
+"""How DBSCAN's radius is found where none is given: ``default_clustering``, or ``SPREAD_SHARE`` of ``row_spread``."""
+
+
 def default_clustering(grid: tuple[int, int]) -> tuple[float, int]:
     """DBSCAN's parameters for a patch grid.
 
@@ -31,6 +37,27 @@ def default_clustering(grid: tuple[int, int]) -> tuple[float, int]:
     return float(eps), max(2, round(float(min_samples)))
 
 
+def row_spread(rows: Tensor, valid: Tensor) -> Tensor:
+    """How far apart the rows of an image lie: the root mean square distance of two of its patches.
+
+    ``sqrt(mean_ij |r_i - r_j|^2) = sqrt(2 mean_i |r_i - mean r|^2)``. A tower whose patches all correlate alike, or
+    whose [CLS] token correlates with all of them, has rows that are smaller and nearer to each other. A radius that
+    was chosen for another tower then takes everything for one region; a share of the spread does not.
+
+    Args:
+        rows: (B, L, L), see ``suppress_global_patches``; zero at padded patches.
+        valid: (B, L) bool, False at padded patches.
+
+    Returns:
+        (B,), above 0.
+    """
+    count = valid.sum(1)[:, None, None]
+    centred = (rows - rows.sum(1, keepdim=True) / count) * valid[..., None]
+    variance = centred.square().sum((1, 2)) / count.flatten()
+    # Of a picture of one colour all rows are equal: any radius above 0 finds its one region.
+    return (2 * variance).sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
+
+
 @torch.no_grad()
 def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: int | Tensor) -> Tensor:
     """Cluster the rows of each image with DBSCAN (Ester et al., 1996), Euclidean distance, a batch at once.
@@ -43,8 +70,8 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: 
     Args:
         rows: (B, L, L), see ``suppress_global_patches``; padded columns must be zero.
         valid: (B, L) bool, False at padded patches, which take no part.
-        eps: Largest distance between neighbours, > 0; one, or one per image (B,).
-        min_samples: Neighbours that make a row a core, >= 1; one, or one per image (B,).
+        eps: Largest distance between neighbours, > 0; one, or a tensor (B,), whose values are not checked.
+        min_samples: Neighbours that make a row a core, >= 1; likewise.
 
     Returns:
         (B, L) int64: cluster 0, 1, ... of each patch; -1 for noise and padding.
@@ -52,10 +79,11 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: 
     Raises:
         ValueError: ``eps`` or ``min_samples`` is out of range.
     """
-    radius, size = torch.as_tensor(eps, dtype=torch.float32), torch.as_tensor(min_samples)
-    if bool((radius <= 0).any()) or bool((size < 1).any()):  # before they go to the device: no way back
+    # Those in tensors may be on a device, from which there is no way back.
+    if (not isinstance(eps, Tensor) and eps <= 0) or (not isinstance(min_samples, Tensor) and min_samples < 1):
         raise ValueError(f"DBSCAN needs eps > 0 and min_samples >= 1, got eps={eps}, min_samples={min_samples}")
-    radius, size = (value.to(rows.device).expand(len(rows)) for value in (radius, size))
+    radius = torch.as_tensor(eps, dtype=torch.float32, device=rows.device).expand(len(rows))
+    size = torch.as_tensor(min_samples, device=rows.device).expand(len(rows))
     close = _squared_distances(rows) <= radius[:, None, None] ** 2
     close &= valid[:, :, None] & valid[:, None, :]
     core = close.sum(2) >= size[:, None]

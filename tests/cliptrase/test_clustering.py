@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.cluster import DBSCAN
 
-from san_cliptrase.cliptrase.clustering import cluster_rows, default_clustering
+from san_cliptrase.cliptrase.clustering import SPREAD_SHARE, cluster_rows, default_clustering, row_spread
 
 
 def blocks(*sizes):
@@ -80,3 +80,28 @@ def test_settings_grow_with_the_grid():
 def test_parameters_out_of_range(eps, min_samples):
     with pytest.raises(ValueError, match=f"eps={eps}, min_samples={min_samples}"):
         cluster_rows(torch.ones(1, 2, 2), torch.ones(1, 2, dtype=torch.bool), eps, min_samples)
+
+
+def test_the_spread_is_the_root_mean_square_distance_of_two_rows():
+    rows = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
+    valid = torch.tensor([[True] * 6, [True, True, False, True, True, False]])
+    rows *= valid[:, :, None] & valid[:, None, :]
+    for image, keep, found in zip(rows, valid, row_spread(rows, valid), strict=True):
+        own = image[keep]
+        assert found == pytest.approx(torch.cdist(own, own).square().mean().sqrt().item(), rel=1e-5)
+
+
+def test_a_share_of_the_spread_finds_the_same_regions_however_small_the_rows_are():
+    rows = blocks(4, 3, 5)[None] + 0.05 * torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(1, 12, dtype=torch.bool)
+    expected = [[0] * 4 + [1] * 3 + [2] * 5]
+    for scale in (1.0, 0.05, 20.0):
+        eps = SPREAD_SHARE * row_spread(scale * rows, valid)
+        assert cluster_rows(scale * rows, valid, eps, 3).tolist() == expected
+    # A radius for the first of them takes the smaller ones for one region.
+    assert cluster_rows(0.05 * rows, valid, 0.7, 3).eq(0).all()
+
+
+def test_rows_that_are_all_equal_are_one_region():
+    rows, valid = torch.full((1, 9, 9), 0.5), torch.ones(1, 9, dtype=torch.bool)
+    assert cluster_rows(rows, valid, SPREAD_SHARE * row_spread(rows, valid), 3).eq(0).all()
