@@ -48,8 +48,8 @@ WINDOWS = (2, 3, 4, 6, 8, 12, 16)
 """Patches along a crop's side, one of these in each step; a whole picture has 24 along its shorter side."""
 ZOOM = (0.7, 1.4)
 """A crop is resized by up to these factors, so that the CLIP meets things nearer and farther."""
-JITTER = (0.5, 0.5, 0.5, 0.05)
-"""Brightness, contrast, saturation, hue: photographs of other hours and weathers than the few of the training set."""
+JITTER = (0.3, 0.3, 0.3)
+"""Brightness, contrast, saturation."""
 MIN_SHARE = 0.1
 """A class is named if it has this share of the crop's pixels."""
 TRIES = 20
