@@ -24,6 +24,8 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
+from san_cliptrase.engine.checkpoint import SHARE, read_keys
+from san_cliptrase.engine.checkpoint_keys import is_official
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
@@ -71,7 +73,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     _check_values(cfg)
     check_test(cfg)
     settle_protocol(cfg)
+    _settle_start(cfg)
     return cfg
+
+
+def _settle_start(cfg: CfgNode) -> None:
+    """Regions come into a SAN that was trained without them from zero on; a model that learned so is built so."""
+    init = cfg.MODEL.SAN.QUERY_INIT
+    if init.NAME == "off" or not cfg.MODEL.WEIGHTS:
+        return
+    keys = read_keys(cfg.MODEL.WEIGHTS)
+    init.ZERO_INIT = init.ZERO_INIT or is_official(keys) or SHARE in keys
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
