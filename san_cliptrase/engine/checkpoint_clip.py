@@ -75,7 +75,7 @@ def check_official_clip(state: Mapping[str, Tensor], model: nn.Module) -> None:
     if found[1:] != own[1:] or found.blocks < own.blocks:
         raise ValueError(
             f"it is of a SAN on another CLIP: an image tower with {found}; {model.clip.name or 'the configured one'} "
-            f"has {own}. SAN's ViT-B/16 is that of configs/san_vit_b16.yaml, its ViT-L/14 of configs/san_vit_l14_336.yaml"
+            f"has {own}. SAN's releases belong to configs/san_vit_b16.yaml and configs/san_vit_l14_336.yaml"
         )
     recognising = count_blocks(state)[1]
     if recognising != model.recognition_blocks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ from san_cliptrase.engine.defaults import ConfigError, load_config
 from san_cliptrase.engine.launch import USER_ERRORS
 from san_cliptrase.files import write_atomically
 from san_cliptrase.meta_arch import SAN
+
+logger = logging.getLogger(__name__)
 
 
 def official_state(model: SAN) -> dict[str, Tensor]:
@@ -34,6 +37,13 @@ def official_state(model: SAN) -> dict[str, Tensor]:
     if model.criterion is None:
         raise ValueError("SAN's own format holds the weights of the classes trained on: name DATASETS.TRAIN")
     first = model.clip.visual.depth - model.recognition_blocks
+    if late := [tap for tap in model.network.adapter.taps if tap > first]:
+        logger.warning(
+            "SAN's own code cannot build this model: its side adapter takes tokens that enter CLIP's blocks %s, and there "
+            "only those up to block %d, the first that recognises, can be taken",
+            late,
+            first,
+        )
     state = to_official(model.state_dict(), first, model.criterion.class_weights)
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 

@@ -153,14 +153,6 @@ def test_inference_needs_no_training_set(world):
     assert model(world.batch(train=False, count=1))[0]["sem_seg"].shape[0] == 24
 
 
-def test_zero_initialised_projection_starts_as_plain_san(world):
-    entry = world.batch(train=False, count=1)
-    plain = world.model()
-    added = world.model(model__san__query_init__name="map_add", model__san__query_init__zero_init=True)
-    added.load_state_dict(plain.state_dict(), strict=False)
-    assert torch.equal(plain.eval()(entry)[0]["sem_seg"], added.eval()(entry)[0]["sem_seg"])
-
-
 @pytest.mark.parametrize("name", ["map_add", "map_replace", "tokens", "prior"])
 def test_every_other_initialisation_trains(world, name):
     found, _ = losses(world.model(model__san__query_init__name=name), world.batch())
