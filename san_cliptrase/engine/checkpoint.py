@@ -91,9 +91,10 @@ class SafeCheckpointer(Checkpointer):
             if found
         ]
         if problems:
+            hint = " (MODEL.SAN.QUERY_INIT.ZERO_INIT True)" if SHARE in surplus else ""
             raise CheckpointError(
                 f"the checkpoint is of another model: {compare_sizes(state, own)}{'; '.join(problems)}. Use the "
-                "configuration it was trained with."
+                f"configuration it was trained with{hint}."
             )
         try:
             check_frozen_clip(state, self.model)

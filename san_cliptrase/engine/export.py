@@ -39,8 +39,8 @@ def official_state(model: SAN) -> dict[str, Tensor]:
     first = model.clip.visual.depth - model.recognition_blocks
     if late := [tap for tap in model.network.adapter.taps if tap > first]:
         logger.warning(
-            "SAN's own code cannot build this model: its side adapter takes tokens that enter CLIP's blocks %s, and there "
-            "only those up to block %d, the first that recognises, can be taken",
+            "SAN's own code cannot build this model: its side adapter takes tokens that enter CLIP's blocks %s, and "
+            "there only those up to block %d, the first that recognises, can be taken",
             late,
             first,
         )
@@ -64,6 +64,8 @@ def official_settings(model: SAN) -> dict[str, object]:
         f"{side}.FUSION_MAP": [f"{tap}->{block}" for block, tap in adapter.tap_of.items()],
         f"{side}.DEEP_SUPERVISION_IDXS": sorted(adapter.supervised),
         f"{side}.ATTN_BIAS.NUM_HEADS": model.network.decoder.heads,
+        f"{side}.ATTN_BIAS.EMBED_CHANNELS": model.network.decoder.embed_dim,
+        f"{side}.ATTN_BIAS.MLP_CHANNELS": model.network.decoder.embed_dim,
     }
 
 

@@ -110,7 +110,5 @@ def test_a_checkpoint_of_ours_on_a_larger_clip_says_how_large(world, tmp_path):
         False,
         **{f"{VISION}.positional_embedding": lambda w: torch.cat([w, w])},
     )
-    with pytest.raises(
-        CheckpointError, match=r"its CLIP has 6 blocks.*290 positions, the configured one.*145 positions"
-    ):
+    with pytest.raises(CheckpointError, match=r"its CLIP has 6 blocks.*290 positions, the configured.*145 pos"):
         SafeCheckpointer(model).load(path)

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from san_cliptrase.clip.build import FrozenClip
 from benchmarks.parity_weights import draw_weights
+from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.engine.checkpoint_keys import POS_EMBED, count_blocks, from_official, is_official, to_official
 from san_cliptrase.san import MaskClassifier, MaskDecoder, SideAdapter, SideAdapterNetwork
 from tests.engine.official_keys import official_shapes
