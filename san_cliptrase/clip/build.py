@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
+import textwrap
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -116,8 +117,10 @@ def build_clip(
     except WeightsError:
         raise
     except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
+        # torch names every parameter that does not fit
+        reason = textwrap.shorten(str(error), 400).rstrip(".")
         raise WeightsError(
-            f"CLIP {name} with weights {pretrained!r} could not be loaded: {error}. Is a file whole, and of this "
+            f"CLIP {name} with weights {pretrained!r} could not be loaded: {reason}. Is a file whole, and of this "
             "model? Without a network, give the path of a downloaded weights file instead of a tag, or use the small "
             "CLIP shipped here: model scenes_vit with weights scenes"
         ) from error
