@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from fvcore.common.checkpoint import Checkpointer
-from torch import Tensor, nn
 
-from san_cliptrase.engine.checkpoint_clip import (
-    check_frozen_clip,
-    check_official_clip,
-    compare_sizes,
-    warn_of_activation,
-)
-from san_cliptrase.engine.checkpoint_keys import from_official, is_official
+from san_cliptrase.engine.checkpoint_clip import check_frozen_clip, compare_sizes
+from san_cliptrase.engine.checkpoint_keys import is_official
+from san_cliptrase.engine.release import SHARE, weights_of_release
 from san_cliptrase.files import write_atomically, write_text_atomically
-
-# Only a model that was built with ZERO_INIT, and whose queries are replaced by regions, has it.
-SHARE = "network.query_init.content_strength"
 
 
 class CheckpointError(ValueError):
@@ -72,7 +63,7 @@ class SafeCheckpointer(Checkpointer):
         state = loaded.get("model", loaded)
         if is_official(state) and hasattr(self.model, "network"):
             try:
-                return {"model": _from_official(state, self.model)}
+                return {"model": weights_of_release(state, self.model)}
             except ValueError as error:
                 raise CheckpointError(f"cannot use the checkpoint {f}: {error}") from error
         return loaded if "model" in loaded else {"model": loaded}
@@ -101,27 +92,3 @@ class SafeCheckpointer(Checkpointer):
         except ValueError as error:
             raise CheckpointError(f"cannot use the checkpoint: {error}") from error
         return super()._load_model(checkpoint)
-
-
-def read_keys(path: str) -> frozenset[str]:
-    """The names of a checkpoint's parameters, read without its tensors; none if the file cannot be read so."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError):
-        return frozenset()
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    return frozenset(key for key in state if isinstance(key, str))
-
-
-def _from_official(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The state of a SAN of ours that an official one amounts to; what ours has besides starts as it was built."""
-    init = model.network.query_init
-    if not init.begins_as_plain_san:
-        raise ValueError(
-            "it is in SAN's own format, and SAN knows no regions: set MODEL.SAN.QUERY_INIT.ZERO_INIT True, so that "
-            "training begins at what this file predicts"
-        )
-    check_official_clip(state, model)
-    weights = from_official(state, model.network.adapter.native_grid, model.clip.visual.depth)
-    warn_of_activation(model)
-    return weights | {f"network.query_init.{key}": value for key, value in init.state_dict().items()}

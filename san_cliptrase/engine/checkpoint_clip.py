@@ -48,7 +48,7 @@ def our_clip_size(state: Mapping[str, Tensor]) -> ClipSize | None:
 
 def _size(state: Mapping[str, Tensor], tower: str, blocks: int) -> ClipSize | None:
     patches, positions = (state.get(f"{tower}.{name}") for name in ("conv1.weight", "positional_embedding"))
-    if patches is None or positions is None or patches.ndim != 4:
+    if patches is None or positions is None or (patches.ndim, positions.ndim) != (4, 2):
         return None
     return ClipSize(blocks, patches.shape[0], patches.shape[3], positions.shape[0])
 

@@ -24,9 +24,9 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
-from san_cliptrase.engine.checkpoint import SHARE, read_keys
 from san_cliptrase.engine.checkpoint_keys import is_official
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
+from san_cliptrase.engine.release import SHARE, read_keys
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
 
