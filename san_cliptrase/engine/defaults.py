@@ -73,16 +73,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     _check_values(cfg)
     check_test(cfg)
     settle_protocol(cfg)
-    _settle_start(cfg)
+    _settle_start(cfg, cfg.MODEL.WEIGHTS)
     return cfg
 
 
-def _settle_start(cfg: CfgNode) -> None:
+def _settle_start(cfg: CfgNode, checkpoint: str) -> None:
     """Regions come into a SAN that was trained without them from zero on; a model that learned so is built so."""
     init = cfg.MODEL.SAN.QUERY_INIT
-    if init.NAME == "off" or not cfg.MODEL.WEIGHTS:
+    if init.NAME == "off" or not checkpoint:
         return
-    keys = read_keys(cfg.MODEL.WEIGHTS)
+    keys = read_keys(checkpoint)
     init.ZERO_INIT = init.ZERO_INIT or is_official(keys) or SHARE in keys
 
 
@@ -151,8 +151,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
-    cfg.freeze()
     output = Path(cfg.OUTPUT_DIR)
+    if args.resume and (last := output / "last_checkpoint").is_file():
+        _settle_start(cfg, str(output / last.read_text(encoding="utf-8", errors="replace").strip()))
+    cfg.freeze()
     setup_logging(output)
     seed_all_rng(cfg.SEED)
     if comm.is_main_process():
