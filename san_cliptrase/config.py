@@ -169,7 +169,7 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     # Weight decay of embeddings: positional, query and class tokens.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
-    # Learning rate of trainable CLIP parameters, and of the prior strengths, relative to BASE_LR.
+    # Learning rate of trainable CLIP parameters, and of the strengths of regions (prior, share), relative to BASE_LR.
     cfg.SOLVER.CLIP_MULTIPLIER = 1.0
     cfg.SOLVER.STRENGTH_MULTIPLIER = 1.0
     cfg.SOLVER.POLY_POWER = 0.9
