@@ -24,7 +24,8 @@ def _add_clip(cfg: Any, node: type) -> None:
     cfg.MODEL.CLIP = clip = node()
     # An open_clip model name, or "scenes_vit", the small model shipped with this project.
     clip.NAME = "ViT-B-16"
-    # An open_clip pretrained tag, a checkpoint file, "scenes" for scenes_vit, or "" for random weights (tests only).
+    # An open_clip pretrained tag, a weights file of open_clip or OpenAI, "scenes" for scenes_vit, or "" for random
+    # weights (tests, or where MODEL.WEIGHTS brings the CLIP). See docs/weights.md.
     clip.PRETRAINED = "openai"
     # CLIP sees the image at this scale; detectron2's INPUT sizes are those before it.
     clip.RESOLUTION = 1.0
@@ -97,8 +98,10 @@ def _add_san(cfg: Any, node: type) -> None:
     # tokens, prior, tokens_prior, prototypes. See docs/architecture.md.
     san.QUERY_INIT = init = node()
     init.NAME = "off"
-    # map_*: the CLIP block whose input tokens are pooled, counted from the end; start the projection at zero?
+    # map_*: the CLIP block whose input tokens are pooled, counted from the end.
     init.MAP_LAYER = -1
+    # Begin as plain SAN, whatever the mode, and learn how much of the regions to take? MODEL.WEIGHTS with a file in
+    # SAN's own format switches it on.
     init.ZERO_INIT = False
     # Where regions come from: cliptrase, or a control: grid, random, shuffled, truth (meta_arch/region_sources.py).
     init.SOURCE = "cliptrase"
@@ -106,8 +109,8 @@ def _add_san(cfg: Any, node: type) -> None:
     init.SCALES = (1.0,)
     # grid: squares along each side of the picture; random: the square root of the number of cells.
     init.GRID_SIDE = 3
-    # *prior: initial strength of the region mask in the mask logits and in the attention bias; both are learned,
-    # except that a strength of 0 leaves that part out.
+    # *prior: initial strength of the region mask in the mask logits and in the attention bias (0 with ZERO_INIT); both
+    # are learned, except that a strength of 0 here leaves that part out.
     init.MASK_STRENGTH = 2.0
     init.BIAS_STRENGTH = 10.0
     # prototypes: how many training images are read for them.
@@ -166,7 +169,7 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     # Weight decay of embeddings: positional, query and class tokens.
     cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.0
-    # Learning rate of trainable CLIP parameters, and of the prior strengths, relative to BASE_LR.
+    # Learning rate of trainable CLIP parameters, and of the strengths of regions (prior, share), relative to BASE_LR.
     cfg.SOLVER.CLIP_MULTIPLIER = 1.0
     cfg.SOLVER.STRENGTH_MULTIPLIER = 1.0
     cfg.SOLVER.POLY_POWER = 0.9

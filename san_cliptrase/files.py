@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             f"cannot write {path}: {error.strerror or error}. Is there room, and may you write?"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where its folder is a file, there is nothing to remove
+            temporary.unlink()
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

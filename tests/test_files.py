@@ -34,3 +34,10 @@ def test_a_full_disk_under_weights_is_named(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="model.pth: No space left on device"):
         write_atomically(tmp_path / "model.pth", lambda file: torch.save({"a": torch.zeros(3)}, file))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(OutputError, match="cannot write .*taken/a.txt"):
+        write_whole(tmp_path / "taken" / "a.txt", lambda path: path.write_text("content"))
+    assert (tmp_path / "taken").read_text() == "a file"

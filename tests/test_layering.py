@@ -26,7 +26,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"losses", "data", "evaluation"},
     {"meta_arch"},
     {"engine", "predict"},
-    {"convergence"},
+    {"convergence", "export"},
     {"demo"},
     {"train_net"},
 ]

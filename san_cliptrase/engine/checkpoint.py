@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from fvcore.common.checkpoint import Checkpointer
 
-from san_cliptrase.engine.checkpoint_keys import from_official, is_official
+from san_cliptrase.engine.checkpoint_clip import check_frozen_clip, compare_sizes
+from san_cliptrase.engine.checkpoint_keys import is_official
+from san_cliptrase.engine.release import SHARE, weights_of_release
 from san_cliptrase.files import write_atomically, write_text_atomically
 
 
@@ -61,12 +63,9 @@ class SafeCheckpointer(Checkpointer):
         state = loaded.get("model", loaded)
         if is_official(state) and hasattr(self.model, "network"):
             try:
-                weights = from_official(state, self.model.network.adapter.native_grid)
+                return {"model": weights_of_release(state, self.model)}
             except ValueError as error:
                 raise CheckpointError(f"cannot use the checkpoint {f}: {error}") from error
-            # The official SAN has no query initialisation: what this model adds to it starts as built.
-            added = {k: v for k, v in self.model.state_dict().items() if k.startswith("network.query_init.")}
-            return {"model": weights | added}
         return loaded if "model" in loaded else {"model": loaded}
 
     def _load_model(self, checkpoint: dict) -> Any:
@@ -83,7 +82,13 @@ class SafeCheckpointer(Checkpointer):
             if found
         ]
         if problems:
+            hint = " (MODEL.SAN.QUERY_INIT.ZERO_INIT True)" if SHARE in surplus else ""
             raise CheckpointError(
-                f"the checkpoint is of another model: {'; '.join(problems)}. Use the configuration it was trained with."
+                f"the checkpoint is of another model: {compare_sizes(state, own)}{'; '.join(problems)}. Use the "
+                f"configuration it was trained with{hint}."
             )
+        try:
+            check_frozen_clip(state, self.model)
+        except ValueError as error:
+            raise CheckpointError(f"cannot use the checkpoint: {error}") from error
         return super()._load_model(checkpoint)

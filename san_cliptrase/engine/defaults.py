@@ -24,7 +24,9 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
+from san_cliptrase.engine.checkpoint_keys import is_official
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
+from san_cliptrase.engine.release import SHARE, read_keys
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
 
@@ -71,7 +73,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     _check_values(cfg)
     check_test(cfg)
     settle_protocol(cfg)
+    _settle_start(cfg, cfg.MODEL.WEIGHTS)
     return cfg
+
+
+def _settle_start(cfg: CfgNode, checkpoint: str) -> None:
+    """Regions come into a SAN that was trained without them from zero on; a model that learned so is built so."""
+    init = cfg.MODEL.SAN.QUERY_INIT
+    if init.NAME == "off" or not checkpoint:
+        return
+    keys = read_keys(checkpoint)
+    init.ZERO_INIT = init.ZERO_INIT or is_official(keys) or SHARE in keys
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
@@ -139,8 +151,10 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
-    cfg.freeze()
     output = Path(cfg.OUTPUT_DIR)
+    if args.resume and (last := output / "last_checkpoint").is_file():
+        _settle_start(cfg, str(output / last.read_text(encoding="utf-8", errors="replace").strip()))
+    cfg.freeze()
     setup_logging(output)
     seed_all_rng(cfg.SEED)
     if comm.is_main_process():

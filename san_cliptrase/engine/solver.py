@@ -15,7 +15,7 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
     """Trainable parameters with their learning rate and weight decay, one group for each combination.
 
-    Normalisation layers and embeddings (positions, queries; and the strengths of the regions' prior) have a weight
+    Normalisation layers and embeddings (positions, queries; and the strengths of regions) have a weight
     decay of their own; the CLIP and those strengths have a learning rate of their own.
     """
     solver, groups = cfg.SOLVER, {}

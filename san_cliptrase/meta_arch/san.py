@@ -32,7 +32,7 @@ from san_cliptrase.meta_arch.san_parts import criterion_from_config, network_fro
 from san_cliptrase.meta_arch.sliding import Windows
 from san_cliptrase.san.inference import class_scores, pixel_masks
 from san_cliptrase.san.mask_decoder import MaskPrediction
-from san_cliptrase.san.network import SideAdapterNetwork, resize_for_clip
+from san_cliptrase.san.network import SideAdapterNetwork, canvas_for_clip
 from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
 from san_cliptrase.structures import ClipFeatures, Regions
 
@@ -220,7 +220,7 @@ class SAN(nn.Module):
 
     def clip_features(self, batch: ImageList) -> ClipFeatures:
         """CLIP's tokens of a padded batch at its resolution; those of pictures that were seen before may be kept."""
-        images = resize_for_clip(batch.tensor, self.resolution)
+        images = canvas_for_clip(batch.tensor, self.resolution, self.clip.visual.patch_size)
         return self._cache(images) if self._cache else self.clip.visual(images, self.taps)
 
     def _classify(self, attn_bias: Tensor, features: ClipFeatures, text: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, width: int = 240, embed_dim: int = 256, heads: int = 12, bias_sets: int = 1) -> None:
         super().__init__()
+        self.embed_dim, self.heads = embed_dim, heads
         self.query_mlp = mlp(width, embed_dim, embed_dim)
         self.pixel_mlp = mlp(width, embed_dim, embed_dim)
         self.attn_mlp = mlp(width, embed_dim, embed_dim * heads * bias_sets)

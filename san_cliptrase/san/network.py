@@ -21,6 +21,16 @@ def resize_for_clip(images: Tensor, scale: float) -> Tensor:
     return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
 
 
+def canvas_for_clip(images: Tensor, scale: float, patch_size: tuple[int, int]) -> Tensor:
+    """A padded batch as SAN's CLIP sees it: resized, and without what is left beside whole patches.
+
+    At 0.7 times 672 pixels, 470, patches of 14 leave 8 pixels over, which CLIP's first convolution skips in SAN's code.
+    """
+    resized = resize_for_clip(images, scale)
+    height, width = (max(p, n - n % p) for n, p in zip(resized.shape[-2:], patch_size, strict=True))
+    return resized[..., :height, :width]
+
+
 class SideAdapterNetwork(nn.Module):
     """Masks and attention biases from an image, CLIP's features of it and, optionally, its regions.
 

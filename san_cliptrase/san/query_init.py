@@ -14,6 +14,10 @@ prototypes      Learned embeddings that begin at the centres of the training set
 
 Region k, largest first, meets query k. The remaining queries go round again from the largest (``repeat``), or keep
 their learned embedding.
+
+With ``zero_init`` every mode begins as plain SAN, bit for bit, and learns how much of the regions it takes: the
+projection of ``map_add`` and the strengths of a prior begin at 0, and content ``c`` that takes the place of the learned
+embedding ``e`` comes in as ``e + s (c - e)``, where ``s`` is learned and begins at 0.
 """
 
 from __future__ import annotations
@@ -37,7 +41,7 @@ class ProjectedRegions(nn.Module):
         width: C'.
         tap: CLIP block whose input is pooled, counted from the first.
         replace: Take the place of the learned embedding instead of being added to it.
-        zero_init: Start the projection at zero, so that adding changes nothing at first.
+        zero_init: Start the projection at zero, if it is added, so that adding changes nothing at first.
     """
 
     def __init__(self, clip_width: int, width: int, tap: int, replace: bool, zero_init: bool = False) -> None:
@@ -45,7 +49,7 @@ class ProjectedRegions(nn.Module):
         self.tap, self.replace = tap, replace
         self.norm = nn.LayerNorm(clip_width)
         self.proj = nn.Linear(clip_width, width)
-        if zero_init:
+        if zero_init and not replace:
             nn.init.zeros_(self.proj.weight)
             nn.init.zeros_(self.proj.bias)
 
@@ -78,12 +82,15 @@ class RegionPrior(nn.Module):
     Args:
         mask_strength: Initial multiple on mask logits; 2 means probabilities of 0.88 inside and 0.12 outside.
         bias_strength: Initial multiple on the attention bias.
+        zero_init: Begin at 0 instead, and learn the strengths that are not 0.
     """
 
-    def __init__(self, mask_strength: float = 2.0, bias_strength: float = 10.0) -> None:
+    def __init__(self, mask_strength: float = 2.0, bias_strength: float = 10.0, zero_init: bool = False) -> None:
         super().__init__()
-        self.mask_strength = nn.Parameter(torch.tensor(float(mask_strength)), requires_grad=mask_strength != 0)
-        self.bias_strength = nn.Parameter(torch.tensor(float(bias_strength)), requires_grad=bias_strength != 0)
+        self.mask_strength, self.bias_strength = (
+            nn.Parameter(torch.tensor(0.0 if zero_init else float(strength)), requires_grad=strength != 0)
+            for strength in (mask_strength, bias_strength)
+        )
 
     def forward(self, prediction: MaskPrediction, regions: Regions) -> MaskPrediction:
         """Add the prior to what the mask decoder predicts."""
@@ -103,15 +110,34 @@ class QueryInit(nn.Module):
         content: ``ProjectedRegions``, ``PooledTokens`` or None for learned embeddings.
         prior: ``RegionPrior`` or None.
         repeat: See ``assign_regions``.
+        zero_init: The mode begins as plain SAN; content and prior are built so.
+
+    Attributes:
+        content_strength: Learned share of the content in the place of the learned embedding, with ``zero_init``.
     """
 
+    content_strength: nn.Parameter | None
+
     def __init__(
-        self, content: nn.Module | None = None, prior: RegionPrior | None = None, repeat: bool = False
+        self,
+        content: nn.Module | None = None,
+        prior: RegionPrior | None = None,
+        repeat: bool = False,
+        zero_init: bool = False,
     ) -> None:
         super().__init__()
         self.content = content
         self.prior = prior
         self.repeat = repeat
+        self.zero_init = zero_init
+        added = isinstance(content, ProjectedRegions) and not content.replace
+        shared = zero_init and content is not None and not added
+        self.content_strength = nn.Parameter(torch.tensor(0.0)) if shared else None
+
+    @property
+    def begins_as_plain_san(self) -> bool:
+        """Whether, as built, regions change nothing."""
+        return self.zero_init or not self.needs_regions
 
     @property
     def needs_regions(self) -> bool:
@@ -138,6 +164,8 @@ class QueryInit(nn.Module):
         if self.content is None or regions is None:
             return learned
         found = self.content(learned, side_map, features, regions)
+        if self.content_strength is not None:
+            found = learned + self.content_strength * (found - learned)
         return torch.where(regions.valid[..., None], found, learned)
 
     def apply_prior(self, prediction: MaskPrediction, regions: Regions | None) -> MaskPrediction:
@@ -170,5 +198,5 @@ def build_query_init(
         content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)
     elif name.startswith("tokens"):
         content = PooledTokens()
-    prior = RegionPrior(mask_strength, bias_strength) if name.endswith("prior") else None
-    return QueryInit(content, prior, repeat)
+    prior = RegionPrior(mask_strength, bias_strength, zero_init) if name.endswith("prior") else None
+    return QueryInit(content, prior, repeat, zero_init)

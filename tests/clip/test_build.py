@@ -1,4 +1,5 @@
 import json
+import os
 
 import open_clip
 import pytest
@@ -36,6 +37,51 @@ def test_weights_may_be_a_file(weights_of_shipped_model):
     path, model = weights_of_shipped_model
     clip = build_clip("scenes_vit", str(path))
     torch.testing.assert_close(clip.visual.vision.proj, model.visual.proj)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"epoch": 3, "name": "run", "optimizer": {"state": {}}, "state_dict": state},
+        lambda state: {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}},
+    ],
+    ids=["bare", "training", "distributed training"],
+)
+def test_weights_may_be_a_checkpoint_of_open_clip(weights_of_shipped_model, tmp_path, wrap):
+    model = weights_of_shipped_model[1]
+    torch.save(wrap(model.state_dict()), tmp_path / "epoch_3.pt")
+    clip = build_clip("scenes_vit", str(tmp_path / "epoch_3.pt"))
+    torch.testing.assert_close(clip.visual.vision.proj, model.visual.proj)
+    assert not clip.quick_gelu  # a file of open_clip does not say; the model's name does
+    assert (clip.name, clip.pretrained) == ("scenes_vit", str(tmp_path / "epoch_3.pt"))
+
+
+class Evil:
+    def __init__(self, made):
+        self.made = str(made)
+
+    def __reduce__(self):
+        return os.mkdir, (self.made,)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "code"])
+def test_a_file_that_is_no_weights_is_told_shortly_and_runs_nothing(weights_of_shipped_model, tmp_path, damage):
+    path, made = tmp_path / "clip.pt", tmp_path / "made"
+    state = weights_of_shipped_model[1].state_dict()
+    torch.save({"state_dict": state, "extra": Evil(made)} if damage == "code" else state, path)
+    if damage != "code":
+        content = {"cut": path.read_bytes()[:5000], "empty": b"", "text": b"no weights"}[damage]
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"clip\.pt' could not be loaded.*Is a file whole") as caught:
+        build_clip("scenes_vit", str(path))
+    assert len(str(caught.value)) < 1000
+    assert not made.exists()
+
+
+def test_a_folder_is_a_model_and_no_weights(tmp_path):
+    with pytest.raises(ValueError, match=rf"is a folder.*name it as the model, local-dir:{tmp_path}"):
+        build_clip("ViT-B-16", str(tmp_path))
 
 
 def test_a_local_folder(tmp_path):

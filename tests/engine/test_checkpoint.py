@@ -5,9 +5,9 @@ import torch
 
 from san_cliptrase.engine import checkpoint
 from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
-from san_cliptrase.engine.checkpoint_keys import POS_EMBED, rename
+from san_cliptrase.engine.checkpoint_keys import POS_EMBED
 from san_cliptrase.files import OutputError
-from tests.engine.official_keys import official_shapes
+from tests.engine.official_keys import official_state
 
 
 @pytest.fixture
@@ -120,42 +120,38 @@ def test_what_is_no_dictionary_is_refused(saver, tmp_path):
         saver.load(str(tmp_path / "tensor.pth"))
 
 
-def official_names(depth, first):
-    """Our name -> official name for a CLIP of ``depth`` blocks whose last ones, from ``first`` on, recognise."""
-    names = {}
-    for key in official_shapes("ViT-B-16"):
-        parts = key.split(".")
-        if "resblocks" in parts:
-            index = parts[parts.index("resblocks") + 1]
-            limit = {"clip_visual_extractor": first, "clip_rec_head": depth - first}.get(parts[0], 12)
-            if int(index) >= limit:
-                continue
-        if (name := rename(key, first)) is not None:
-            names[name] = key
-    return names
+DEPTH, FIRST = 6, 4  # the tiny model's CLIP, and the first of its blocks that recognises
+
+
+def release_of(model, path, **changes):
+    """Saves the weights of a model of ours, changed by 0.5, as the official SAN would; returns them by our names."""
+    ours = {k: v + 0.5 for k, v in model.state_dict().items() if not k.startswith("network.query_init.")}
+    state = official_state(ours, DEPTH, FIRST) | {"criterion.empty_weight": torch.ones(3), **changes}
+    torch.save({"model": state, "iteration": 59999}, path)
+    return ours
 
 
 @pytest.mark.parametrize("name", ["off", "tokens_prior"])
 def test_a_release_of_the_official_san_loads(world, tmp_path, name):
-    model = world.model(model__san__query_init__name=name)
-    names = official_names(depth=6, first=4)
-    expected, state = {}, {}
-    for key, value in model.state_dict().items():
-        if key.startswith("network.query_init."):  # the official SAN has none: stays as it was built
-            expected[key] = value.clone()
-            continue
-        expected[key] = value + 0.5
-        state[names[key]] = expected[key][..., None, None] if key_is_convolution(names[key]) else expected[key]
-    state["criterion.empty_weight"] = torch.ones(3)
-    torch.save({"model": state, "iteration": 59999}, tmp_path / "san.pth")
+    model = world.model(
+        model__san__recognition_layer=FIRST - DEPTH,
+        model__san__query_init__name=name,
+        model__san__query_init__zero_init=True,
+    )
+    before = copy_of(model.state_dict())
+    ours = release_of(model, tmp_path / "san.pth")
     SafeCheckpointer(model).load(str(tmp_path / "san.pth"))
     for key, value in model.state_dict().items():
-        assert torch.equal(value, expected[key]), key
-    assert POS_EMBED in expected
+        # The official SAN has no query initialisation: it stays as it was built.
+        assert torch.equal(value, ours.get(key, before[key])), key
+    assert POS_EMBED in ours
 
 
-def key_is_convolution(official):
-    return "input_proj.1.weight" in official
+def test_a_release_needs_a_model_that_begins_as_plain_san(world, tmp_path):
+    model = world.model(model__san__query_init__name="prior", model__san__recognition_layer=FIRST - DEPTH)
+    release_of(model, tmp_path / "san.pth")
+    with pytest.raises(CheckpointError, match=r"san\.pth.*MODEL\.SAN\.QUERY_INIT\.ZERO_INIT True"):
+        SafeCheckpointer(model).load(str(tmp_path / "san.pth"))
 
 
 def test_a_damaged_release_is_refused_by_name(world, tmp_path):

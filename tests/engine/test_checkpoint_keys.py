@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.parity_weights import draw_weights
 from san_cliptrase.clip.build import FrozenClip
-from san_cliptrase.engine.checkpoint_keys import POS_EMBED, from_official, is_official, rename
+from san_cliptrase.engine.checkpoint_keys import POS_EMBED, count_blocks, from_official, is_official, to_official
 from san_cliptrase.san import MaskClassifier, MaskDecoder, SideAdapter, SideAdapterNetwork
 from tests.engine.official_keys import official_shapes
 
@@ -32,10 +33,52 @@ def test_released_weights_fit_key_by_key_and_shape_by_shape(name):
     assert ours == theirs
 
 
-def test_recognition_blocks_follow_the_extractors_blocks():
-    assert (
-        rename("clip_rec_head.resblocks.2.ln_1.weight", 9) == "clip.visual.vision.transformer.resblocks.11.ln_1.weight"
+@pytest.mark.parametrize("name", RELEASED)
+def test_every_released_key_comes_back_with_its_shape(name):
+    theirs = state_of(name)
+    back = to_official(from_official(theirs), count_blocks(theirs)[0], theirs["criterion.empty_weight"])
+    assert {key: tensor.shape for key, tensor in back.items()} == {key: tensor.shape for key, tensor in theirs.items()}
+
+
+def test_every_value_comes_back_bit_for_bit():
+    theirs = draw_weights(official_shapes("parity"), seed=1)
+    theirs["ov_classifier.attn_mask"] = torch.full((77, 77), -torch.inf).triu(1)
+    ours = from_official(theirs, depth=12)
+    assert sum(tensor.numel() for tensor in ours.values()) == sum(
+        tensor.numel() for key, tensor in theirs.items() if not key.endswith(("empty_weight", "attn_mask"))
     )
+    back = to_official(ours, 9, theirs["criterion.empty_weight"])
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(back[key], value) for key, value in theirs.items())
+
+
+def test_what_san_does_not_have_is_not_exported():
+    ours = from_official(state_of("ViT-B-16"))
+    with pytest.raises(ValueError, match=r"network\.query_init\.prior\.mask_strength has no place"):
+        to_official({**ours, "network.query_init.prior.mask_strength": torch.ones(())}, 9, torch.ones(172))
+
+
+def shared_blocks(last):
+    """A CLIP of three blocks, all of them in the extractor, the last in the recognition head too."""
+    key = "{}.resblocks.{}.ln_1.bias"
+    extractor = {key.format("clip_visual_extractor", i): torch.full((1,), float(i)) for i in range(3)}
+    return {**extractor, key.format("clip_rec_head", 0): torch.full((1,), last)}
+
+
+def test_copies_of_a_block_count_once_if_they_are_equal():
+    converted = from_official(shared_blocks(last=2.0), depth=3)
+    prefix = "clip.visual.vision.transformer.resblocks"
+    assert {key: value.item() for key, value in converted.items()} == {f"{prefix}.{i}.ln_1.bias": i for i in range(3)}
+
+
+def test_copies_of_a_block_that_differ_are_named():
+    with pytest.raises(
+        ValueError, match=r"extractor\.resblocks\.2\.ln_1\.bias and clip_rec_head\.resblocks\.0\.ln_1\.bias"
+    ):
+        from_official(shared_blocks(last=2.5), depth=3)
+
+
+def test_recognition_blocks_follow_the_extractors_blocks():
     converted = from_official(
         {
             "clip_visual_extractor.resblocks.0.ln_1.bias": torch.zeros(1),

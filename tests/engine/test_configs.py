@@ -43,6 +43,24 @@ def test_the_small_models_and_optimisers_are_built(name):
         assert build_optimizer(cfg, model).param_groups
 
 
+@pytest.mark.parametrize("kind", ["san", "san_cliptrase"])
+def test_the_short_name_is_the_configuration_for_vit_b16(kind):
+    assert load_config(CONFIGS / f"{kind}.yaml") == load_config(CONFIGS / f"{kind}_vit_b16.yaml")
+
+
+@pytest.mark.parametrize("kind", ["san", "san_cliptrase"])
+def test_vit_l14_differs_from_vit_b16_as_sans_own_configurations_do(kind):
+    base, large = (load_config(CONFIGS / f"{kind}_{size}.yaml") for size in ("vit_b16", "vit_l14_336"))
+    assert (large.MODEL.CLIP.NAME, large.MODEL.CLIP.RESOLUTION) == ("ViT-L-14-336", 0.7)
+    assert [tuple(pair) for pair in large.MODEL.SAN.SIDE.FUSION] == [(0, 0), (6, 1), (12, 2), (18, 3)]
+    assert 24 + large.MODEL.SAN.RECOGNITION_LAYER == 18  # SAN's FEATURE_LAST_LAYER_IDX
+    for cfg in (base, large):
+        cfg.MODEL.CLIP.NAME = cfg.OUTPUT_DIR = ""
+        cfg.MODEL.CLIP.RESOLUTION = 0.0
+        cfg.MODEL.SAN.SIDE.FUSION, cfg.MODEL.SAN.RECOGNITION_LAYER = (), 0
+    assert base == large
+
+
 @pytest.mark.parametrize("name", ["san.yaml", "san_cliptrase.yaml"])
 def test_the_full_recipe_is_san_as_published(name):
     cfg = load_config(CONFIGS / name)
@@ -54,8 +72,8 @@ def test_the_full_recipe_is_san_as_published(name):
 
 
 def test_plain_san_and_san_from_regions_differ_in_nothing_else():
-    for folder in ("", "camvid/"):
-        plain, ours = (load_config(CONFIGS / f"{folder}{name}.yaml") for name in ("san", "san_cliptrase"))
+    for place in ("{}", "{}_vit_l14_336", "camvid/{}"):
+        plain, ours = (load_config(CONFIGS / f"{place.format(name)}.yaml") for name in ("san", "san_cliptrase"))
         assert plain.MODEL.SAN.QUERY_INIT.NAME == "off"
         assert ours.MODEL.SAN.QUERY_INIT.NAME == "tokens_prior"
         for cfg in (plain, ours):

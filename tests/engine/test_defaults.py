@@ -108,3 +108,28 @@ def test_a_run_has_a_folder_with_its_configuration(world):
 def test_a_run_needs_a_configuration():
     with pytest.raises(ConfigError, match="--config"):
         setup(argument_parser().parse_args([]))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"model": {"side_adapter_network.query_embed": torch.zeros(1)}}, True),
+        ({"model": {"network.query_init.content_strength": torch.zeros(())}}, True),
+        ({"model": {"network.adapter.query_embed": torch.zeros(1)}}, False),
+        ({"model": torch.zeros(1)}, False),
+        (torch.zeros(1), False),
+        (None, False),
+    ],
+    ids=["SAN's own format", "begun from that", "ours", "no dictionary of weights", "no dictionary", "no file"],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_is_built_to_begin_as_plain_san_where_its_weights_need_it(world, tmp_path, content, expected, resume):
+    path = tmp_path / "run" / "model_0000001.pth" if resume else tmp_path / "weights.pth"
+    path.parent.mkdir(exist_ok=True)
+    if content is not None:
+        torch.save(content, path)
+    if resume:
+        (path.parent / "last_checkpoint").write_text(path.name)
+    overrides = world.overrides(**({} if resume else {"model__weights": path}))
+    arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), *(["--resume"] if resume else []), *overrides]
+    assert setup(argument_parser().parse_args(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected

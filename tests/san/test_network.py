@@ -2,12 +2,14 @@ import pytest
 import torch
 
 from san_cliptrase.san import QUERY_INITS, recognise_masks, resize_for_clip
+from san_cliptrase.san.network import canvas_for_clip
 from tests.san import tiny
 
 
+@pytest.mark.parametrize("zero_init", [False, True])
 @pytest.mark.parametrize("name", QUERY_INITS)
-def test_trains_under_automatic_mixed_precision(name):
-    clip, san = tiny.tiny_clip().float(), tiny.tiny_san(name).float()
+def test_trains_under_automatic_mixed_precision(name, zero_init):
+    clip, san = tiny.tiny_clip().float(), tiny.tiny_san(name, zero_init=zero_init).float()
     pixels = tiny.images().float()
     regions = tiny.partition(torch.arange(16).reshape(1, 4, 4).expand(2, -1, -1) // 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -37,3 +39,15 @@ def test_clip_sees_the_image_at_its_scale():
     assert resize_for_clip(image, 1.0) is image
     # Half the size, bilinear without anti-aliasing or aligned corners: the mean of each 2x2 block.
     torch.testing.assert_close(resize_for_clip(image, 0.5), torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
+
+
+def test_what_is_left_beside_whole_patches_does_not_reach_clip(clip):
+    """As CLIP's first convolution leaves it out in SAN's code: the grid, and every patch, is the convolution's."""
+    pixels = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(3), dtype=torch.double)
+    seen = canvas_for_clip(pixels, 0.7, clip.patch_size)
+    assert seen.shape[-2:] == (64, 40)  # of 67x44 pixels, whole patches of 8
+    expected = clip.vision.conv1(resize_for_clip(pixels, 0.7))
+    assert clip(seen, [0]).grid == tuple(expected.shape[-2:])
+    torch.testing.assert_close(clip.vision.conv1(seen), expected)
+    assert canvas_for_clip(pixels, 0.5, (14, 14)).shape[-2:] == (42, 28)
+    assert canvas_for_clip(pixels[..., :8, :8], 0.5, (8, 8)).shape[-2:] == (4, 4), "less than a patch stays"
