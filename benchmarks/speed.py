@@ -70,28 +70,49 @@ def compare(name: str, goal: float, ours: Callable, other: Callable, device: str
     return Row(name, goal, ratios)
 
 
-@torch.inference_mode()
-def training_free(device: str, rounds: int) -> Iterator[Row]:
-    """CLIPtrase, image to label map, against open_clip's own image embedding by the same tower."""
-    cases = [(336, 32, 1.3)] if device == "cuda" else [(224, 1, 1.25), (224, 8, 1.25), (336, 1, 1.25), (336, 8, 1.25)]
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    clip = build_clip("ViT-B-16", None).to(device, dtype).eval()
-    text = F.normalize(torch.randn(CLASSES, clip.visual.embed_dim), dim=-1).to(device, dtype)
-    method = Cliptrase(clip.visual, EPS, MIN_SAMPLES)
-    for size, batch, goal in cases:
-        plain = open_clip.create_model("ViT-B-16", force_image_size=size).to(device, dtype).eval()
+class TrainingFree:
+    """CLIPtrase on a ViT-B/16 beside open_clip's own image embedding by the same tower.
+
+    Args:
+        device: of torch.
+        size: side of the pictures in pixels.
+        batch: pictures.
+        classes: words that pixels choose from.
+    """
+
+    def __init__(self, device: str, size: int, batch: int, classes: int = CLASSES) -> None:
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        self.clip = build_clip("ViT-B-16", None).to(device, dtype).eval()
+        self.plain = open_clip.create_model("ViT-B-16", force_image_size=size).to(device, dtype).eval()
+        self.method = Cliptrase(self.clip.visual, EPS, MIN_SAMPLES)
+        self.text = F.normalize(torch.randn(classes, self.clip.visual.embed_dim), dim=-1).to(device, dtype)
         pictures = [torch.from_numpy(make_scene((76, i), size=size).image).permute(2, 0, 1) for i in range(batch)]
-        images = clip.normalize(torch.stack(pictures).to(device, dtype) / 255)
+        self.images = self.clip.normalize(torch.stack(pictures).to(device, dtype) / 255)
 
-        def ours(images: Tensor = images, sizes: list = [(size, size)] * batch) -> list[Tensor]:  # noqa: B006
-            return method.segment(clip.visual(images, method.taps), text, sizes)
+    @torch.inference_mode()
+    def segment(self) -> list[Tensor]:
+        """From images to label maps."""
+        features = self.clip.visual(self.images, self.method.taps)
+        return self.method.segment(features, self.text, [tuple(self.images.shape[-2:])] * len(self.images))
 
-        def encode(images: Tensor = images, plain: torch.nn.Module = plain) -> Tensor:
-            return plain.encode_image(images)
+    @torch.inference_mode()
+    def embed(self) -> Tensor:
+        """From images to one embedding each."""
+        return self.plain.encode_image(self.images)
 
-        regions = method.regions(clip.visual(images, method.taps)).valid.sum(1).float().mean()
-        name = f"CLIPtrase to labels / encode_image, {size} px, batch {batch} ({regions:.0f} regions)"
-        yield compare(name, goal, ours, encode, device, rounds)
+    @torch.inference_mode()
+    def regions(self) -> float:
+        """How many an image has in the mean."""
+        return self.method.regions(self.clip.visual(self.images, self.method.taps)).valid.sum(1).float().mean().item()
+
+
+def training_free(device: str, rounds: int) -> Iterator[Row]:
+    """CLIPtrase, image to label map, against the embedding alone."""
+    cases = [(336, 32, 1.3)] if device == "cuda" else [(224, 1, 1.25), (224, 8, 1.25), (336, 1, 1.25), (336, 8, 1.25)]
+    for size, batch, goal in cases:
+        pair = TrainingFree(device, size, batch)
+        name = f"CLIPtrase to labels / encode_image, {size} px, batch {batch} ({pair.regions():.0f} regions)"
+        yield compare(name, goal, pair.segment, pair.embed, device, rounds)
 
 
 def training(device: str, rounds: int, batch: int) -> Iterator[Row]:

@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,13 @@ class Iteration:
         name: of ``CONFIGS``.
         device: of torch, or "auto".
         published: compute in the structure in which SAN was published.
+        overrides: further keys of the configuration and their values.
     """
 
-    def __init__(self, name: str, device: str, published: bool = False) -> None:
+    def __init__(self, name: str, device: str, published: bool = False, overrides: Sequence[Any] = ()) -> None:
         # Without templates: words are embedded once in a training, not in an iteration.
-        overrides = ["MODEL.CLIP.PRETRAINED", "", "MODEL.CLIP.TEMPLATES", "none", "MODEL.DEVICE", device]
-        cfg = load_config(ROOT / "configs" / CONFIGS[name], overrides)
+        untrained = ["MODEL.CLIP.PRETRAINED", "", "MODEL.CLIP.TEMPLATES", "none", "MODEL.DEVICE", device]
+        cfg = load_config(ROOT / "configs" / CONFIGS[name], [*untrained, *overrides])
         torch.manual_seed(0)
         self.model = build_model(cfg).train()
         if published:
