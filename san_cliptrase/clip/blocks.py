@@ -24,16 +24,27 @@ def project_qkv(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tenso
     Returns:
         q, k, v, each (B, M, T, d).
     """
+    return _project(block, tokens, 0)
+
+
+def project_kv(block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The keys and values of :func:`project_qkv` alone, for tokens that are only looked at: k, v, each (B, M, T, d)."""
+    return _project(block, tokens, 1)
+
+
+def _project(block: nn.Module, tokens: Tensor, first: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values from the ``first`` of the three on."""
     attn = block.attn
     x = block.ln_1(tokens)
+    count, width = 3 - first, tokens.shape[-1]
+    bias = None if attn.in_proj_bias is None else attn.in_proj_bias[first * width :]
     if attn.in_proj_weight is not None:
-        projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+        projected = F.linear(x, attn.in_proj_weight[first * width :], bias).chunk(count, dim=-1)
     else:
-        weights = (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)
-        biases = (None,) * 3 if attn.in_proj_bias is None else attn.in_proj_bias.chunk(3)
+        weights = (attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight)[first:]
+        biases = (None,) * count if bias is None else bias.chunk(count)
         projected = tuple(F.linear(x, w, b) for w, b in zip(weights, biases, strict=True))
-    q, k, v = (p.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for p in projected)
-    return q, k, v
+    return tuple(p.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for p in projected)
 
 
 def finish_block(block: nn.Module, tokens: Tensor, mixed: Tensor) -> Tensor:

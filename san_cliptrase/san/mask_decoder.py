@@ -60,7 +60,18 @@ class MaskDecoder(nn.Module):
         queries = self.query_mlp(tokens.queries)
         pixels = self.pixel_mlp(tokens.patches)
         mask_logits = torch.einsum("bqc,blc->bql", queries, pixels)
-        keys = self.attn_mlp(tokens.patches).unflatten(-1, self._attn_shape)
-        attn_bias = torch.einsum("bqc,blsmc->bsmql", queries, keys)
-        attn_bias = self.bias_scaling(attn_bias.unsqueeze(-1)).squeeze(-1)
+        attn_bias = self.bias_scaling(self._attn_products(queries, tokens.patches).unsqueeze(-1)).squeeze(-1)
         return MaskPrediction(mask_logits.unflatten(-1, tokens.grid), attn_bias.unflatten(-1, tokens.grid))
+
+    def _attn_products(self, queries: Tensor, patches: Tensor) -> Tensor:
+        """``f(q) . k(x)`` for each head and set, (B, S, M, Q, L).
+
+        The last layer of k, ``W h + b``, is applied to the queries, ``(W^T f(q)) . h + f(q) . b``: there are fewer of
+        them than patches, and the vectors k(x) of all heads are never kept.
+        """
+        hidden, last = self.attn_mlp[:-1](patches), self.attn_mlp[-1]
+        weight = last.weight.unflatten(0, self._attn_shape).to(queries.dtype)
+        bias = last.bias.unflatten(0, self._attn_shape).to(queries.dtype)
+        towards = torch.einsum("bqc,smch->bsmqh", queries, weight)
+        offset = torch.einsum("bqc,smc->bsmq", queries, bias)
+        return torch.einsum("bsmqh,blh->bsmql", towards, hidden) + offset.unsqueeze(-1)

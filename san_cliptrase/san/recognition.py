@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from san_cliptrase.clip.attention import AttentionRule
-from san_cliptrase.clip.blocks import project_qkv, run_block
+from san_cliptrase.clip.blocks import project_kv, run_block
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.structures import ClipFeatures
 
@@ -73,8 +73,7 @@ def recognise_masks(clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: 
     tokens = features.tokens[taps[0]][:, :1].expand(-1, attn_bias.shape[3], -1)
     for tap, bias in zip(taps, biases, strict=True):
         block = clip.blocks[tap]
-        _, keys, values = project_qkv(block, features.tokens[tap][:, 1:])
-        tokens = run_block(block, tokens, sos_attention(keys, values), bias)
+        tokens = run_block(block, tokens, sos_attention(*project_kv(block, features.tokens[tap][:, 1:])), bias)
     return F.normalize(clip.head(tokens), dim=-1)
 
 

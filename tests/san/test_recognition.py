@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from san_cliptrase.clip.blocks import run_block
+from benchmarks.published_structure import recognise_in_one_sequence
 from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
 from tests.san import tiny
 
@@ -21,19 +21,7 @@ def random_bias(batch=2, sets=1, heads=HEADS, grid=(8, 8)):
 def test_equals_one_sequence_of_all_tokens_under_an_attention_mask(clip):
     """The paper's form: [SOS], [CLS] and patches in one sequence, -inf where a token must not look."""
     features, bias = features_of(clip, tiny.images()), random_bias()
-    count, first = tiny.QUERIES, clip.depth - tiny.CLIP_BLOCKS
-    tokens = features.tokens[first]
-    tokens = torch.cat([tokens[:, :1].expand(-1, count, -1), tokens], dim=1)
-    mask = torch.zeros(2, HEADS, tokens.shape[1], tokens.shape[1], dtype=torch.double)
-    mask[:, :, :, :count] = -torch.inf
-    mask[:, :, :count, count] = -torch.inf
-    mask[:, :, range(count), range(count)] = 0
-    mask[:, :, :count, count + 1 :] = F.adaptive_max_pool2d(bias.flatten(0, 2), features.grid).reshape(
-        2, HEADS, count, -1
-    )
-    for block in clip.blocks[first:]:
-        tokens = run_block(block, tokens, bias=mask)
-    expected = F.normalize(clip.head(tokens[:, :count]), dim=-1)
+    expected = recognise_in_one_sequence(clip, features, bias, tiny.CLIP_BLOCKS)
     torch.testing.assert_close(recognise_masks(clip, features, bias, tiny.CLIP_BLOCKS), expected)
 
 
