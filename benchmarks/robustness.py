@@ -2,7 +2,7 @@
 
 Segments embedded scenes, training-free, with each tower at each grid: without regions, with the published radius
 (``default_clustering``), and with ``core_radius`` at several shares of cores. Towers are ``scenes_vit`` and folders
-that ``python -m san_cliptrase.clip.pretrain --output DIR`` wrote. On towers of more than twelve blocks also what the
+that ``python -m san_cliptrase.clip.pretrain --output DIR`` wrote. On towers of more than 13 blocks also what the
 published code does there, which counts blocks from the first. ``--disturb`` changes what the towers correlate.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def ways(clip: FrozenClip, grid: int, disturb: str, shares: list[float]) -> Iter
     yield "published radius", Trial(clip, lambda *_: published, disturb)
     for share in shares:
         yield f"cores {share:g}", Trial(clip, lambda *of, share=share: core_radius(*of, share), disturb)
-    if clip.visual.depth > 12 and disturb == "none":
+    if clip.visual.depth > 13 and disturb == "none":
         yield "published blocks, no regions", PublishedBlocks(clip)
         yield "published blocks and radius", PublishedBlocks(clip, lambda *_: published)
 
@@ -143,7 +143,7 @@ def scenes(split: str, count: int) -> tuple[Tensor, Tensor]:
     return pictures, torch.from_numpy(np.stack([scene.labels for scene in drawn]).astype(np.int64))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints, and writes if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("towers", nargs="*", default=["scenes_vit"], help="scenes_vit, or folders of pretraining")
@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--split", default="tune", choices=sorted(SPLITS), help="settings are chosen on tune")
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     pictures, truth = scenes(args.split, args.images)
     rows = []
     print("tower        grid  disturbed  way                           regions  one region  noise only   mIoU")
