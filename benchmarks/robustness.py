@@ -2,8 +2,8 @@
 
 Segments embedded scenes, training-free, with each tower at each grid: without regions, with the published radius
 (``default_clustering``), and with ``core_radius`` at several shares of cores. Towers are ``scenes_vit`` and folders
-that ``python -m san_cliptrase.clip.pretrain --output DIR`` wrote. On towers of more than 13 blocks also what the
-published code does there, which counts blocks from the first. ``--disturb`` changes what the towers correlate.
+that ``python -m san_cliptrase.clip.pretrain --output DIR`` wrote, of four blocks and more. Also what the published
+code does to ViT-L/14, whose middle block it takes for the last. ``--disturb`` changes what the towers correlate.
 """
 
 from __future__ import annotations
@@ -66,28 +66,32 @@ class Trial(Cliptrase):
         return cluster_rows(rows, features.valid, self.radius(rows, features.valid, min_samples), min_samples)
 
 
-class PublishedBlocks(Trial):
-    """What the published code computes on a deep tower (its ``clip_utils/model.py``).
+class MiddleBlock(Trial):
+    """What the published code does to ViT-L/14, whose 24 blocks it counts from the first (``clip_utils/model.py``).
 
-    Block 12 attends by the rule that is meant for the last block, and the last block as it was trained. The block from
-    which correlations are read is the second-to-last, but only block 11 gives cosines: it gives ``q k^T / sqrt(d)``.
+    Block 12, the middle one, attends by the rule that is meant for the last, and the last as it was trained.
+    Correlations are read from the second-to-last block, but only block 11 gives cosines: it gives ``q k^T / sqrt(d)``.
     """
 
-    taps = (11,)
+    def __init__(self, clip: FrozenClip, radius: Radius | None = None) -> None:
+        super().__init__(clip, radius)
+        self.middle = self.visual.depth // 2 - 1
+        self.taps = (self.middle,)
 
     def correlate(self, features: ClipFeatures) -> Tensor:
         """Mean of the heads' attention logits in the second-to-last block."""
-        tokens = self._after_block_12(features)
-        q, k, _ = project_qkv(self.visual.blocks[-2], self.visual.run(tokens, 12, self.visual.depth - 2))
+        q, k, _ = project_qkv(self.visual.blocks[-2], self._tokens(features, self.visual.depth - 2))
         return (q @ k.transpose(2, 3)).mean(1) / q.shape[-1] ** 0.5
 
     def dense(self, features: ClipFeatures) -> Tensor:
         """What leaves the last block."""
-        tokens = self.visual.run(self._after_block_12(features), 12, self.visual.depth)
-        return F.normalize(self.visual.head(tokens), dim=-1)
+        return F.normalize(self.visual.head(self._tokens(features, self.visual.depth)), dim=-1)
 
-    def _after_block_12(self, features: ClipFeatures) -> Tensor:
-        return self.visual.run(features.tokens[11], 11, 12, qq_kk_vv_attention)
+    def _tokens(self, features: ClipFeatures, layer: int) -> Tensor:
+        """What enters a block behind the middle one."""
+        behind = self.middle + 1
+        changed = self.visual.run(features.tokens[self.middle], self.middle, behind, qq_kk_vv_attention)
+        return self.visual.run(changed, behind, layer)
 
 
 def add_outliers(clip: FrozenClip, features: ClipFeatures, share: float = 0.05, size: float = 5.0) -> ClipFeatures:
@@ -109,9 +113,9 @@ def ways(clip: FrozenClip, grid: int, disturb: str, shares: list[float]) -> Iter
     yield "published radius", Trial(clip, lambda *_: published, disturb)
     for share in shares:
         yield f"cores {share:g}", Trial(clip, lambda *of, share=share: core_radius(*of, share), disturb)
-    if clip.visual.depth > 13 and disturb == "none":
-        yield "published blocks, no regions", PublishedBlocks(clip)
-        yield "published blocks and radius", PublishedBlocks(clip, lambda *_: published)
+    if disturb == "none":
+        yield "middle block, no regions", MiddleBlock(clip)
+        yield "middle block and radius", MiddleBlock(clip, lambda *_: published)
 
 
 @torch.no_grad()
