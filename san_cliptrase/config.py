@@ -51,12 +51,10 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
     cliptrase.ATTENTION = "cliptrase"
     # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
-    # They belong to a patch grid: (0.7, 3) at 14x14, (1.1, 7) at 21x21. EPS 0: see CLUSTERING.
-    cliptrase.EPS = 0.7
+    # EPS 0 finds both: on a ViT-B/16 those of the patch grid, (0.7, 3) at 14x14 and (1.1, 7) at 21x21, on other towers
+    # the core size of the grid and the radius at which most patches are cores (``cliptrase.clustering.core_radius``).
+    cliptrase.EPS = 0.0
     cliptrase.MIN_SAMPLES = 3
-    # Where the radius comes from if EPS is 0: "grid", a rule of the grid through the two pairs, or "data",
-    # a share of how far apart the rows of each picture lie.
-    cliptrase.CLUSTERING = "grid"
     # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
     cliptrase.VOTE = True
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.
@@ -124,7 +122,7 @@ def _add_evaluation(cfg: Any, node: type) -> None:
     # squares, as the paper), slide (windows, as SCLIP and its family), unsupervised (clusters matched to classes).
     cfg.TEST.PROTOCOL = "whole"
     # cliptrase, unsupervised: side of the square in pixels. The paper's: 224 and 336, each with its own EPS and
-    # MIN_SAMPLES, which then replace those of MODEL.CLIPTRASE.
+    # MIN_SAMPLES, which then replace those of MODEL.CLIPTRASE for the paper's CLIP, ViT-B-16.
     cfg.TEST.SIZE = 336
     # slide: short side of the image (0: by dataset, 336, or 560 for Cityscapes), side of a window, and step, in pixels.
     cfg.TEST.SLIDE = slide = node()

@@ -141,7 +141,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--attention", default="cliptrase", choices=sorted(ATTENTION_RULES), help="rule of CLIP's last block")
     add("--no-vote", action="store_true", help="classify every pixel by itself, without regions")
     add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")
-    add("--eps", type=float, help="DBSCAN's radius (default: from the patch grid; 0.7 at 14x14)")
+    add("--eps", type=float, help="DBSCAN's radius (default: by the grid for ViT-B-16, else found in each picture)")
     add("--min-samples", type=int, help="DBSCAN's core size (default: from the patch grid; 3 at 14x14)")
     add("--templates", default="imagenet", choices=sorted(TEMPLATES), help="prompts (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu, cuda, ... (default: %(default)s)")

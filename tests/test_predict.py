@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from san_cliptrase.clip.text import TextEncoder
-from san_cliptrase.predict import find_device, main
+from san_cliptrase.predict import build_predictor, find_device, main, parse_arguments
 
 RANDOM = ["--model", "scenes_vit", "--pretrained", "", "--templates", "none", "--device", "cpu"]
 
@@ -53,12 +53,21 @@ def test_writes_overlay_labels_and_summary(tmp_path, photo):
     assert Image.open(out / "photo_overlay.png").width > 130
 
 
-@pytest.mark.parametrize("options", [["--attention", "maskclip", "--no-vote"], ["--size", "120", "--eps", "0.3"]])
-def test_options_reach_the_method(tmp_path, photo, options):
+def test_options_reach_the_method(tmp_path, photo):
     _, out = run(tmp_path, photo)
     default = np.asarray(Image.open(out / "photo_labels.png")).copy()
-    assert run(tmp_path, photo, options=options)[0] == 0
+    assert run(tmp_path, photo, options=["--attention", "maskclip", "--no-vote"])[0] == 0
     assert (np.asarray(Image.open(out / "photo_labels.png")) != default).any()
+
+
+def test_size_and_clustering_reach_the_method():
+    def built(*options):
+        common = ["photo.png", "--vocabulary", "grass", "--output", "out"]
+        predictor = build_predictor(parse_arguments([*common, *RANDOM, *options]))
+        return predictor.size, predictor.method.eps, predictor.method.min_samples
+
+    assert built("--size", "120", "--eps", "0.3", "--min-samples", "4") == (120, 0.3, 4)
+    assert built() == (96, None, None)
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(tmp_path, photo):

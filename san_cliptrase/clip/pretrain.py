@@ -172,7 +172,8 @@ def train(args: argparse.Namespace, shape: dict) -> None:
             batch = torch.where(turn[:, None, None, None], batch.flip(axis), batch)
         return caption_batch(rng, batch, [names[i] for i in chosen])
 
-    record = {key: getattr(args, key) for key in ("seed", "steps", "batch", "scenes", "lr", "layers", "width")}
+    record = {key: getattr(args, key) for key in ("seed", "steps", "batch", "scenes", "lr")}
+    record |= {key: shape["vision_cfg"][key] for key in ("layers", "width")}
     measure = functools.partial(retrieval_accuracy, workers=args.workers)
     fit(draw, measure, record, args.output, args.save_every, shape, patch_dropout=PATCH_DROPOUT)
 
@@ -185,14 +186,16 @@ def architecture(layers: int | None = None, width: int | None = None) -> dict:
         width: A multiple of the width of a head; None: its own.
 
     Raises:
-        ValueError: The width is no such multiple.
+        ValueError: There would be no block, or the width is no such multiple.
     """
     register_shipped_models()
     shape = open_clip.get_model_config("scenes_vit")
     vision = shape["vision_cfg"]
-    vision["layers"] = layers or vision["layers"]
-    vision["width"] = width or vision["width"]
-    if vision["width"] % vision["head_width"]:
+    vision["layers"] = vision["layers"] if layers is None else layers
+    vision["width"] = vision["width"] if width is None else width
+    if vision["layers"] < 1:
+        raise ValueError(f"--layers {layers}: a tower has at least one block")
+    if vision["width"] < 1 or vision["width"] % vision["head_width"]:
         raise ValueError(f"--width {width} is no multiple of {vision['head_width']}, the width of a head")
     return shape
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 NOISE = -1
-# What the CLIPtrase paper was run with at grids of 14x14 and 21x21 patches (images of 224 and 336 pixels).
+# What the CLIPtrase paper was run with at grids of 14x14 and 21x21 patches (images of 224 and 336 pixels), on ViT-B/16.
 PUBLISHED_SIDES, PUBLISHED_EPS, PUBLISHED_MIN_SAMPLES = (14, 21), (0.7, 1.1), (3, 7)
-
-
-SPREAD_SHARE = 0.25
-"""DBSCAN's radius as a share of ``row_spread``. Chosen on small CLIPs of this project: benchmarks/robustness.py."""
-CLUSTERINGS = ("grid", "data")
-"""How DBSCAN's radius is found where none is given: ``default_clustering``, or ``SPREAD_SHARE`` of ``row_spread``."""
+PUBLISHED_TOWER = (12, 12, (16, 16))
+"""Blocks, heads and patch size of ViT-B/16."""
+CORE_SHARE = 0.9
+"""The share of an image's patches that ``core_radius`` makes cores; chosen with benchmarks/robustness.py."""
+ROUNDING = 1e-3
+"""Distance, relative to the length of rows, below which single precision does not tell two of them apart."""
 
 
 def default_clustering(grid: tuple[int, int]) -> tuple[float, int]:
@@ -37,25 +37,34 @@ def default_clustering(grid: tuple[int, int]) -> tuple[float, int]:
     return float(eps), max(2, round(float(min_samples)))
 
 
-def row_spread(rows: Tensor, valid: Tensor) -> Tensor:
-    """How far apart the rows of an image lie: the root mean square distance of two of its patches.
+@torch.no_grad()
+def core_radius(rows: Tensor, valid: Tensor, min_samples: int | Tensor, share: float = CORE_SHARE) -> Tensor:
+    """DBSCAN's radius from the data: the one at which a share of an image's patches are cores.
 
-    ``sqrt(mean_ij |r_i - r_j|^2) = sqrt(2 mean_i |r_i - mean r|^2)``. A tower whose patches all correlate alike, or
-    whose [CLS] token correlates with all of them, has rows that are smaller and nearer to each other. A radius that
-    was chosen for another tower then takes everything for one region; a share of the spread does not.
+    ``eps = quantile_i d_k(i)``, where ``d_k(i)`` is the distance of row i to its k-th neighbour and k is
+    ``min_samples``: the sorted k-dist graph of Ester et al., 1996, section 4.2, cut at a quantile, not by eye. How
+    large rows are and how far apart depends on a tower's depth, heads and patches, so a number that was chosen for one
+    makes everything one region on another, or everything noise (docs/robustness.md); a share of cores does neither.
 
     Args:
-        rows: (B, L, L), see ``suppress_global_patches``; zero at padded patches.
-        valid: (B, L) bool, False at padded patches.
+        rows: (B, L, L), see ``suppress_global_patches``; padded columns must be zero.
+        valid: (B, L) bool, False at padded patches, which do not count.
+        min_samples: See ``cluster_rows``.
+        share: In [0, 1].
 
     Returns:
         (B,), above 0.
     """
-    count = valid.sum(1)[:, None, None]
-    centred = (rows - rows.sum(1, keepdim=True) / count) * valid[..., None]
-    variance = centred.square().sum((1, 2)) / count.flatten()
-    # Of a picture of one colour all rows are equal: any radius above 0 finds its one region.
-    return (2 * variance).sqrt().clamp(min=torch.finfo(rows.dtype).tiny)
+    squared = _squared_distances(rows).masked_fill(~valid[:, None, :], torch.inf)
+    count = valid.sum(1)
+    rank = torch.as_tensor(min_samples, device=rows.device).clamp(max=count)
+    most = min(int(torch.as_tensor(min_samples).max()), rows.shape[1])
+    nearest = squared.topk(most, dim=2, largest=False, sorted=True).values
+    kth = nearest.gather(2, (rank - 1)[:, None, None].expand(-1, rows.shape[1], 1))[..., 0].clamp(min=0).sqrt()
+    radius = kth.masked_fill(~valid, torch.nan).nanquantile(share, dim=1)
+    # Rows that are nearer are equal but for rounding: a picture of one colour is one region.
+    length = (rows.float().square().sum((1, 2)) / count).sqrt()
+    return torch.maximum(radius, ROUNDING * length).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.cliptrase.clustering import CLUSTERINGS, SPREAD_SHARE, cluster_rows, default_clustering, row_spread
+from san_cliptrase.cliptrase.clustering import PUBLISHED_TOWER, cluster_rows, core_radius, default_clustering
 from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
@@ -40,18 +40,18 @@ class Cliptrase:
 
     Args:
         visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
-        eps: DBSCAN's radius; None: see ``clustering``.
+        eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid if the tower is a ViT-B/16, for which
+            the published radii were chosen, else ``core_radius``, from the image itself.
         min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
         attention: Name of the last block's attention rule, see ``clip.attention``.
         vote: Let regions vote; False: every pixel is classified by itself, as MaskCLIP and SCLIP do.
         cls_prior: See ``patch_logits``.
-        clustering: A name of ``CLUSTERINGS``: where the radius comes from if ``eps`` is None.
 
     Attributes:
         taps: Block inputs to ask of the encoder: those of the second-to-last and the last block.
 
     Raises:
-        ValueError: Unknown attention rule or clustering, or a tower of fewer than two blocks.
+        ValueError: Unknown attention rule, or a tower of fewer than two blocks.
     """
 
     taps = (-2, -1)
@@ -64,10 +64,7 @@ class Cliptrase:
         attention: str = "cliptrase",
         vote: bool = True,
         cls_prior: bool = False,
-        clustering: str = "grid",
     ) -> None:
-        if clustering not in CLUSTERINGS:
-            raise ValueError(f"unknown clustering {clustering!r}; choose one of: {', '.join(CLUSTERINGS)}")
         if visual.depth < 2:
             raise ValueError(
                 f"CLIPtrase correlates the second-to-last block, but this tower has {visual.depth} block(s)"
@@ -75,7 +72,7 @@ class Cliptrase:
         self.visual = visual
         self.eps = eps
         self.min_samples = min_samples
-        self.clustering = clustering
+        self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
         self.attend = attention_rule(attention)
         self.vote = vote
         self.cls_prior = cls_prior
@@ -105,10 +102,10 @@ class Cliptrase:
         if eps is None or min_samples is None:
             defaults = [default_clustering(grid) for grid in image_grids(features.valid, features.grid)]
             min_samples = torch.tensor([default for _, default in defaults]) if min_samples is None else min_samples
-            if eps is None and self.clustering == "data":
-                eps = SPREAD_SHARE * row_spread(rows, features.valid)
+            if eps is None and self.published_tower:
+                eps = torch.tensor([default for default, _ in defaults], device=rows.device)
             elif eps is None:
-                eps = torch.tensor([default for default, _ in defaults])
+                eps = core_radius(rows, features.valid, min_samples)
         return cluster_rows(rows, features.valid, scale * eps, min_samples)
 
     def regions(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> Regions:

@@ -10,6 +10,7 @@ from san_cliptrase.protocols import (
     BACKGROUNDS,
     PROTOCOLS,
     PUBLISHED_CLUSTERING,
+    PUBLISHED_MODELS,
     SLIDE_SIDE,
     SLIDE_SIDES,
     SQUARES,
@@ -56,12 +57,13 @@ def check_test(cfg: Any) -> None:
 def settle_protocol(cfg: Any) -> None:
     """Writes what a protocol fixes over what the configuration says, so that ``config.yaml`` holds what is run.
 
-    CLIPtrase's published squares come with their own radius and core size, and CLIP sees them as they are.
+    CLIP sees CLIPtrase's published squares as they are; for the CLIP that they were published with, they come with
+    their own radius and core size.
     """
     if cfg.TEST.PROTOCOL not in SQUARES or cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
         return
     cfg.MODEL.CLIP.RESOLUTION = 1.0
-    if cfg.TEST.SIZE in PUBLISHED_CLUSTERING:
+    if cfg.MODEL.CLIP.NAME in PUBLISHED_MODELS and cfg.TEST.SIZE in PUBLISHED_CLUSTERING:
         cfg.MODEL.CLIPTRASE.EPS, cfg.MODEL.CLIPTRASE.MIN_SAMPLES = PUBLISHED_CLUSTERING[cfg.TEST.SIZE]
 
 

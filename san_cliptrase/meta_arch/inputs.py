@@ -40,7 +40,6 @@ def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
         attention=node.ATTENTION,
         vote=node.VOTE,
         cls_prior=node.CLS_PRIOR,
-        clustering=node.CLUSTERING,
     )
 
 

@@ -26,8 +26,16 @@ def test_a_clip_of_another_shape_is_written_as_a_folder_that_open_clip_loads(tmp
     assert (clip.visual.depth, clip.visual.width, clip.image_size) == (3, 64, (96, 96))
 
 
-def test_a_width_that_heads_do_not_divide_is_refused(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--width", "100", "--width 100 is no multiple of 64"),
+        ("--width", "0", "--width 0 is no multiple of 64"),
+        ("--layers", "0", "--layers 0: a tower has at least one block"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(tmp_path, capsys, option, value, said):
     with pytest.raises(SystemExit):
-        pretrain.main(["--output", str(tmp_path / "clip"), "--width", "100"])
-    assert "--width 100 is no multiple of 64" in capsys.readouterr().err
+        pretrain.main(["--output", str(tmp_path / "clip"), option, value])
+    assert said in capsys.readouterr().err
     assert not (tmp_path / "clip").exists()

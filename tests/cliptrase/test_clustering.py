@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.cluster import DBSCAN
 
-from san_cliptrase.cliptrase.clustering import SPREAD_SHARE, cluster_rows, default_clustering, row_spread
+from san_cliptrase.cliptrase.clustering import CORE_SHARE, cluster_rows, core_radius, default_clustering
 
 
 def blocks(*sizes):
@@ -82,26 +82,38 @@ def test_parameters_out_of_range(eps, min_samples):
         cluster_rows(torch.ones(1, 2, 2), torch.ones(1, 2, dtype=torch.bool), eps, min_samples)
 
 
-def test_the_spread_is_the_root_mean_square_distance_of_two_rows():
+def test_the_radius_is_a_quantile_of_the_distances_to_the_kth_neighbour():
     rows = torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(0))
     valid = torch.tensor([[True] * 6, [True, True, False, True, True, False]])
     rows *= valid[:, :, None] & valid[:, None, :]
-    for image, keep, found in zip(rows, valid, row_spread(rows, valid), strict=True):
-        own = image[keep]
-        assert found == pytest.approx(torch.cdist(own, own).square().mean().sqrt().item(), rel=1e-5)
+    found = core_radius(rows, valid, torch.tensor([3, 2]), share=0.4)
+    for image, keep, k, radius in zip(rows, valid, (3, 2), found, strict=True):
+        distances = torch.cdist(image[keep], image[keep]).sort(1).values
+        assert radius == pytest.approx(distances[:, k - 1].quantile(0.4).item(), rel=1e-4)
 
 
-def test_a_share_of_the_spread_finds_the_same_regions_however_small_the_rows_are():
+@pytest.mark.parametrize("min_samples", [2, 5])
+def test_nine_tenths_of_the_patches_are_cores_wherever_they_lie(min_samples):
+    # Rows of a tower that tells patches apart well; of one whose patches are all alike; of one where none are.
+    apart = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
+    valid = torch.ones(1, 40, dtype=torch.bool)
+    for rows in (apart, 0.01 * apart + 0.9, 0.01 * apart + torch.eye(40)):
+        eps = core_radius(rows, valid, min_samples)
+        near = torch.cdist(rows, rows) <= eps * (1 + 1e-3)
+        assert (near.sum(2) >= min_samples).float().mean() >= CORE_SHARE
+
+
+def test_the_same_regions_are_found_however_small_or_alike_the_rows_are():
     rows = blocks(4, 3, 5)[None] + 0.05 * torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(1, 12, dtype=torch.bool)
-    expected = [[0] * 4 + [1] * 3 + [2] * 5]
-    for scale in (1.0, 0.05, 20.0):
-        eps = SPREAD_SHARE * row_spread(scale * rows, valid)
-        assert cluster_rows(scale * rows, valid, eps, 3).tolist() == expected
+    for changed in (rows, 0.05 * rows, 20 * rows, 0.05 * rows + 0.9):
+        labels = cluster_rows(changed, valid, core_radius(changed, valid, 3), 3)[0]
+        assert [set(part.tolist()) - {-1} for part in labels.split([4, 3, 5])] == [{0}, {1}, {2}]
     # A radius for the first of them takes the smaller ones for one region.
     assert cluster_rows(0.05 * rows, valid, 0.7, 3).eq(0).all()
 
 
-def test_rows_that_are_all_equal_are_one_region():
-    rows, valid = torch.full((1, 9, 9), 0.5), torch.ones(1, 9, dtype=torch.bool)
-    assert cluster_rows(rows, valid, SPREAD_SHARE * row_spread(rows, valid), 3).eq(0).all()
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_rows_that_are_all_equal_are_one_region(value):
+    rows, valid = torch.full((1, 9, 9), value), torch.ones(1, 9, dtype=torch.bool)
+    assert cluster_rows(rows, valid, core_radius(rows, valid, 3), 3).eq(0).all()

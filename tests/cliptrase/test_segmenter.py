@@ -4,6 +4,8 @@ import torch
 from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase.clustering import cluster_rows, core_radius, default_clustering
+from san_cliptrase.cliptrase.correlation import suppress_global_patches
 from tests.clip.tiny import images, pad_together, tiny_clip, tiny_open_clip
 
 WORDS = ["grass", "water", "brick"]
@@ -116,3 +118,29 @@ def test_bad_arguments(clip):
         Cliptrase(clip.visual, attention="x")
     with pytest.raises(ValueError, match="1 block"):
         Cliptrase(ClipVisualEncoder(tiny_open_clip(layers=1).visual))
+
+
+def test_the_radius_is_the_published_one_on_vit_b_16_and_found_in_the_picture_elsewhere():
+    base = {"image_size": 64, "patch_size": 16, "layers": 12, "width": 48, "head_width": 4}
+    rows = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
+    for changes, published in (({}, True), ({"layers": 24}, False), ({"patch_size": 8, "image_size": 32}, False)):
+        method = Cliptrase(ClipVisualEncoder(tiny_open_clip(**{**base, **changes}).visual))
+        side = 4 * method.visual.patch_size[0]
+        features = method.visual(images(1, side, side), method.taps)
+        eps, min_samples = default_clustering((4, 4))
+        if not published:
+            eps = core_radius(rows, features.valid, min_samples)
+        assert torch.equal(method.cluster(rows, features), cluster_rows(rows, features.valid, eps, min_samples))
+    assert eps != default_clustering((4, 4))[0]
+
+
+def test_pictures_are_neither_one_region_nor_noise_on_a_tower_without_published_radii(clip):
+    pictures_together, sizes = pad_together(pictures())
+    features = clip.visual(pictures_together, Cliptrase.taps, sizes)
+    method = Cliptrase(clip.visual)
+    rows = suppress_global_patches(method.correlate(features), features.valid)
+    for changed in (rows, 0.02 * rows):
+        labels = method.cluster(changed, features)
+        assert (labels.amax(1) > 0).all()
+        noise = ((labels < 0) & features.valid).sum(1)
+        assert (noise <= (0.1 * features.valid.sum(1)).ceil()).all()

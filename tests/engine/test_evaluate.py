@@ -83,12 +83,14 @@ def test_the_size_of_batches_changes_nothing(world, tmp_path, protocol, name):
     assert scores[0] == pytest.approx(scores[1], abs=0.05, nan_ok=True)
 
 
-def test_published_radius_and_core_size_belong_to_the_square(world):
-    for size, expected in ((224, (0.7, 3)), (336, (1.1, 7))):
-        cfg = world.config("cliptrase", test__protocol="cliptrase", test__size=size, model__cliptrase__eps=0.3)
-        assert expected == (cfg.MODEL.CLIPTRASE.EPS, cfg.MODEL.CLIPTRASE.MIN_SAMPLES)
-    other = world.config("cliptrase", test__protocol="cliptrase", test__size=64, model__cliptrase__eps=0.3)
-    assert other.MODEL.CLIPTRASE.EPS == 0.3
+def test_published_radius_and_core_size_belong_to_the_square_and_the_clip(world):
+    def settled(name, size):
+        changes = {"test__size": size, "model__clip__name": name, "model__cliptrase__eps": 0.3}
+        node = world.config("cliptrase", test__protocol="cliptrase", **changes).MODEL.CLIPTRASE
+        return node.EPS, node.MIN_SAMPLES
+
+    assert [settled("ViT-B/16", size) for size in (224, 336)] == [(0.7, 3), (1.1, 7)]
+    assert settled("ViT-B-16", 64) == settled("ViT-L-14", 224) == settled("ViT-L-14-336", 336) == (0.3, 2)
 
 
 def test_the_papers_row_is_named_as_the_papers(world, tmp_path, monkeypatch, caplog):
