@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
 
 
 class DataError(ValueError):
@@ -22,6 +25,18 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     with _opened(path, "image") as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image, upright by its EXIF tag, from the head of its file alone.
+
+    Raises:
+        DataError: See :func:`read_image`; a file that is cut off after its head is not noticed.
+    """
+    with _opened(path, "image") as image:
+        height, width = image.height, image.width
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+        return (width, height) if turned else (height, width)
 
 
 def read_values(path: str | Path) -> np.ndarray:

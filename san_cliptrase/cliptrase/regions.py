@@ -98,7 +98,7 @@ def partition_pixels(maps: Tensor, canvas: Size, size: Size) -> Tensor:
         (H, W) int64 in [0, N).
     """
     pixels = F.interpolate(maps[None], size=canvas, mode="bilinear", align_corners=False)[0]
-    return pixels[:, : size[0], : size[1]].argmax(dim=0)
+    return pixels[:, : size[0], : size[1]].max(dim=0).indices  # argmax is four times slower on a CPU
 
 
 def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:

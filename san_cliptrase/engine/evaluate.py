@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from san_cliptrase.data.loader import BadSample, build_test_loader, process_share
+from san_cliptrase.data.loader import BadSample, build_test_loader, by_shape, process_share
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.protocol import background_kind, config_value, protocol_title, row_name
 from san_cliptrase.engine.resume import evaluation_states
@@ -98,8 +98,10 @@ def _evaluate(
 
 
 def evaluated_records(cfg: Any, name: str) -> list[dict]:
-    """The records of a test set that are evaluated, of all processes together."""
-    return dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
+    """The records of a test set that are evaluated, of all processes together, in the order of their evaluation."""
+    records = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
+    # Squares are of one size as they are; windows slide over one image after the other.
+    return by_shape(records) if cfg.TEST.BATCH_SIZE > 1 and cfg.TEST.PROTOCOL == "whole" else records
 
 
 def report_details(cfg: Any, name: str) -> dict[str, Any]:

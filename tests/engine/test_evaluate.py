@@ -122,7 +122,13 @@ def test_two_processes_count_what_one_counts(world, tmp_path):
     assert not list((tmp_path / "two").glob("*.state"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"test__protocol": "cliptrase", "test__size": 64}])
+def test_batches_hold_pictures_of_one_shape(world, tmp_path):
+    # 96x96, 96x72 and 64x96, in this order in their folder
+    assert evaluate_tiny(world, tmp_path, test__batch_size=2) == ["2", "0", "1"]
+    assert evaluate_tiny(world, tmp_path, test__batch_size=1) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"test__batch_size": 2}, {"test__protocol": "cliptrase", "test__size": 64}])
 def test_a_killed_evaluation_goes_on_where_it_was(world, tmp_path, changes):
     whole = evaluate_tiny(world, tmp_path / "whole", **changes)
     with pytest.raises(Killed):
