@@ -34,9 +34,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: See :func:`read_image`; a file that is cut off after its head is not noticed.
     """
     with _opened(path, "image") as image:
-        height, width = image.height, image.width
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
-        return (width, height) if turned else (height, width)
+        # Asked for tags that are not in its head, Pillow would decode a PNG file.
+        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return image.size if turned else (image.height, image.width)
 
 
 def read_values(path: str | Path) -> np.ndarray:

@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 import random
 
 import numpy as np
@@ -95,3 +96,25 @@ def test_pictures_of_like_shape_come_together_each_once(tmp_path):
         Image.new("L", size).save(record["file_name"])
     # The last file is missing: it is found to be bad at once, not after hours.
     assert [record["index"] for record in by_shape(records)] == [5, 1, 4, 0, 3, 2]
+
+
+class Announced:
+    """A mapper that tells, from whichever process it runs in, which record it has begun to load."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def __call__(self, record):
+        if record["index"] == 4:
+            self.event.set()
+        return record
+
+
+def test_a_loading_process_works_while_the_model_does():
+    for workers, timeout in ((1, 60), (0, 0)):
+        event = multiprocessing.get_context("fork").Event()
+        batches = iter(build_test_loader(RECORDS, Announced(event), batch=2, workers=workers))
+        next(batches)
+        next(batches)
+        # Here the model would have the second batch: is the third being loaded?
+        assert event.wait(timeout) == (workers == 1)
