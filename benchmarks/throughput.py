@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration, after --")
     args = parser.parse_args(argv)
     logging.disable(logging.INFO)
     settings = list(dict.fromkeys([BASE, *((batch, workers) for workers in args.workers for batch in args.batch)]))

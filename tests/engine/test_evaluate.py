@@ -23,7 +23,7 @@ from tests.conftest import ROOT, write_scenes
 
 SMALL = {"test__size": 64, "test__slide__side": 64, "test__slide__window": 48, "test__slide__stride": 24}
 ONE_BY_ONE = {"test__batch_size": 1, "test__save_seconds": 0.0}
-RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv")
+RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv", "results.csv")
 
 
 class Killed(BaseException):
@@ -120,6 +120,23 @@ def test_two_processes_count_what_one_counts(world, tmp_path):
     assert context is None  # joined, and no process failed
     assert counted(tmp_path / "two") == counted(tmp_path / "one")
     assert not list((tmp_path / "two").glob("*.state"))
+
+
+def test_several_datasets_in_one_command_are_one_table(world, capsys):
+    changes = {**SMALL, "test__protocol": "cliptrase", "datasets__test": "('tiny_val', 'tiny_train')"}
+    config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--eval-only"]
+    assert main([*config, *world.overrides(**changes, datasets__train="()")]) == 0
+    title, head, *rows = capsys.readouterr().out.split("results\n")[-1].splitlines()[:4]
+    assert title == "protocol cliptrase: central squares of 64 pixels, image and labels"
+    assert head.split()[:4] == ["pAcc", "mAcc", "fwIoU", "mIoU"]
+    assert [row.split()[0] for row in rows] == ["tiny_val", "tiny_train"]
+    with open(world.output / "results.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert [row["dataset"] for row in (first, second)] == ["tiny_val", "tiny_train"]
+    assert [row["images"] for row in (first, second)] == ["3", "6"]
+    assert f"protocol {first['protocol']}" == title
+    assert float(first["mIoU"]) == counted(world.output)["metrics"]["mIoU"]
+    assert first["numbers"] == "measured"
 
 
 def test_batches_hold_pictures_of_one_shape(world, tmp_path):
