@@ -118,8 +118,9 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
         logger.info("%s: goes on after %d images", name, done)
     loader = build_test_loader(records, mapper, batch, workers, done)
     total = len(process_share(records))
-    hidden = not comm.is_main_process()
-    with tqdm(desc=name, total=total, initial=done, unit="image", leave=False, disable=hidden) as bar:
+    # The main process shows its own share times the number of processes: the images of all, nearly.
+    shown = {"unit": "image", "unit_scale": comm.get_world_size(), "disable": not comm.is_main_process()}
+    with tqdm(desc=name, total=total, initial=done, leave=False, **shown) as bar:
         for samples in loader:
             inputs = [sample for sample in samples if not isinstance(sample, BadSample)]
             bad = [sample.message for sample in samples if isinstance(sample, BadSample)]
