@@ -119,7 +119,8 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
     loader = build_test_loader(records, mapper, batch, workers, done)
     total = len(process_share(records))
     # The main process shows its own share times the number of processes: the images of all, nearly.
-    shown = {"unit": "image", "unit_scale": comm.get_world_size(), "disable": not comm.is_main_process()}
+    world = comm.get_world_size()
+    shown = {"unit": "image", "unit_scale": world > 1 and world, "disable": not comm.is_main_process()}
     with tqdm(desc=name, total=total, initial=done, leave=False, **shown) as bar:
         for samples in loader:
             inputs = [sample for sample in samples if not isinstance(sample, BadSample)]

@@ -255,7 +255,7 @@ def test_hidden_files_are_no_data(folders):
 
 
 def test_empty_folders_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="0 images"):
+    with pytest.raises(FileNotFoundError, match="is empty: 0 images .*another split"):
         load_pairs("mine", tmp_path, tmp_path)
 
 

@@ -261,14 +261,15 @@ def test_values_that_mean_nothing_are_refused(world, changes, named):
         world.config("cliptrase", **changes)
 
 
-def test_background_is_named_in_the_table(world, tmp_path, caplog):
+@pytest.mark.parametrize(("kind", "named"), [("words", "words"), ("threshold", "threshold 0.5")])
+def test_background_is_named_in_the_table(world, tmp_path, caplog, kind, named):
     caplog.set_level(logging.INFO)
     classes = [*CLASS_NAMES, "background"]
     register("with_background", DatasetCatalog["tiny_val"], classes, UNSEEN_CLASSES, background=("sky", "wall"))
     try:
-        evaluate_tiny(world, tmp_path, datasets__test=("with_background",))
+        evaluate_tiny(world, tmp_path, datasets__test=("with_background",), test__background=kind)
     finally:
         DatasetCatalog.remove("with_background")
         MetadataCatalog.remove("with_background")
         evaluation.dataset_records.cache_clear()
-    assert "with_background (background by words)" in caplog.text
+    assert f"with_background (background by {named})" in caplog.text

@@ -80,6 +80,18 @@ def test_the_processes_of_a_launch_share_the_work_and_give_what_one_gives(world,
     assert not list(tmp_path.rglob("*.state"))
 
 
+def test_an_option_behind_the_overrides_is_not_lost(fails):
+    line = fails(CONFIGS / "demo" / "cliptrase.yaml", "--eval-only", *UNTRAINED, "--skip-bad")
+    assert "--skip-bad stands behind KEY VALUE" in line
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = ["--config", str(CONFIGS / "demo" / "cliptrase.yaml"), "--eval-only", *UNTRAINED]
+    assert main([*arguments, "OUTPUT_DIR", str(tmp_path / "file" / "run")]) == 1
+    assert f"cannot write to OUTPUT_DIR {tmp_path / 'file' / 'run'}: Not a directory" in capsys.readouterr().err
+
+
 def test_missing_data_of_the_real_benchmark(fails, tmp_path):
     line = fails(CONFIGS / "cliptrase.yaml", "--eval-only", *UNTRAINED)
     assert "coco_stuff171_val" in line
