@@ -231,11 +231,13 @@ def test_bad_files_are_left_out_counted_and_named(world, damaged, capsys):
 
 
 def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsys, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(source, target, replace=os.replace):
+        if target.name != "config.yaml":  # the first file still had room
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
 
     config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--eval-only"]
-    monkeypatch.setattr("san_cliptrase.files.os.fsync", full)
+    monkeypatch.setattr("san_cliptrase.files.os.replace", full)
     assert main([*config, *world.overrides(datasets__train="()", test__save_seconds=0.0)]) == 1
     captured = capsys.readouterr()
     last = captured.err.splitlines()[-1]
