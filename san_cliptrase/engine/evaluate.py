@@ -176,7 +176,8 @@ def evaluate_only(
     if comm.is_main_process():
         show(cfg, evaluated, show_classes)
         write_table(cfg, evaluated, output / "results.csv")
-        write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
+        if not evaluated.failures:  # TensorBoard's own thread would meet the same full disk, with a traceback
+            write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
     if any(comm.all_gather(bool(evaluated.failures))):
         if evaluated.failures:
             raise evaluated.failures[0]

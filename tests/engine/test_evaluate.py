@@ -245,7 +245,7 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
     assert "No space left on device" in last
     assert "mIoU unseen" in captured.out.split("results\n")[-1]
     assert "cannot be resumed" in captured.out
-    assert not list(world.output.glob("*.tmp"))
+    assert sorted(path.name for path in world.output.iterdir()) == ["config.yaml", "log.txt"]
 
 
 @pytest.mark.parametrize(
