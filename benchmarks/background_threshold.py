@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 # Run as a file, Python knows only the folder of this file.
@@ -57,14 +56,13 @@ def score(kind: str, threshold: float = 0.5) -> dict[str, float]:
     return evaluate(cfg, build_model(cfg), None)[DATASET]
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--thresholds", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     logging.disable(logging.INFO)
-    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), args.images)
         for threshold in args.thresholds:
