@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap height and width."""
 
 
 class DataError(ValueError):
@@ -22,6 +25,18 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     with _opened(path, "image") as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of an image, upright by its EXIF tag, from the head of its file alone.
+
+    Raises:
+        DataError: See :func:`read_image`; a file that is cut off after its head is not noticed.
+    """
+    with _opened(path, "image") as image:
+        # Asked for tags that are not in its head, Pillow would decode a PNG file.
+        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+        return image.size if turned else (image.height, image.width)
 
 
 def read_values(path: str | Path) -> np.ndarray:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from san_cliptrase.images import DataError, read_image, read_values
+from san_cliptrase.images import DataError, image_size, read_image, read_values
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
@@ -19,6 +19,19 @@ def test_images_are_turned_upright(tmp_path):
     exif[0x0112] = 6  # a camera held sideways
     Image.new("L", (20, 10), 128).save(tmp_path / "grey.jpg", exif=exif)
     assert read_image(str(tmp_path / "grey.jpg")).shape == (20, 10, 3)
+
+
+@pytest.mark.parametrize("orientation", [*range(1, 9), None])
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_the_size_in_a_files_head_is_that_of_the_image_read(tmp_path, orientation, ending):
+    path, exif = tmp_path / f"picture.{ending}", Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new("L", (20, 10), 128).save(path, exif=exif)
+    assert image_size(path) == read_image(path).shape[:2]
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError, match="picture"):
+        image_size(path)
 
 
 def test_values_of_label_files_are_kept(tmp_path):

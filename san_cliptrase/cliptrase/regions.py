@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import median_filter
 from torch import Tensor
 
 from san_cliptrase.structures import Regions
@@ -55,15 +55,35 @@ def smooth_maps(maps: Tensor, upscale: int = 4, median_size: int = 7) -> Tensor:
 
     Args:
         maps: (N, h, w).
+        upscale: How many times larger the result is.
+        median_size: Side of the median's window, odd.
 
     Returns:
         (N, upscale * h, upscale * w)
     """
     if not len(maps):
         return maps.new_zeros(0, maps.shape[1] * upscale, maps.shape[2] * upscale)
-    fine = F.interpolate(maps[None], scale_factor=upscale, mode="bilinear", align_corners=False)[0]
-    filtered = median_filter(fine.float().cpu().numpy(), size=(1, median_size, median_size), mode="reflect")
-    return torch.from_numpy(filtered).to(maps)
+    fine = F.interpolate(maps[None], scale_factor=upscale, mode="bilinear", align_corners=False)[0].float()
+    # On a CPU, torch's median and scipy's filter take several times as long as numpy's partial sort.
+    in_numpy = maps.device.type == "cpu"
+    # One map after the other: a window a pixel of all of them does not fit into a cache, or into memory.
+    return torch.stack([_median_filter(single, median_size, in_numpy) for single in fine]).to(maps)
+
+
+def _median_filter(pixels: Tensor, size: int, in_numpy: bool) -> Tensor:
+    """The median of the window around each pixel (H, W), where the pixels are; equal to scipy's ``median_filter``."""
+    rows, columns = (_mirrored(length, size // 2, pixels.device) for length in pixels.shape)
+    windows = pixels[rows][:, columns].unfold(0, size, 1).unfold(1, size, 1).flatten(2)
+    if not in_numpy:
+        return windows.median(dim=2).values
+    middle = size**2 // 2
+    return torch.from_numpy(np.partition(windows.numpy(), middle)[..., middle])
+
+
+def _mirrored(length: int, margin: int, device: torch.device) -> Tensor:
+    """Indices of a line with ``margin`` more at each end, mirrored with the edge repeated: 1 0 0 1 2 ... ."""
+    places = torch.arange(-margin, length + margin, device=device) % (2 * length)
+    return torch.minimum(places, 2 * length - 1 - places)
 
 
 def partition_pixels(maps: Tensor, canvas: Size, size: Size) -> Tensor:
@@ -78,7 +98,7 @@ def partition_pixels(maps: Tensor, canvas: Size, size: Size) -> Tensor:
         (H, W) int64 in [0, N).
     """
     pixels = F.interpolate(maps[None], size=canvas, mode="bilinear", align_corners=False)[0]
-    return pixels[:, : size[0], : size[1]].argmax(dim=0)
+    return pixels[:, : size[0], : size[1]].max(dim=0).indices  # argmax is four times slower on a CPU
 
 
 def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:

@@ -8,7 +8,7 @@ from functools import partial
 
 from detectron2.data import MetadataCatalog
 
-from san_cliptrase.data.datasets import datasets_root, find_dataset
+from san_cliptrase.data.datasets import datasets_root, find_dataset, image_folder
 from san_cliptrase.data.mapper import WIDE_IGNORE, record_labels
 from san_cliptrase.data.own import OWN
 from san_cliptrase.data.pairs import Pairs
@@ -53,7 +53,9 @@ def dataset_state(name: str) -> State:
         if spec and spec.split:
             return State(0, expected, "drawn on first use")
         place, root = spec or OWN[name], datasets_root()
-        missing = [folder for folder in (place.images, place.labels) if not (root / folder).is_dir()]
+        images = image_folder(spec) if spec else root / place.images
+        there = {place.images: images.is_dir(), place.labels: (root / place.labels).is_dir()}
+        missing = [folder for folder, exists in there.items() if not exists]
         return State(0, expected, "missing", f"no {' and no '.join(missing)}" if missing else str(error))
     problems = "; ".join(_count_problems(name, pairs))
     return State(len(pairs.records), expected, "incomplete" if problems else "ready", problems)

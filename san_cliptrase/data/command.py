@@ -17,7 +17,7 @@ from pathlib import Path
 from detectron2.data import MetadataCatalog
 
 from san_cliptrase.data.check import check_dataset, check_records, dataset_state
-from san_cliptrase.data.datasets import datasets_root
+from san_cliptrase.data.datasets import datasets_root, image_folder
 from san_cliptrase.data.folder import make_entries
 from san_cliptrase.data.own import OWN, register_own, write_entries
 from san_cliptrase.data.pairs import load_pairs
@@ -69,8 +69,8 @@ def _prepare(name: str, folder: Path | None, workers: int) -> int:
     written, problems = run_tasks(tasks, name, workers)
     _say(f"{name}: {written} files written to {root / spec.labels}, {len(tasks) - written - len(problems)} were there")
     _report(problems)
-    if not (root / spec.images).is_dir():
-        _say(f"{name}: its images must lie in {root / spec.images}, which does not exist")
+    if not image_folder(spec).is_dir():
+        _say(f"{name}: its images must lie in {image_folder(spec)}, which does not exist")
     return 1 if problems else 0
 
 

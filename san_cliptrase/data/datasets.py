@@ -13,7 +13,7 @@ from detectron2.utils import comm
 
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs  # noqa: F401  (the last one for own datasets)
-from san_cliptrase.data.table import DATASETS
+from san_cliptrase.data.table import DATASETS, DatasetSpec
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES
 from san_cliptrase.scenes.write import draw_split
 
@@ -45,6 +45,13 @@ def datasets_root() -> Path:
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
+def image_folder(spec: DatasetSpec) -> Path:
+    """Where a dataset's images are, or are expected: ``images``, unless only ``other_images`` exists."""
+    root = datasets_root()
+    images, other = root / spec.images, root / spec.other_images
+    return other if spec.other_images and other.is_dir() and not images.is_dir() else images
+
+
 def find_dataset(name: str) -> Pairs:
     """The files of a dataset of the table.
 
@@ -52,10 +59,14 @@ def find_dataset(name: str) -> Pairs:
         FileNotFoundError: see :func:`san_cliptrase.data.pairs.find_pairs`.
     """
     spec, root = DATASETS[name], datasets_root()
-    stems = root / spec.stems if spec.stems else None
-    pairs = find_pairs(
-        name, root / spec.images, root / spec.labels, spec.subset, spec.image_suffix, spec.label_suffix, stems
-    )
+    images, labels, stems = image_folder(spec), root / spec.labels, root / spec.stems if spec.stems else None
+    try:
+        pairs = find_pairs(name, images, labels, spec.subset, spec.image_suffix, spec.label_suffix, stems)
+    except FileNotFoundError as error:
+        if not spec.source or labels.is_dir():
+            raise
+        remedy = f"`python -m san_cliptrase.data prepare {name}` makes the label maps from the published archive."
+        raise FileNotFoundError(f"{error} {remedy}") from error
     # What the mapper must know of files whose values are no plain class indices.
     reading: dict[str, object] = {}
     if spec.file_classes:

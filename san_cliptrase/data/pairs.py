@@ -32,11 +32,17 @@ class Pairs:
         Raises:
             FileNotFoundError: if there are none, or an image has no label file or the reverse.
         """
-        if self.alone or not self.records:
-            some = f"{', '.join(self.alone[:5])}{' ...' if len(self.alone) > 5 else ''}"
-            unpaired = f"; without a partner: {some}" if self.alone else ""
+        if not self.records and not self.alone:
+            images, labels = (", ".join(sorted(types)) for types in (IMAGE_TYPES, LABEL_TYPES))
             raise FileNotFoundError(
-                f"dataset {name!r}: {self.found}{unpaired}. Every image needs the label file of its stem."
+                f"dataset {name!r} is empty: {self.found}. Put images ({images}) and label files ({labels}) of the "
+                f"same stems there, or name another split."
+            )
+        if self.alone:
+            some = f"{', '.join(self.alone[:5])}{' ...' if len(self.alone) > 5 else ''}"
+            raise FileNotFoundError(
+                f"dataset {name!r}: {self.found}; without a partner: {some}. Every image needs the label file of its "
+                f"stem."
             )
         return self.records
 

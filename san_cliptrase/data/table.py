@@ -30,6 +30,7 @@ class DatasetSpec:
         stems: text file under the root, one stem a line: those files alone are the dataset.
         image_suffix: end of the images' names that is not part of the stem; folders below ``images`` are then searched.
         label_suffix: the same of label files.
+        other_images: folder of images under the root that is read where ``images`` does not exist.
     """
 
     images: str
@@ -47,6 +48,7 @@ class DatasetSpec:
     stems: str = ""
     image_suffix: str = ""
     label_suffix: str = ""
+    other_images: str = ""
 
 
 CAMVID_UNSEEN = ("pavement", "tree", "car")
@@ -54,7 +56,14 @@ CAMVID_UNSEEN = ("pavement", "tree", "car")
 
 _COCO = DatasetSpec("coco/{}", "coco/stuffthingmaps_detectron2/{}", "coco_stuff171", source="coco")
 _COCO_27 = replace(_COCO, classes="coco_stuff27", reduction="coco_stuff27")
-_VOC = DatasetSpec("VOC2012/JPEGImages", "VOC2012/annotations_detectron2/{}", "voc20", subset=True, source="voc20")
+_VOC = DatasetSpec(
+    "VOC2012/JPEGImages",
+    "VOC2012/annotations_detectron2/{}",
+    "voc20",
+    subset=True,
+    source="voc20",
+    other_images="VOC2012/images_detectron2/{}",  # CLIPtrase's; SAN reads the archive's own
+)
 _CONTEXT = DatasetSpec("pcontext/{}/image", "pcontext/{}/label", "pc59", source="pc59")
 _CITYSCAPES = DatasetSpec(
     "cityscapes/leftImg8bit/{}",
@@ -68,12 +77,11 @@ _CITYSCAPES = DatasetSpec(
 
 def _splits(name: str, spec: DatasetSpec, **splits: tuple[str, int]) -> dict[str, DatasetSpec]:
     """A row for each split; (folder, number of pictures) fill the braces in the spec's folders and its ``count``."""
-    return {
-        f"{name}_{split}": replace(
-            spec, images=spec.images.format(folder), labels=spec.labels.format(folder), count=count
-        )
-        for split, (folder, count) in splits.items()
-    }
+    rows = {}
+    for split, (folder, count) in splits.items():
+        places = {key: getattr(spec, key).format(folder) for key in ("images", "labels", "other_images")}
+        rows[f"{name}_{split}"] = replace(spec, **places, count=count)
+    return rows
 
 
 _COCO_SPLITS = {"train": ("train2017", 118287), "val": ("val2017", 5000)}
@@ -150,9 +158,9 @@ DATASETS: dict[str, DatasetSpec] = {
     **_splits(
         "cityscapes27", replace(_CITYSCAPES, classes="cityscapes27", reduction="cityscapes27"), **_CITYSCAPES_SPLITS
     ),
-    "camvid_train": DatasetSpec("camvid/images/train", "camvid/annotations/train", "camvid"),
-    "camvid_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid"),
-    "camvid_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid"),
+    "camvid_train": DatasetSpec("camvid/images/train", "camvid/annotations/train", "camvid", count=367),
+    "camvid_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid", count=101),
+    "camvid_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid", count=233),
     # The same files for open vocabulary: labels of some classes are kept from training.
     "camvid_seen_train": DatasetSpec(
         "camvid/images/train", "camvid/annotations/train", "camvid_seen", file_classes="camvid"

@@ -27,6 +27,7 @@ from san_cliptrase.device import find_device
 from san_cliptrase.engine.checkpoint_keys import is_official
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
 from san_cliptrase.engine.release import SHARE, read_keys
+from san_cliptrase.files import OutputError, write_text_atomically
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
 
@@ -145,10 +146,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Configuration of a run; makes its folder, and writes the configuration and the log into it.
 
     Raises:
-        ConfigError: see :func:`load_config`.
+        ConfigError: see :func:`load_config`; or an option stands behind the first KEY VALUE.
+        OutputError: nothing can be written to OUTPUT_DIR.
     """
     if not args.config_file:
         raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
+    if late := [part for part in args.opts if part.startswith("--")]:
+        raise ConfigError(f"{late[0]} stands behind KEY VALUE, where it is not read: put options first")
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
     output = Path(cfg.OUTPUT_DIR)
@@ -158,13 +162,22 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logging(output)
     seed_all_rng(cfg.SEED)
     if comm.is_main_process():
-        (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        write_text_atomically(output / "config.yaml", cfg.dump())
         logging.getLogger(__name__).info("device %s, output %s", cfg.MODEL.DEVICE, output)
     return cfg
 
 
 def setup_logging(output: Path) -> None:
-    """Log lines of detectron2 and of this project to the screen and to ``output/log.txt``."""
-    output.mkdir(parents=True, exist_ok=True)
-    for name in ("fvcore", "detectron2", "san_cliptrase"):
-        setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
+    """Log lines of detectron2 and of this project to the screen and to ``output/log.txt``.
+
+    Raises:
+        OutputError: the folder or the file cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        for name in ("fvcore", "detectron2", "san_cliptrase"):
+            setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to OUTPUT_DIR {output}: {error.strerror or error}. Is there room, and may you write?"
+        ) from error

@@ -6,7 +6,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from san_cliptrase.data.loader import BadSample, build_test_loader, process_share
+from san_cliptrase.data.loader import BadSample, build_test_loader, by_shape, process_share
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.protocol import background_kind, config_value, protocol_title, row_name
+from san_cliptrase.engine.protocol import background_kind, config_value, protocol_title
+from san_cliptrase.engine.results import Evaluated, show, write_scalars, write_table
 from san_cliptrase.engine.resume import evaluation_states
-from san_cliptrase.engine.tables import format_classes, format_confusions, format_results
 from san_cliptrase.engine.unsupervised import fit_clusters
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
-from san_cliptrase.evaluation.paper import paper_numbers, paper_source
+from san_cliptrase.evaluation.paper import paper_numbers
 from san_cliptrase.evaluation.state import StateFile
 from san_cliptrase.files import OutputError
 from san_cliptrase.images import DataError
@@ -36,21 +34,6 @@ logger = logging.getLogger(__name__)
 def dataset_records(name: str) -> list[dict]:
     """The dicts of a registered dataset, listed once per process."""
     return DatasetCatalog.get(name)
-
-
-@dataclass
-class Evaluated:
-    """What evaluations gave, dataset by dataset; only on the main process.
-
-    Attributes:
-        results: dataset -> metric -> percent.
-        reports: dataset -> the evaluator's report.
-        failures: files that could not be written; the numbers are there all the same.
-    """
-
-    results: dict[str, dict[str, float]] = field(default_factory=dict)
-    reports: dict[str, dict] = field(default_factory=dict)
-    failures: list[OutputError] = field(default_factory=list)
 
 
 def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[str, float]]:
@@ -98,8 +81,10 @@ def _evaluate(
 
 
 def evaluated_records(cfg: Any, name: str) -> list[dict]:
-    """The records of a test set that are evaluated, of all processes together."""
-    return dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
+    """The records of a test set that are evaluated, of all processes together, in the order of their evaluation."""
+    records = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
+    # Squares are of one size as they are; windows slide over one image after the other.
+    return by_shape(records) if cfg.TEST.BATCH_SIZE > 1 and cfg.TEST.PROTOCOL == "whole" else records
 
 
 def report_details(cfg: Any, name: str) -> dict[str, Any]:
@@ -133,8 +118,10 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
         logger.info("%s: goes on after %d images", name, done)
     loader = build_test_loader(records, mapper, batch, workers, done)
     total = len(process_share(records))
-    hidden = not comm.is_main_process()
-    with tqdm(desc=name, total=total, initial=done, unit="image", leave=False, disable=hidden) as bar:
+    # The main process shows its own share times the number of processes: the images of all, nearly.
+    world = comm.get_world_size()
+    shown = {"unit": "image", "unit_scale": world > 1 and world, "disable": not comm.is_main_process()}
+    with tqdm(desc=name, total=total, initial=done, leave=False, **shown) as bar:
         for samples in loader:
             inputs = [sample for sample in samples if not isinstance(sample, BadSample)]
             bad = [sample.message for sample in samples if isinstance(sample, BadSample)]
@@ -187,8 +174,10 @@ def evaluate_only(
             state.remove()
     evaluated = _evaluate(cfg, model, output, states.get)
     if comm.is_main_process():
-        _show(cfg, evaluated, show_classes)
-        _write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
+        show(cfg, evaluated, show_classes)
+        write_table(cfg, evaluated, output / "results.csv")
+        if not evaluated.failures:  # TensorBoard's own thread would meet the same full disk, with a traceback
+            write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
     if any(comm.all_gather(bool(evaluated.failures))):
         if evaluated.failures:
             raise evaluated.failures[0]
@@ -196,32 +185,3 @@ def evaluate_only(
         for state in states.values():
             state.remove()
     return evaluated.results
-
-
-def _show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:
-    rows = {}
-    for name, metrics in evaluated.results.items():
-        rows[row_name(cfg, name)] = metrics
-        report = evaluated.reports[name]
-        if (paper := report["paper"]) and not report["skipped"]:
-            rows[f"  {name}, the paper's"] = paper
-    for name, report in evaluated.reports.items() if show_classes else ():
-        logger.info("%s, classes\n%s", name, format_classes(report["classes"]))
-        logger.info("%s, most frequent confusions\n%s", name, format_confusions(report["confusions"]))
-    source = f"\nthe paper's: {paper_source()}" if any(r["paper"] for r in evaluated.reports.values()) else ""
-    logger.info("results\n%s%s", format_results(rows, protocol_title(cfg)), source)
-
-
-def _write_scalars(folder: Path, evaluated: Evaluated, seconds: float) -> None:
-    """TensorBoard, in a folder of its own: the step 0 of a training beside it is another point."""
-    try:
-        with SummaryWriter(str(folder)) as writer:
-            for dataset, report in evaluated.reports.items():
-                for metric, value in report["metrics"].items():
-                    writer.add_scalar(f"{dataset}/{metric}", value, 0)
-                for name, value in report["iou"].items():
-                    writer.add_scalar(f"{dataset}/IoU/{name}", value, 0)
-                writer.add_text(f"{dataset}/confusions", f"    {format_confusions(report['confusions'])}", 0)
-            writer.add_scalar("evaluation/seconds", seconds, 0)
-    except OSError as error:
-        evaluated.failures.append(OutputError(f"cannot write TensorBoard's files in {folder}: {error}"))

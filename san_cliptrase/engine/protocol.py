@@ -81,9 +81,12 @@ def protocol_title(cfg: Any) -> str:
 
 
 def background_kind(cfg: Any, dataset: str) -> str:
-    """How a dataset's background is found: one of ``BACKGROUNDS``, or "none" where it has none."""
+    """How a dataset's background is found: one of ``BACKGROUNDS``, a threshold with its value; "none": it has none."""
     has_one = MetadataCatalog.get(dataset).stuff_classes[-1] == "background"
-    return cfg.TEST.BACKGROUND if has_one and cfg.TEST.PROTOCOL != "unsupervised" else "none"
+    if not has_one or cfg.TEST.PROTOCOL == "unsupervised":
+        return "none"
+    value = f" {cfg.TEST.BACKGROUND_THRESHOLD:g}" if cfg.TEST.BACKGROUND == "threshold" else ""
+    return f"{cfg.TEST.BACKGROUND}{value}"
 
 
 def row_name(cfg: Any, dataset: str) -> str:

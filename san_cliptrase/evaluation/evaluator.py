@@ -148,13 +148,15 @@ class SemanticEvaluator(DatasetEvaluator):
             report[key] = {k: None if math.isnan(v) else v for k, v in report[key].items()}
         write_text_atomically(output / f"metrics_{self.dataset}.json", json.dumps(report, indent=2) + "\n")
         for name in ("classes", "confusions"):
-            write_text_atomically(output / f"{name}_{self.dataset}.csv", _csv(self.report[name]))
+            write_text_atomically(output / f"{name}_{self.dataset}.csv", csv_text(self.report[name]))
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, the columns in the order in which they first occur; "" without rows."""
     text = io.StringIO()
     if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return text.getvalue()

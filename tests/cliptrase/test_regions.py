@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from scipy.ndimage import median_filter
 
 from san_cliptrase.cliptrase.regions import (
+    _median_filter,
     image_grids,
     own_maps,
     partition_pixels,
@@ -56,6 +58,14 @@ def test_smoothing_is_bilinear_then_a_median_that_repeats_the_edge():
         expected[index] = np.median(windows, axis=(2, 3))
     np.testing.assert_array_equal(smooth_maps(maps).numpy(), expected)
     np.testing.assert_array_equal(expected[0], median_filter(fine[0], size=7, mode="reflect"))
+
+
+@pytest.mark.parametrize("in_numpy", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 3), (30, 7)])
+def test_the_median_is_scipys_on_a_cpu_and_elsewhere(size, in_numpy):
+    pixels = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    expected = median_filter(pixels.numpy(), size=7, mode="reflect")
+    np.testing.assert_array_equal(_median_filter(pixels, 7, in_numpy).numpy(), expected)
 
 
 def test_smoothing_of_no_map():

@@ -132,6 +132,28 @@ def test_cityscapes_is_found_city_by_city_among_its_other_files(tmp_path, monkey
     assert second["file_name"].endswith("lindau/lindau_000000_000019_leftImg8bit.png")
 
 
+def test_voc_is_found_in_the_layouts_of_san_and_of_cliptrase(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for folder, name in (("images_detectron2/val", "a.jpg"), ("annotations_detectron2/val", "a.png")):
+        (tmp_path / "VOC2012" / folder).mkdir(parents=True)
+        (tmp_path / "VOC2012" / folder / name).touch()
+    (record,) = DatasetCatalog.get("voc20_val")
+    assert record["file_name"] == str(tmp_path / "VOC2012/images_detectron2/val/a.jpg")
+    (tmp_path / "VOC2012/JPEGImages").mkdir()
+    for stem in "ab":
+        (tmp_path / f"VOC2012/JPEGImages/{stem}.jpg").touch()
+    (record,) = DatasetCatalog.get("voc20_val")
+    assert record["file_name"] == str(tmp_path / "VOC2012/JPEGImages/a.jpg")
+
+
+def test_where_only_the_archive_is_there_the_command_that_converts_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    for folder in ("images", "annotations"):
+        (tmp_path / "ADEChallengeData2016" / folder / "validation").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match="annotations_detectron2.*data prepare ade150_val"):
+        DatasetCatalog.get("ade150_val")
+
+
 def test_metadata_say_what_training_never_labels():
     assert MetadataCatalog.get("demo_scenes_train").stuff_classes == list(SEEN_CLASSES)
     assert MetadataCatalog.get("demo_scenes_val").stuff_classes == list(CLASS_NAMES)
@@ -233,7 +255,7 @@ def test_hidden_files_are_no_data(folders):
 
 
 def test_empty_folders_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="0 images"):
+    with pytest.raises(FileNotFoundError, match="is empty: 0 images .*another split"):
         load_pairs("mine", tmp_path, tmp_path)
 
 

@@ -1,11 +1,13 @@
 import itertools
+import multiprocessing
 import random
 
 import numpy as np
 import pytest
 from detectron2.utils import comm
+from PIL import Image
 
-from san_cliptrase.data.loader import EndlessDataset, build_test_loader, build_train_loader
+from san_cliptrase.data.loader import EndlessDataset, build_test_loader, build_train_loader, by_shape
 
 RECORDS = [{"index": index} for index in range(5)]
 
@@ -85,3 +87,34 @@ def test_test_records_come_once_and_in_order(monkeypatch):
     assert [[r["index"] for r in batch] for batch in loader] == [[0, 1], [2, 3], [4]]
     in_process(monkeypatch, 1, 2)
     assert [r["index"] for batch in build_test_loader(RECORDS, dict, 1, 0) for r in batch] == [1, 3]
+
+
+def test_pictures_of_like_shape_come_together_each_once(tmp_path):
+    sizes = [(40, 60), (60, 40), (80, 120), (40, 60), (50, 50)]  # width, height
+    records = [{"file_name": str(tmp_path / f"{index}.png"), "index": index} for index in range(6)]
+    for record, size in zip(records, sizes, strict=False):
+        Image.new("L", size).save(record["file_name"])
+    # The last file is missing: it is found to be bad at once, not after hours.
+    assert [record["index"] for record in by_shape(records)] == [5, 1, 4, 0, 3, 2]
+
+
+class Announced:
+    """A mapper that tells, from whichever process it runs in, which record it has begun to load."""
+
+    def __init__(self, event):
+        self.event = event
+
+    def __call__(self, record):
+        if record["index"] == 4:
+            self.event.set()
+        return record
+
+
+def test_a_loading_process_works_while_the_model_does():
+    for workers, timeout in ((1, 60), (0, 0)):
+        event = multiprocessing.get_context("fork").Event()
+        batches = iter(build_test_loader(RECORDS, Announced(event), batch=2, workers=workers))
+        next(batches)
+        next(batches)
+        # Here the model would have the second batch: is the third being loaded?
+        assert event.wait(timeout) == (workers == 1)

@@ -1,12 +1,17 @@
 """Every configuration of the repository."""
 
+from functools import partial
+
 import pytest
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.convergence.experiment_file import read_experiment
+from san_cliptrase.data.table import DATASETS
 from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.protocol import config_value
 from san_cliptrase.engine.solver import build_optimizer
+from san_cliptrase.evaluation.paper import paper_numbers
 from san_cliptrase.san.query_init import QUERY_INITS
 from tests.conftest import ROOT
 
@@ -69,6 +74,14 @@ def test_the_full_recipe_is_san_as_published(name):
     assert (cfg.INPUT.CROP.ENABLED, tuple(cfg.INPUT.CROP.SIZE)) == (True, (640, 640))
     assert (cfg.MODEL.SAN.NUM_QUERIES, cfg.MODEL.SAN.SIDE.WIDTH, cfg.MODEL.SAN.SIDE.DEPTH) == (100, 240, 8)
     assert cfg.DATASETS.TRAIN == ["coco_stuff171_train"] or cfg.DATASETS.TRAIN == ("coco_stuff171_train",)
+
+
+@pytest.mark.parametrize("size", [224, 336])
+def test_one_configuration_is_one_table_of_the_paper(size):
+    cfg = load_config(CONFIGS / "tables" / f"cliptrase_{size}.yaml")
+    published = {name for name in DATASETS if paper_numbers(name, partial(config_value, cfg))}
+    assert set(cfg.DATASETS.TEST) == published
+    assert len(cfg.DATASETS.TEST) == 9
 
 
 def test_plain_san_and_san_from_regions_differ_in_nothing_else():

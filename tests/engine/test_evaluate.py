@@ -23,7 +23,7 @@ from tests.conftest import ROOT, write_scenes
 
 SMALL = {"test__size": 64, "test__slide__side": 64, "test__slide__window": 48, "test__slide__stride": 24}
 ONE_BY_ONE = {"test__batch_size": 1, "test__save_seconds": 0.0}
-RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv")
+RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv", "results.csv")
 
 
 class Killed(BaseException):
@@ -124,7 +124,30 @@ def test_two_processes_count_what_one_counts(world, tmp_path):
     assert not list((tmp_path / "two").glob("*.state"))
 
 
-@pytest.mark.parametrize("changes", [{}, {"test__protocol": "cliptrase", "test__size": 64}])
+def test_several_datasets_in_one_command_are_one_table(world, capsys):
+    changes = {**SMALL, "test__protocol": "cliptrase", "datasets__test": "('tiny_val', 'tiny_train')"}
+    config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--eval-only"]
+    assert main([*config, *world.overrides(**changes, datasets__train="()")]) == 0
+    title, head, *rows = capsys.readouterr().out.split("results\n")[-1].splitlines()[:4]
+    assert title == "protocol cliptrase: central squares of 64 pixels, image and labels"
+    assert head.split()[:4] == ["pAcc", "mAcc", "fwIoU", "mIoU"]
+    assert [row.split()[0] for row in rows] == ["tiny_val", "tiny_train"]
+    with open(world.output / "results.csv", newline="") as file:
+        first, second = csv.DictReader(file)
+    assert [row["dataset"] for row in (first, second)] == ["tiny_val", "tiny_train"]
+    assert [row["images"] for row in (first, second)] == ["3", "6"]
+    assert f"protocol {first['protocol']}" == title
+    assert float(first["mIoU"]) == counted(world.output)["metrics"]["mIoU"]
+    assert first["numbers"] == "measured"
+
+
+def test_batches_hold_pictures_of_one_shape(world, tmp_path):
+    # 96x96, 96x72 and 64x96, in this order in their folder
+    assert evaluate_tiny(world, tmp_path, test__batch_size=2) == ["2", "0", "1"]
+    assert evaluate_tiny(world, tmp_path, test__batch_size=1) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("changes", [{}, {"test__batch_size": 2}, {"test__protocol": "cliptrase", "test__size": 64}])
 def test_a_killed_evaluation_goes_on_where_it_was(world, tmp_path, changes):
     whole = evaluate_tiny(world, tmp_path / "whole", **changes)
     with pytest.raises(Killed):
@@ -210,11 +233,13 @@ def test_bad_files_are_left_out_counted_and_named(world, damaged, capsys):
 
 
 def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsys, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def full(source, target, replace=os.replace):
+        if target.name != "config.yaml":  # the first file still had room
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
 
     config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--eval-only"]
-    monkeypatch.setattr("san_cliptrase.files.os.fsync", full)
+    monkeypatch.setattr("san_cliptrase.files.os.replace", full)
     assert main([*config, *world.overrides(datasets__train="()", test__save_seconds=0.0)]) == 1
     captured = capsys.readouterr()
     last = captured.err.splitlines()[-1]
@@ -222,7 +247,7 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
     assert "No space left on device" in last
     assert "mIoU unseen" in captured.out.split("results\n")[-1]
     assert "cannot be resumed" in captured.out
-    assert not list(world.output.glob("*.tmp"))
+    assert sorted(path.name for path in world.output.iterdir()) == ["config.yaml", "log.txt"]
 
 
 @pytest.mark.parametrize(
@@ -240,14 +265,15 @@ def test_values_that_mean_nothing_are_refused(world, changes, named):
         world.config("cliptrase", **changes)
 
 
-def test_background_is_named_in_the_table(world, tmp_path, caplog):
+@pytest.mark.parametrize(("kind", "named"), [("words", "words"), ("threshold", "threshold 0.5")])
+def test_background_is_named_in_the_table(world, tmp_path, caplog, kind, named):
     caplog.set_level(logging.INFO)
     classes = [*CLASS_NAMES, "background"]
     register("with_background", DatasetCatalog["tiny_val"], classes, UNSEEN_CLASSES, background=("sky", "wall"))
     try:
-        evaluate_tiny(world, tmp_path, datasets__test=("with_background",))
+        evaluate_tiny(world, tmp_path, datasets__test=("with_background",), test__background=kind)
     finally:
         DatasetCatalog.remove("with_background")
         MetadataCatalog.remove("with_background")
         evaluation.dataset_records.cache_clear()
-    assert "with_background (background by words)" in caplog.text
+    assert f"with_background (background by {named})" in caplog.text

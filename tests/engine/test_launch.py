@@ -5,9 +5,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from san_cliptrase.engine.launch import main
+from san_cliptrase.engine.defaults import argument_parser
+from san_cliptrase.engine.launch import main, run
 from tests.conftest import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -51,6 +53,43 @@ def test_training_then_evaluating_the_checkpoint_gives_the_same_numbers(world, t
     again = world.overrides(model__weights=str(world.output / "model_final.pth"), output_dir=str(tmp_path / "again"))
     assert main([*config, "--eval-only", *again]) == 0
     assert json.loads((tmp_path / "again" / "metrics_tiny_val.json").read_text()) == trained
+
+
+def _process(rank, count, folder, arguments):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=count)
+    run(argument_parser().parse_args(arguments))
+    torch.distributed.destroy_process_group()
+
+
+def test_the_processes_of_a_launch_share_the_work_and_give_what_one_gives(world, tmp_path):
+    # What `--num-gpus 2` starts, on a CPU: detectron2's launcher itself insists on GPUs.
+    changes = {"datasets__test": "('tiny_val', 'tiny_train')", "datasets__train": "()", "test__batch_size": 2}
+    arguments = ["--config", str(CONFIGS / "demo" / "cliptrase.yaml"), "--eval-only"]
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        torch.multiprocessing.start_processes(
+            _process,
+            args=(count, folder, [*arguments, *world.overrides(**changes, output_dir=str(folder))]),
+            nprocs=count,
+            start_method="fork",
+        )
+    for name in ("results.csv", "metrics_tiny_val.json", "metrics_tiny_train.json", "confusions_tiny_train.csv"):
+        assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
+    assert not list(tmp_path.rglob("*.state"))
+
+
+def test_an_option_behind_the_overrides_is_not_lost(fails):
+    line = fails(CONFIGS / "demo" / "cliptrase.yaml", "--eval-only", *UNTRAINED, "--skip-bad")
+    assert "--skip-bad stands behind KEY VALUE" in line
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = ["--config", str(CONFIGS / "demo" / "cliptrase.yaml"), "--eval-only", *UNTRAINED]
+    assert main([*arguments, "OUTPUT_DIR", str(tmp_path / "file" / "run")]) == 1
+    assert f"cannot write to OUTPUT_DIR {tmp_path / 'file' / 'run'}: Not a directory" in capsys.readouterr().err
 
 
 def test_missing_data_of_the_real_benchmark(fails, tmp_path):
