@@ -33,7 +33,9 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's arguments: --config-file (or --config), --eval-only, --resume, --num-gpus, KEY VALUE ..."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate SAN and CLIPtrase."
-    parser.add_argument("--skip-bad", action="store_true", help="evaluate without unreadable files (TEST.SKIP_BAD)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable files out (TEST.SKIP_BAD, DATALOADER.SKIP_BAD)"
+    )
     parser.epilog = "example: python train_net.py --config configs/demo/san_cliptrase.yaml OUTPUT_DIR output/mine"
     return parser
 
@@ -99,6 +101,8 @@ def _check_values(cfg: CfgNode) -> None:
         raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
     if cfg.LOG_PERIOD < 1:
         raise ConfigError(f"LOG_PERIOD is {cfg.LOG_PERIOD}; it counts iterations, so it must be 1 or more")
+    if cfg.SOLVER.ACCUMULATE < 1:
+        raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts parts of a batch: 1 or more")
     if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
         raise ConfigError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; SAN flips horizontally, or choose 'none'")
     try:
@@ -139,6 +143,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
+    cfg.DATALOADER.SKIP_BAD |= args.skip_bad
     cfg.freeze()
     output = Path(cfg.OUTPUT_DIR)
     setup_logging(output)

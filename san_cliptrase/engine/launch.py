@@ -13,9 +13,11 @@ from detectron2.engine import launch
 from detectron2.modeling import build_model
 
 from san_cliptrase.clip.build import WeightsError
+from san_cliptrase.data.loader import LoaderError
 from san_cliptrase.data.mapper import DataError
 from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
 from san_cliptrase.engine.defaults import ConfigError, argument_parser, setup
+from san_cliptrase.engine.divergence import DivergedError
 from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.evaluation.state import StateError
@@ -24,7 +26,17 @@ from san_cliptrase.files import OutputError
 logger = logging.getLogger(__name__)
 Built = TypeVar("Built")
 
-USER_ERRORS = (ConfigError, CheckpointError, DataError, OutputError, StateError, WeightsError, FileNotFoundError)
+USER_ERRORS = (
+    ConfigError,
+    CheckpointError,
+    DataError,
+    DivergedError,
+    LoaderError,
+    OutputError,
+    StateError,
+    WeightsError,
+    FileNotFoundError,
+)
 """Errors whose message says everything; a traceback would only hide it."""
 
 

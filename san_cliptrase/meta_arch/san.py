@@ -115,12 +115,13 @@ class SAN(nn.Module):
         """Where the weights are."""
         return self.clip.logit_scale.device
 
-    def forward(self, inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(self, inputs: list[dict], mask_counts: Sequence[int] | None = None) -> dict[str, Tensor] | list[dict]:
         """Losses in training mode, semantic maps of whole images in evaluation mode.
 
         Args:
-            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances"; for
-                inference the output size "height", "width".
+            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for points
+                that do not depend on the batch, "draw_seed"; for inference the output size "height", "width".
+            mask_counts: for training, numbers of instances of all images of the batch that these are a part of.
 
         Returns:
             {"loss_ce": ..., ...}, or dicts with "sem_seg" (K, height, width).
@@ -128,7 +129,7 @@ class SAN(nn.Module):
         if self.training:
             text = self.clip.text(batch_vocabulary(inputs), self.templates)
             batch, features, predictions = self._predict(inputs)
-            return self._losses(predictions, features, text, inputs, batch)
+            return self._losses(predictions, features, text, inputs, batch, mask_counts)
         _, _, background = self.background(inputs)
         found = self._classified_masks(inputs, [output_size(entry) for entry in inputs])
         keep = self.background.keeps(background)
@@ -228,7 +229,13 @@ class SAN(nn.Module):
         return self.classifier(embeddings, text, self.clip.logit_scale)
 
     def _losses(
-        self, predictions: list, features: ClipFeatures, text: Tensor, inputs: list[dict], batch: ImageList
+        self,
+        predictions: list,
+        features: ClipFeatures,
+        text: Tensor,
+        inputs: list[dict],
+        batch: ImageList,
+        mask_counts: Sequence[int] | None,
     ) -> dict[str, Tensor]:
         # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
         biases = torch.cat([p.attn_bias for p in predictions], dim=3)
@@ -242,7 +249,8 @@ class SAN(nn.Module):
             canvas = masks.new_zeros(len(masks), height, width)
             canvas[:, : masks.shape[1], : masks.shape[2]] = masks
             targets.append(MaskTarget(instances.gt_classes, canvas))
-        return self.criterion(scored, targets)
+        seeds = [entry["draw_seed"] for entry in inputs] if "draw_seed" in inputs[0] else []
+        return self.criterion(scored, targets, mask_counts, seeds)
 
 
 def _by_canvas(inputs: Sequence[dict], divisibility: int) -> dict[tuple[int, int], list[int]]:
