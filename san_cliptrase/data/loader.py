@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MOST_BAD = 10
 """How many unusable files after one another training leaves out."""
+GRACE = 15.0
+"""Seconds that a loading process goes on after SIGTERM."""
 
 
 class LoaderError(RuntimeError):
@@ -58,11 +60,15 @@ class WatchedLoader(DataLoader):
             yield batch
 
 
-def survive_first_sigterm(worker: int) -> None:
-    """For ``worker_init_fn``: schedulers send SIGTERM to all processes, and the run still needs its loaders to end."""
+def outlast_sigterm(worker: int) -> None:
+    """For ``worker_init_fn``: schedulers send SIGTERM to all processes, and the run still needs its loaders to end.
+
+    They end :data:`GRACE` seconds later or at the second SIGTERM: Python ends them by the same signal when it exits.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
 
     signal.signal(signal.SIGTERM, handle)
 
@@ -150,8 +156,7 @@ def build_train_loader(
         sampler=PositionSampler(start_iter * batch),
         num_workers=workers,
         collate_fn=list,
-        persistent_workers=workers > 0,
-        worker_init_fn=survive_first_sigterm,
+        worker_init_fn=outlast_sigterm,
     )
 
 
@@ -189,6 +194,10 @@ class TrainStream:
         cuts = [len(batch) * part // self._parts for part in range(self._parts + 1)]
         skipped = [message for sample in batch for message in sample.pop("skipped", ())]
         return [batch[start:end] for start, end in zip(cuts, cuts[1:], strict=False)], skipped
+
+    def close(self) -> None:
+        """Ends the loading processes."""
+        self._batches.close()
 
     def _next_batch(self) -> list:
         try:
@@ -236,5 +245,5 @@ def build_test_loader(
         batch_size=batch,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=survive_first_sigterm,
+        worker_init_fn=outlast_sigterm,
     )

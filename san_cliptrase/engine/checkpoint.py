@@ -41,8 +41,10 @@ class SafeCheckpointer(Checkpointer):
             raise CheckpointError(f"there is no checkpoint {path}")
         try:
             return super().load(local, checkpointables)
-        except CheckpointError:
-            raise
+        except CheckpointError as error:
+            if path in str(error):
+                raise
+            raise CheckpointError(f"{path}: {error}") from error
         # What a readable file may hold in place of a training state is without end.
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"cannot use the checkpoint {path}: {error!r:.500}") from error

@@ -33,13 +33,14 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns, path.name), reverse=True)
 
 
-def set_aside(folder: Path) -> None:
-    """Moves the checkpoints of an earlier run into ``earlier_run_N``: nothing may resume from another run's weights.
-
-    Unfinished files of killed processes are removed.
-    """
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes have left half written, each as large as a checkpoint."""
     for left_over in folder.glob(".unfinished-*.pth"):
         left_over.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path) -> None:
+    """Moves the checkpoints of an earlier run into ``earlier_run_N``: nothing may resume from another run's weights."""
     # The tag first: without it, nothing that is left here counts.
     old = [path for path in (folder / "last_checkpoint", *folder.glob("model_*.pth")) if path.is_file()]
     if not old:
@@ -66,17 +67,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader meets damage with errors of almost any type
-        raise DamagedCheckpoint(f"cannot read the checkpoint {path}: {error!r:.500}. Is the file whole?") from error
+        # Not torch's own advice, which is to read it in a way that runs code.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+        raise DamagedCheckpoint(
+            f"cannot read the checkpoint {path}: {type(error).__name__}: {reason:.300}. Is the file whole, and "
+            f"does it hold tensors and plain values only?"
+        ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, not a dictionary of weights")
     return loaded
 
 
 def _check_archive(path: str | Path) -> None:
-    """Verifies sizes and check sums, which torch does not: a damaged weight would load as a wrong number."""
+    """Verifies sizes and check sums, which torch does not: a damaged weight would load as a wrong number.
+
+    The format of before torch 1.6 has no check sums, and is not read.
+    """
     try:
         if not zipfile.is_zipfile(path):
-            return  # cut off, or of before 2020: torch.load tells which
+            raise DamagedCheckpoint(
+                f"cannot read the checkpoint {path}: it is no archive as torch.save has written since torch 1.6. "
+                f"Is the file whole?"
+            )
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)

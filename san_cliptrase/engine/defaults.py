@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
@@ -24,6 +23,7 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
+from san_cliptrase.engine.config_file import read_layers
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
@@ -51,28 +51,29 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         The configuration, with the device decided, not frozen.
 
     Raises:
-        ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key or a dataset that
-            does not exist.
+        ConfigError: if a file is missing or is not plain YAML (see :func:`read_layers`), or it or the overrides name
+            a key or a dataset that does not exist, or a value that its key cannot have.
         DataError: if the user's registry of datasets or the file of TEST.VOCABULARY cannot be used.
     """
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no configuration file {path}")
+    layers = read_layers(Path(path))
     try:
-        # Not merge_from_file's default: with allow_unsafe, a tag in the YAML could run any Python code.
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+        for layer in layers:
+            cfg.merge_from_other_cfg(CfgNode(layer))
         cfg.merge_from_list(_with_floats(cfg, overrides))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not plain YAML: {error}") from error
     except (KeyError, AssertionError, ValueError) as error:
         message = str(error.args[0] if error.args else error)
         raise ConfigError(f"{path} with overrides {list(overrides)}: {message}{_hint(message, cfg)}") from error
-    except (OSError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read as keys and values: {error}") from error
-    _check_values(cfg)
-    check_test(cfg)
-    settle_protocol(cfg)
+    # yacs reads texts as Python literals, whose parser gives up on deep nesting in its own ways.
+    except (OSError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} cannot be read as keys and values: {error!r:.300}") from error
+    try:
+        _check_values(cfg)
+        check_test(cfg)
+        settle_protocol(cfg)
+    except (TypeError, AttributeError, IndexError, OverflowError) as error:  # yacs does not look into lists
+        raise ConfigError(f"{path}: a value is not of the kind that its key needs: {error}") from error
     return cfg
 
 

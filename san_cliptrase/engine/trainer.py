@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from san_cliptrase.data.loader import TrainStream, build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
-from san_cliptrase.engine.checkpoint_files import set_aside
+from san_cliptrase.engine.checkpoint_files import remove_unfinished, set_aside
 from san_cliptrase.engine.divergence import diverged
 from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.hooks import CheckpointHook, EvaluationHook, PictureHook, PreemptionHook, WriterHook
@@ -57,6 +57,8 @@ class Trainer(TrainerBase):
             model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), trainer=weakref.proxy(self)
         )
         self.register_hooks(self._build_hooks(model))
+        if comm.is_main_process():
+            remove_unfinished(Path(cfg.OUTPUT_DIR))
         self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self._done = self.iter + 1
@@ -76,9 +78,10 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             built += [
                 PictureHook(cfg, model),
-                CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
                 hooks.PeriodicWriter([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
                 WriterHook(cfg, self._build_writers),
+                # Last: what a checkpoint has behind it has been written.
+                CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
             ]
         return built
 
@@ -106,6 +109,8 @@ class Trainer(TrainerBase):
                 if self.stop_agreed:  # nobody leaves before the checkpoint is there: launchers end the others then
                     comm.synchronize()
                 raise
+            finally:
+                self._stream.close()
 
     def _build_loader(self, start_iter: int) -> DataLoader:
         cfg, name = self.cfg, self.cfg.DATASETS.TRAIN[0]
@@ -180,7 +185,8 @@ class Trainer(TrainerBase):
         if not math.isfinite(means["total_loss"]):
             raise FloatingPointError(f"the loss is not finite: {means}")
         if comm.is_main_process():
-            self.storage.put_scalars(**means)
+            # Not smoothed: a resumed run would begin with an empty window, and write other numbers.
+            self.storage.put_scalars(**means, smoothing_hint=False)
 
     def _clip_gradients(self) -> None:
         clipping = self.cfg.SOLVER.CLIP_GRADIENTS
@@ -191,7 +197,7 @@ class Trainer(TrainerBase):
         norm = torch.nn.utils.clip_grad_norm_(parameters, clipping.CLIP_VALUE, clipping.NORM_TYPE)
         # Under a loss scale it is infinite where the scale was too large: the step will be skipped.
         if math.isfinite(norm):
-            self.storage.put_scalar("grad_norm", norm.item())
+            self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
         elif not self.amp:
             raise FloatingPointError(f"the gradient is not finite: its norm is {norm.item()}")
 

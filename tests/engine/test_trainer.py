@@ -124,7 +124,9 @@ def test_variants_see_the_same_pictures_in_the_same_order(train):
 
 
 def test_a_batch_seen_again_and_again_is_learned(train, world, tmp_path, monkeypatch):
-    monkeypatch.setattr("san_cliptrase.engine.trainer.build_train_loader", lambda *_: [world.batch()] * 30)
+    monkeypatch.setattr(
+        "san_cliptrase.engine.trainer.build_train_loader", lambda *_: (world.batch() for _ in range(30))
+    )
     quiet = {"test__eval_period": 0, "solver__checkpoint_period": 100, "vis_images": 0}
     train("run", solver__max_iter=30, solver__base_lr=0.01, **quiet)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
