@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 
@@ -34,3 +36,26 @@ def test_a_full_disk_under_weights_is_named(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="model.pth: No space left on device"):
         write_atomically(tmp_path / "model.pth", lambda file: torch.save({"a": torch.zeros(3)}, file))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_under_torch_is_named_and_leaves_the_old_file(tmp_path):
+    """torch.save meets the system's error while it writes, and raises another one."""
+    path = tmp_path / "model.pth"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="model.pth: File too large"):
+            write_atomically(path, lambda file: torch.save({"a": torch.zeros(100_000)}, file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+    assert path.read_text() == "old"
+
+
+def test_other_errors_of_torch_stay_what_they_are(tmp_path):
+    def broken(file):
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        write_atomically(tmp_path / "model.pth", broken)
