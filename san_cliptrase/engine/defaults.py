@@ -25,6 +25,7 @@ from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
 from san_cliptrase.engine.config_file import read_layers
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
+from san_cliptrase.files import write_text_atomically
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
 
@@ -150,7 +151,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     setup_logging(output)
     seed_all_rng(cfg.SEED)
     if comm.is_main_process():
-        (output / "config.yaml").write_text(cfg.dump(), encoding="utf-8")
+        write_text_atomically(output / "config.yaml", cfg.dump())
         logging.getLogger(__name__).info("device %s, output %s", cfg.MODEL.DEVICE, output)
     return cfg
 
