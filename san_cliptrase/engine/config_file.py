@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,30 @@ import yaml
 
 from san_cliptrase.engine.protocol import ConfigError
 
-MOST_BYTES = 2**20
+MOST_BYTES, MOST_ALIASES = 2**20, 100
 _BASE = "_BASE_"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without tags that make objects, and without aliases: ten lines of those can unfold into gigabytes."""
+    """YAML without tags that make objects, and with few aliases, none in what another one names.
+
+    Ten lines of aliases of aliases can unfold into gigabytes; detectron2's own dumps have a flat one.
+    """
+
+    aliases = anchored = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases are not read", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            self.aliases += 1
+            if self.anchored or self.aliases > MOST_ALIASES:
+                raise yaml.composer.ComposerError(None, None, "aliases upon aliases are not read", event.start_mark)
+            return super().compose_node(parent, index)
+        names = int(event.anchor is not None)
+        self.anchored += names
+        node = super().compose_node(parent, index)
+        self.anchored -= names
+        return node
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
@@ -33,7 +47,7 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         ConfigError: a file is missing, larger than a megabyte, not plain YAML or no mapping of keys; or ``_BASE_`` is
             not the name of a local file, or leads back to a file above.
     """
-    path = path.resolve()
+    path = Path(os.path.abspath(path))
     if path in above:
         raise ConfigError(f"{path}: its {_BASE} leads back to itself")
     content = _parse(path)
@@ -42,7 +56,10 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         return [content]
     if not isinstance(base, str) or "://" in base or "\0" in base:
         raise ConfigError(f"{path}: {_BASE} must name a file on this machine, not {base!r:.100}")
-    return [*read_layers(path.parent / Path(base).expanduser(), (*above, path)), content]
+    try:
+        return [*read_layers(path.parent / Path(base).expanduser(), (*above, path)), content]
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ConfigError(f"{path}, {_BASE} {base:.100}: {error}") from error
 
 
 def _parse(path: Path) -> dict[str, Any]:
@@ -60,8 +77,6 @@ def _parse(path: Path) -> dict[str, Any]:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path} cannot be read as keys and values: {error!r:.300}") from error
-    if content is None:
-        return {}
     if not isinstance(content, dict) or not _named(content):
         raise ConfigError(f"{path} cannot be read as keys and values: expected KEY: VALUE, with text as keys")
     return content
