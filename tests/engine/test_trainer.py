@@ -188,12 +188,20 @@ def test_gradients_are_clipped_over_all_parameters_together(train):
     assert torch.stack([g.norm() for g in grads if g is not None]).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(train, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda x: x * float("nan"), "loss_ce"),
+        (lambda x: x - torch.inf, "loss_ce"),
+        (lambda x: (0 * x).sqrt(), "gradient"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(train, tmp_path, monkeypatch, loss, found):
     def forward(self, inputs, mask_counts):
-        return {"loss_ce": next(self.network.parameters()).sum() * float("nan")}
+        return {"loss_ce": loss(next(self.network.parameters()).sum())}
 
     monkeypatch.setattr("san_cliptrase.meta_arch.san.SAN.forward", forward)
-    with pytest.raises(DivergedError, match="not finite in iteration 0.*loss_ce.*not_finite_0000000_0.json"):
+    with pytest.raises(DivergedError, match=f"not finite in iteration 0.*{found}.*not_finite_0000000_0.json"):
         train("run", test__eval_period=0, solver__checkpoint_period=100, vis_images=0)
     report = json.loads((tmp_path / "run" / "not_finite_0000000_0.json").read_text())
     assert report["iteration"] == 0
