@@ -50,4 +50,4 @@ test-slow: $(STAMP)
 	$(RUN) -m pytest -m slow
 
 clean:
-	rm -rf output build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf output build dist *.egg-info .hypothesis .pytest_cache .ruff_cache

@@ -40,5 +40,5 @@ setup(
         "torchvision>=0.19",
         "tqdm>=4.60",
     ],
-    extras_require={"test": ["pytest>=8.0", "ruff>=0.6"]},
+    extras_require={"test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6"]},
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from san_cliptrase.images import DataError
 
+MOST_BYTES = 4 * 2**20
+
 
 def read_class_list(path: str | Path) -> tuple[str, ...]:
     """Class names of a file, refused where a name could not be told from a mistake.
@@ -21,8 +23,15 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
         DataError: there is no such file, it is not UTF-8, it is empty, a line is blank, or a class is named twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with open(path, "rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise DataError(f"the class file {path} has more than {MOST_BYTES} bytes: is it one class name a line?")
+        text = content.decode("utf-8-sig")
+    # ValueError: a path with a null character.
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"cannot read the class file {path}: {error}. It must be UTF-8 text with one class name a line"
         ) from error

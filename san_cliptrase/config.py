@@ -153,6 +153,8 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.TEST.BATCH_SIZE = 1
     cfg.TEST.MAX_IMAGES = 0
     _add_evaluation(cfg, type(cfg))
+    # Training: the stream's next picture takes the place of one whose files cannot be used, instead of the run ending.
+    cfg.DATALOADER.SKIP_BAD = False
     cfg.INPUT.COLOR_AUG_SSD = True
     # horizontal or none.
     cfg.INPUT.RANDOM_FLIP = "horizontal"
@@ -171,6 +173,9 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.SOLVER.CLIP_MULTIPLIER = 1.0
     cfg.SOLVER.STRENGTH_MULTIPLIER = 1.0
     cfg.SOLVER.POLY_POWER = 0.9
+    # An iteration computes its batch in so many parts, one after the other: the same losses and gradients, in the
+    # memory of a part. One GPU trains with IMS_PER_BATCH 32 in 8 parts of 4 images.
+    cfg.SOLVER.ACCUMULATE = 1
     cfg.SOLVER.AMP.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"

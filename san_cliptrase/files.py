@@ -50,7 +50,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
     def to_disk(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            write(file)
+            try:
+                write(file)
+            except RuntimeError as error:
+                # torch.save tells of a full disk by an error of its own, raised while it handles the system's.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
             file.flush()
             os.fsync(file.fileno())
 

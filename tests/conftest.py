@@ -50,21 +50,27 @@ def write_scenes(folder, seed, count, unseen):
         Image.fromarray(scene.labels[:height, :width]).save(folder / "labels" / f"{index}.png")
 
 
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory):
-    """Datasets ``tiny_train`` (6 scenes of seen classes) and ``tiny_val`` (3 scenes of all), registered."""
+def register_tiny(root):
+    """Datasets ``tiny_train`` and ``tiny_val`` of the files in ``root``."""
     from san_cliptrase.data.datasets import load_pairs, register
     from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES
 
-    root = tmp_path_factory.mktemp("tiny_data")
-    for name, seed, count, unseen in (("tiny_train", 71, 6, ()), ("tiny_val", 72, 3, UNSEEN_CLASSES)):
-        write_scenes(root / name, seed, count, bool(unseen))
+    for name, unseen in (("tiny_train", ()), ("tiny_val", UNSEEN_CLASSES)):
         register(
             name,
             lambda name=name: load_pairs(name, root / name / "images", root / name / "labels"),
             CLASS_NAMES if unseen else SEEN_CLASSES,
             unseen,
         )
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """Datasets ``tiny_train`` (6 scenes of seen classes) and ``tiny_val`` (3 scenes of all), registered."""
+    root = tmp_path_factory.mktemp("tiny_data")
+    for name, seed, count, unseen in (("tiny_train", 71, 6, False), ("tiny_val", 72, 3, True)):
+        write_scenes(root / name, seed, count, unseen)
+    register_tiny(root)
     return root
 
 

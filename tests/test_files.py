@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 
@@ -41,3 +43,26 @@ def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
     with pytest.raises(OutputError, match="cannot write .*taken/a.txt"):
         write_whole(tmp_path / "taken" / "a.txt", lambda path: path.write_text("content"))
     assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_disk_that_fills_up_under_torch_is_named_and_leaves_the_old_file(tmp_path):
+    """torch.save meets the system's error while it writes, and raises another one."""
+    path = tmp_path / "model.pth"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="model.pth: File too large"):
+            write_atomically(path, lambda file: torch.save({"a": torch.zeros(100_000)}, file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pth"]
+    assert path.read_text() == "old"
+
+
+def test_other_errors_of_torch_stay_what_they_are(tmp_path):
+    def broken(file):
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake"):
+        write_atomically(tmp_path / "model.pth", broken)

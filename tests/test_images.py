@@ -1,3 +1,7 @@
+import struct
+import tracemalloc
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -63,3 +67,22 @@ def test_a_decompression_bomb_is_an_error_like_others(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4000)
     with pytest.raises(DataError, match="cannot read the image .*bomb.png: .*10000 pixels"):
         read_image(tmp_path / "bomb.png")
+
+
+def header(width, height):
+    """A PNG that promises so many pixels and holds none."""
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + size
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+@pytest.mark.parametrize("size", [(100_000, 100_000), (2**31 - 1, 2**31 - 1), (200_000_000, 1), (0, 5)])
+@pytest.mark.parametrize("read", [read_image, read_values])
+def test_absurd_headers_are_refused_before_anything_is_decoded(tmp_path, read, size):
+    (tmp_path / "absurd.png").write_bytes(header(*size))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"absurd\.png"):
+        read(tmp_path / "absurd.png")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10e6

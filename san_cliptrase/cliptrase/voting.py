@@ -10,6 +10,7 @@ from torch import Tensor
 
 Size = tuple[int, int]
 CLASSES_AT_ONCE = 64
+SCORES_AT_ONCE = 2**27
 
 
 def patch_logits(tokens: Tensor, text_weights: Tensor, cls_prior: bool = False) -> Tensor:
@@ -75,8 +76,9 @@ def decide_pixels(scores: Tensor, size: Size, background: Background | None = No
     best = torch.full(size, -torch.inf, device=scores.device)
     total, labels = best.clone(), torch.zeros(size, dtype=torch.int64, device=scores.device)
     scaled = background is not None and background.threshold > 0 and background.scale > 0
-    for start in range(0, len(scores), CLASSES_AT_ONCE):
-        part = scores[start : start + CLASSES_AT_ONCE].float()
+    at_once = max(1, min(CLASSES_AT_ONCE, SCORES_AT_ONCE // (size[0] * size[1])))
+    for start in range(0, len(scores), at_once):
+        part = scores[start : start + at_once].float()
         if part.shape[-2:] != torch.Size(size):
             part = F.interpolate(part[None], size=size, mode="bilinear", align_corners=False)[0]
         value, index = part.max(0)  # argmax is four times slower on a CPU

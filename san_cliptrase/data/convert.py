@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import shutil
 from collections.abc import Callable, Mapping
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
 from san_cliptrase.images import DataError, read_image, read_values
 
 UNKNOWN = -1
+MOST_PIXELS = 2**27
 
 
 def value_table(meaning: Mapping[int, int]) -> np.ndarray:
@@ -82,7 +84,10 @@ def read_context(path: Path) -> np.ndarray:
         DataError: it cannot be read or holds no ``LabelMap``.
     """
     try:
-        return np.asarray(loadmat(path)["LabelMap"], np.int64)
+        (shape,) = (shape for name, shape, _ in whosmat(path) if name == "LabelMap")
+        if math.prod(shape) > MOST_PIXELS:
+            raise ValueError(f"LabelMap has shape {shape}")
+        return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"], np.int64)
     # scipy's reader raises ValueError, TypeError, NotImplementedError and zlib's error for damaged files.
     except Exception as error:
         raise DataError(f"cannot read the label file {path}: {error!r}. Is it one of Pascal Context's?") from error
@@ -120,5 +125,5 @@ def read_ade_objects(index: Path) -> list[str]:
     try:
         with index.open("rb") as file:
             return [str(name) for name in _OnlyArrays(file).load()["objectnames"]]
-    except (OSError, pickle.UnpicklingError, EOFError, KeyError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:  # unpickling meets damage with errors of almost any type
         raise DataError(f"cannot read {index}: {error!r}. Is it the index of ADE20K_2021_17_01?") from error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import random
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import FrameType
 
 import numpy as np
 from detectron2.utils import comm
@@ -16,27 +20,99 @@ from san_cliptrase.images import DataError, image_size
 HEADS_AT_ONCE = 16
 """Files whose heads are read side by side: on a network's disk each one is a wait."""
 
+logger = logging.getLogger(__name__)
+
+MOST_BAD = 10
+"""How many unusable files after one another training leaves out."""
+GRACE = 15.0
+"""Seconds that a loading process goes on after SIGTERM."""
+
+
+class LoaderError(RuntimeError):
+    """A loading process has died; the message says what to look at."""
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """Stands in a batch for a sample whose files cannot be used; ``message`` names the file and says why."""
+
+    message: str
+
+
+class WatchedLoader(DataLoader):
+    """A ``DataLoader`` that reports a dead loading process when the next batch is asked for, and as our own error."""
+
+    def __iter__(self) -> Iterator[list]:
+        main = threading.current_thread() is threading.main_thread()
+        before = signal.getsignal(signal.SIGCHLD)
+        batches = super().__iter__()
+        if main and self.num_workers:
+            # torch's handler would raise wherever the process is, in the middle of an optimiser's step for one.
+            signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker (pid" not in str(error):
+                    raise
+                raise LoaderError(
+                    f"{error}. Was it killed for want of memory (dmesg says so), or is /dev/shm full? Fewer "
+                    f"DATALOADER.NUM_WORKERS need less"
+                ) from error
+            yield batch
+
+
+def outlast_sigterm(worker: int) -> None:
+    """For ``worker_init_fn``: schedulers send SIGTERM to all processes, and the run still needs its loaders to end.
+
+    They end :data:`GRACE` seconds later or at the second SIGTERM: Python ends them by the same signal when it exits.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    signal.signal(signal.SIGTERM, handle)
+
 
 class EndlessDataset(Dataset):
     """The training stream as a map: position 0, 1, 2, ... -> a sample, epoch after epoch, reshuffled for each.
 
     Sample and augmentation depend on ``seed`` and the position alone: not on the number of workers, on what was
-    loaded before, or on where a resumed run starts.
+    loaded before, or on where a resumed run starts. "draw_seed" is for the draws of the loss: of this sample, whichever
+    process and part of the batch has it. A sample whose files cannot be used is a :class:`BadSample`.
+
+    Args:
+        records: detectron2's list of dicts.
+        mapper: dict -> sample.
+        seed: decides order and augmentation.
+        skip_bad: put the next sample of the order in the place of a bad one, which "skipped" then tells of.
     """
 
-    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int) -> None:
+    def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int, skip_bad: bool = False) -> None:
         if not records:
             raise ValueError("the training set is empty")
-        self.records, self.mapper, self.seed = records, mapper, seed
+        self.records, self.mapper, self.seed, self.skip_bad = records, mapper, seed, skip_bad
         self._shuffled = (-1, np.empty(0, np.int64))
 
-    def __getitem__(self, position: int) -> dict:
+    def __getitem__(self, position: int) -> dict | BadSample:
         epoch, place = divmod(position, len(self.records))
         if self._shuffled[0] != epoch:
             self._shuffled = epoch, np.random.RandomState([self.seed, epoch]).permutation(len(self.records))
         np.random.seed([self.seed, 1, position])
         random.seed(f"{self.seed} {position}")
-        return self.mapper(self.records[self._shuffled[1][place]])
+        draw_seed = int(np.random.SeedSequence([self.seed, 2, position]).generate_state(1)[0])
+        skipped: list[str] = []
+        while len(skipped) < (MOST_BAD if self.skip_bad else 1):
+            record = self.records[self._shuffled[1][(place + len(skipped)) % len(self.records)]]
+            try:
+                return {**self.mapper(record), "draw_seed": draw_seed, "skipped": skipped}
+            except DataError as error:
+                # Raised in a loading process, it would arrive with that process's traceback in its message.
+                skipped.append(str(error))
+        return BadSample(skipped[-1])
 
 
 class PositionSampler(Sampler):
@@ -53,7 +129,13 @@ class PositionSampler(Sampler):
 
 
 def build_train_loader(
-    records: list[dict], mapper: Callable[[dict], dict], batch: int, seed: int, start_iter: int, workers: int
+    records: list[dict],
+    mapper: Callable[[dict], dict],
+    batch: int,
+    seed: int,
+    start_iter: int,
+    workers: int,
+    skip_bad: bool = False,
 ) -> DataLoader:
     """Batches of the stream as lists of dicts, beginning with those of iteration ``start_iter``.
 
@@ -64,6 +146,7 @@ def build_train_loader(
         seed: decides order and augmentation.
         start_iter: 0, or where a resumed run goes on.
         workers: loading processes of each training process.
+        skip_bad: see :class:`EndlessDataset`.
 
     Raises:
         ValueError: if the processes cannot share a batch evenly.
@@ -71,21 +154,62 @@ def build_train_loader(
     world = comm.get_world_size()
     if batch % world:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {world} processes cannot share evenly")
-    return DataLoader(
-        EndlessDataset(records, mapper, seed),
+    return WatchedLoader(
+        EndlessDataset(records, mapper, seed, skip_bad),
         batch_size=batch // world,
         sampler=PositionSampler(start_iter * batch),
         num_workers=workers,
         collate_fn=list,
-        persistent_workers=workers > 0,
+        worker_init_fn=outlast_sigterm,
     )
 
 
-@dataclass(frozen=True)
-class BadSample:
-    """Stands in a test batch for a sample whose files cannot be used; ``message`` names the file and says why."""
+class TrainStream:
+    """The batches of a run, in parts; loading starts again, at the same position, where a process of it has died.
 
-    message: str
+    Args:
+        build_loader: first iteration -> loader, see :func:`build_train_loader`.
+        parts: into how many parts this process's share of a batch is cut.
+        start_iter: 0, or where a resumed run goes on.
+    """
+
+    def __init__(self, build_loader: Callable[[int], DataLoader], parts: int, start_iter: int) -> None:
+        self._build_loader, self._parts, self._iteration = build_loader, parts, start_iter
+        self._batches = iter(build_loader(start_iter))
+
+    def next(self) -> tuple[list[list[dict]], list[str]]:
+        """The next batch's parts, and what was left out of it.
+
+        Raises:
+            DataError: a file cannot be used, and may not be left out.
+            LoaderError: loading processes die again and again.
+            ValueError: the batch cannot be cut into so many parts.
+        """
+        batch = self._next_batch()
+        self._iteration += 1
+        for sample in batch:
+            if isinstance(sample, BadSample):
+                raise DataError(f"{sample.message} (--skip-bad trains without such files)")
+        if not 1 <= self._parts <= len(batch):
+            raise ValueError(
+                f"SOLVER.ACCUMULATE is {self._parts}, but a process has {len(batch)} images of a batch: from 1 to "
+                f"{len(batch)} parts are possible"
+            )
+        cuts = [len(batch) * part // self._parts for part in range(self._parts + 1)]
+        skipped = [message for sample in batch for message in sample.pop("skipped", ())]
+        return [batch[start:end] for start, end in zip(cuts, cuts[1:], strict=False)], skipped
+
+    def close(self) -> None:
+        """Ends the loading processes."""
+        self._batches.close()
+
+    def _next_batch(self) -> list:
+        try:
+            return next(self._batches)
+        except LoaderError as error:
+            logger.warning("%s. Loading starts again at iteration %d", error, self._iteration)
+            self._batches = iter(self._build_loader(self._iteration))
+            return next(self._batches)
 
 
 class _Mapped(Dataset):
@@ -99,7 +223,6 @@ class _Mapped(Dataset):
         try:
             return self.mapper(self.records[index])
         except DataError as error:
-            # Raised in a loading process, it would arrive with that process's traceback in its message.
             return BadSample(str(error))
 
 
@@ -140,4 +263,10 @@ def build_test_loader(
         done: how many records of this process's share are left out at the front.
     """
     mine = process_share(records)[done:]
-    return DataLoader(_Mapped(mine, mapper), batch_size=batch, num_workers=workers, collate_fn=list)
+    return WatchedLoader(
+        _Mapped(mine, mapper),
+        batch_size=batch,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=outlast_sigterm,
+    )

@@ -20,6 +20,8 @@ from san_cliptrase.images import DataError, read_image, read_values
 GREY = 128
 WIDE_IGNORE = 65535
 """What label files of more than 255 classes have for pixels without a label."""
+MOST_MASKS = 1024
+"""Most classes in one training picture: each is a mask of its size."""
 
 
 def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
@@ -176,12 +178,17 @@ class SemanticMapper:
         result["image"] = F.pad(picture, (0, right, 0, below), value=GREY)
         result["picture_size"] = (h, w)
         result["sem_seg"] = torch.from_numpy(labels)
-        result["instances"] = self._masks(labels)
+        result["instances"] = self._masks(labels, record["sem_seg_file_name"])
         return result
 
-    def _masks(self, labels: np.ndarray) -> Instances:
+    def _masks(self, labels: np.ndarray, path: str) -> Instances:
         present = np.flatnonzero(np.bincount(labels.ravel()))
         present = present[present != self.ignore_label]
+        if len(present) > MOST_MASKS:
+            raise DataError(
+                f"label file {path} has {len(present)} classes in one training picture, more than the {MOST_MASKS} "
+                f"masks that are made: are its values instances instead of classes?"
+            )
         instances = Instances(labels.shape)
         instances.gt_classes = torch.from_numpy(present)
         instances.gt_masks = BitMasks(torch.from_numpy(labels[None] == present[:, None, None]))

@@ -64,7 +64,7 @@ def read_registry() -> dict[str, OwnDataset]:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         found = {str(name): _entry(**values) for name, values in entries.items()}
-    except (yaml.YAMLError, OSError, ValueError, AttributeError, TypeError) as error:
+    except (yaml.YAMLError, OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DataError(f"cannot read the datasets registered in {path}: {error}; {remedy}") from error
     if taken := sorted(found.keys() & DATASETS.keys()):
         raise DataError(f"{path} registers {taken[0]!r}, which is a dataset of this project; {remedy}")

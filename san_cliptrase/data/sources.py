@@ -77,7 +77,10 @@ def _plain(pattern: str, meaning: dict[int, int], source: Path, root: Path, spec
 def _listed(source: Path, lists: tuple[str, ...], split: str) -> Iterator[str]:
     for folder in lists:
         if (path := source / "ImageSets" / folder / f"{split}.txt").is_file():
-            yield from dict.fromkeys(path.read_text(encoding="utf-8").split())
+            for stem in dict.fromkeys(path.read_text(encoding="utf-8", errors="replace").split()):
+                if Path(stem).name != stem or "\0" in stem:  # files are written under these names
+                    raise DataError(f"{path} lists {stem!r:.100}, which is no plain file name: is it VOC's list?")
+                yield stem
             return
 
 

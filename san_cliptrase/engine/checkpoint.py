@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,18 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 
 from san_cliptrase.engine.checkpoint_clip import check_frozen_clip, compare_sizes
+from san_cliptrase.engine.checkpoint_files import (
+    CheckpointError,
+    DamagedCheckpoint,
+    checkpoint_files,
+    read_checkpoint,
+    weights_in,
+)
 from san_cliptrase.engine.checkpoint_keys import is_official
 from san_cliptrase.engine.release import SHARE, weights_of_release
 from san_cliptrase.files import write_atomically, write_text_atomically
 
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message names the file and what does not fit."""
+__all__ = ["CheckpointError", "SafeCheckpointer"]
 
 
 class SafeCheckpointer(Checkpointer):
@@ -37,7 +41,31 @@ class SafeCheckpointer(Checkpointer):
         local = self.path_manager.get_local_path(path) if path else ""
         if local and not Path(local).is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
-        return super().load(local, checkpointables)
+        try:
+            return super().load(local, checkpointables)
+        except CheckpointError as error:
+            if path in str(error):
+                raise
+            raise CheckpointError(f"{path}: {error}") from error
+        # What a readable file may hold in place of a training state is without end.
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"cannot use the checkpoint {path}: {error!r:.500}") from error
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Goes on from the folder's last checkpoint that can be read, or loads weights.
+
+        Raises:
+            CheckpointError: see :meth:`load`; or there are checkpoints to resume from, and none can be read.
+        """
+        found = checkpoint_files(Path(self.save_dir)) if resume else []
+        for file in found:
+            try:
+                return self.load(str(file))
+            except DamagedCheckpoint as error:
+                self.logger.warning("%s Trying the one before it.", error)
+        if found or (resume and self.has_checkpoint()):
+            raise CheckpointError(f"--resume: none of the {len(found)} checkpoints in {self.save_dir} can be read")
+        return self.load(path, checkpointables=[])
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes ``name.pth``, then makes ``last_checkpoint`` name it; dying here leaves the last one whole."""
@@ -54,13 +82,8 @@ class SafeCheckpointer(Checkpointer):
         write_text_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
     def _load_file(self, f: str) -> dict:
-        try:
-            loaded = torch.load(f, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            raise CheckpointError(f"cannot read the checkpoint {f}: {error}. Is the file whole?") from error
-        if not isinstance(loaded, dict):
-            raise CheckpointError(f"checkpoint {f} holds a {type(loaded).__name__}, not a dictionary of weights")
-        state = loaded.get("model", loaded)
+        loaded = read_checkpoint(f)
+        state = weights_in(loaded, f)
         if is_official(state) and hasattr(self.model, "network"):
             try:
                 return {"model": weights_of_release(state, self.model)}

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
@@ -25,6 +24,7 @@ from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
 from san_cliptrase.engine.checkpoint_keys import is_official
+from san_cliptrase.engine.config_file import read_layers
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
 from san_cliptrase.engine.release import SHARE, read_keys
 from san_cliptrase.files import OutputError, write_text_atomically
@@ -36,7 +36,9 @@ def argument_parser() -> argparse.ArgumentParser:
     """detectron2's arguments: --config-file (or --config), --eval-only, --resume, --num-gpus, KEY VALUE ..."""
     parser = default_argument_parser()
     parser.description = "Train or evaluate SAN and CLIPtrase."
-    parser.add_argument("--skip-bad", action="store_true", help="evaluate without unreadable files (TEST.SKIP_BAD)")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable files out (TEST.SKIP_BAD, DATALOADER.SKIP_BAD)"
+    )
     parser.epilog = "example: python train_net.py --config configs/demo/san_cliptrase.yaml OUTPUT_DIR output/mine"
     return parser
 
@@ -52,29 +54,30 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         The configuration, with the device decided, not frozen.
 
     Raises:
-        ConfigError: if the file is missing, is not plain YAML, or it or the overrides name a key or a dataset that
-            does not exist.
+        ConfigError: if a file is missing or is not plain YAML (see :func:`read_layers`), or it or the overrides name
+            a key or a dataset that does not exist, or a value that its key cannot have.
         DataError: if the user's registry of datasets or the file of TEST.VOCABULARY cannot be used.
     """
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
-    if not Path(path).is_file():
-        raise ConfigError(f"there is no configuration file {path}")
+    layers = read_layers(Path(path))
     try:
-        # Not merge_from_file's default: with allow_unsafe, a tag in the YAML could run any Python code.
-        cfg.merge_from_file(str(path), allow_unsafe=False)
+        for layer in layers:
+            cfg.merge_from_other_cfg(CfgNode(layer))
         cfg.merge_from_list(_with_floats(cfg, overrides))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not plain YAML: {error}") from error
     except (KeyError, AssertionError, ValueError) as error:
         message = str(error.args[0] if error.args else error)
         raise ConfigError(f"{path} with overrides {list(overrides)}: {message}{_hint(message, cfg)}") from error
-    except (OSError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path} cannot be read as keys and values: {error}") from error
-    _check_values(cfg)
-    check_test(cfg)
-    settle_protocol(cfg)
-    _settle_start(cfg, cfg.MODEL.WEIGHTS)
+    # yacs reads texts as Python literals, whose parser gives up on deep nesting in its own ways.
+    except (OSError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        raise ConfigError(f"{path} cannot be read as keys and values: {error!r:.300}") from error
+    try:
+        _check_values(cfg)
+        check_test(cfg)
+        settle_protocol(cfg)
+        _settle_start(cfg, cfg.MODEL.WEIGHTS)
+    except (TypeError, AttributeError, IndexError, OverflowError) as error:  # yacs does not look into lists
+        raise ConfigError(f"{path}: a value is not of the kind that its key needs: {error}") from error
     return cfg
 
 
@@ -112,6 +115,8 @@ def _check_values(cfg: CfgNode) -> None:
         raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
     if cfg.LOG_PERIOD < 1:
         raise ConfigError(f"LOG_PERIOD is {cfg.LOG_PERIOD}; it counts iterations, so it must be 1 or more")
+    if cfg.SOLVER.ACCUMULATE < 1:
+        raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts parts of a batch: 1 or more")
     if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
         raise ConfigError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; SAN flips horizontally, or choose 'none'")
     try:
@@ -155,6 +160,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ConfigError(f"{late[0]} stands behind KEY VALUE, where it is not read: put options first")
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
+    cfg.DATALOADER.SKIP_BAD |= args.skip_bad
     output = Path(cfg.OUTPUT_DIR)
     if args.resume and (last := output / "last_checkpoint").is_file():
         _settle_start(cfg, str(output / last.read_text(encoding="utf-8", errors="replace").strip()))

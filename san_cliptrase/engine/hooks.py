@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 import time
 from collections.abc import Callable
@@ -17,8 +16,9 @@ from torch import nn
 
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.evaluate import dataset_records, evaluate
+from san_cliptrase.engine.logs import keep_lines, keep_rows
 from san_cliptrase.engine.pictures import segmentation_panel
-from san_cliptrase.files import write_text_atomically
+from san_cliptrase.engine.preemption import Preempted
 from san_cliptrase.images import DataError
 
 
@@ -41,6 +41,7 @@ class WriterHook(hooks.PeriodicWriter):
         self.cfg, self._build_writers = cfg, build_writers
 
     def before_train(self) -> None:
+        keep_lines(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.trainer.start_iter)
         self._writers = self._build_writers()
         if self.trainer.start_iter == 0 and evaluation_due(self.cfg, 0):
             self._write()
@@ -70,12 +71,17 @@ class EvaluationHook(HookBase):
         self._started = 0.0
 
     def before_train(self) -> None:
-        """Evaluates the untrained model, or takes up the file of a resumed run."""
-        start = self.trainer.start_iter
+        """Takes up the file of a resumed run, and evaluates if the evaluation of this point is not in it."""
+        start, missing = self.trainer.start_iter, False
         if comm.is_main_process():
-            self._keep_rows(start)
-        if start == 0 and evaluation_due(self.cfg, 0):
-            self._evaluate(0)
+            rows = keep_rows(self.path, start or -1)
+            there = sum(int(row["iteration"]) == start for row in rows)
+            missing = evaluation_due(self.cfg, start) and there < len(self.cfg.DATASETS.TEST)
+            if missing and there:
+                keep_rows(self.path, start - 1)
+        if comm.all_gather(missing)[0]:
+            self.trainer.storage.iter = max(start - 1, 0)  # the step at which the unbroken run has it
+            self._evaluate(start)
 
     def before_step(self) -> None:
         self._started = time.perf_counter()
@@ -95,7 +101,8 @@ class EvaluationHook(HookBase):
         self.seconds = state_dict["seconds"]
 
     def _evaluate(self, done: int) -> None:
-        results = evaluate(self.cfg, self.model, Path(self.cfg.OUTPUT_DIR))
+        with self.trainer.preemption.ending_at_once():
+            results = evaluate(self.cfg, self.model, Path(self.cfg.OUTPUT_DIR))
         comm.synchronize()
         if not comm.is_main_process():
             return
@@ -115,19 +122,23 @@ class EvaluationHook(HookBase):
                 writer.writeheader()
             writer.writerow(row)
 
-    def _keep_rows(self, start: int) -> None:
-        if not self.path.exists():
-            return
-        with open(self.path, newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if start and int(row["iteration"]) <= start]
-        if not rows:
-            self.path.unlink()
-            return
-        kept = io.StringIO(newline="")
-        writer = csv.DictWriter(kept, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text_atomically(self.path, kept.getvalue())
+
+class CheckpointHook(hooks.PeriodicCheckpointer):
+    """Checkpoints every SOLVER.CHECKPOINT_PERIOD iterations and at the end; also where a run was killed just before."""
+
+    def before_train(self) -> None:
+        super().before_train()
+        final = Path(self.checkpointer.save_dir) / f"{self.file_prefix}_final.pth"
+        if self.trainer.start_iter >= self.max_iter and not final.exists():
+            self.checkpointer.save(final.stem, iteration=self.max_iter - 1)
+
+
+class PreemptionHook(HookBase):
+    """Ends the run after an iteration in which a process was asked to; before anything that takes long."""
+
+    def after_step(self) -> None:
+        if self.trainer.stop_agreed:
+            raise Preempted
 
 
 class PictureHook(HookBase):

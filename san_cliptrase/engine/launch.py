@@ -8,15 +8,16 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import torch
-from detectron2.engine import launch
 from detectron2.modeling import build_model
 
 from san_cliptrase.clip.build import WeightsError
+from san_cliptrase.data.loader import LoaderError
 from san_cliptrase.data.mapper import DataError
 from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
 from san_cliptrase.engine.defaults import ConfigError, argument_parser, setup
+from san_cliptrase.engine.divergence import DivergedError
 from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
+from san_cliptrase.engine.processes import LaunchError, run_processes
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.evaluation.state import StateError
 from san_cliptrase.files import OutputError
@@ -24,7 +25,17 @@ from san_cliptrase.files import OutputError
 logger = logging.getLogger(__name__)
 Built = TypeVar("Built")
 
-USER_ERRORS = (ConfigError, CheckpointError, DataError, OutputError, StateError, WeightsError, FileNotFoundError)
+USER_ERRORS = (
+    ConfigError,
+    CheckpointError,
+    DataError,
+    DivergedError,
+    LoaderError,
+    OutputError,
+    StateError,
+    WeightsError,
+    FileNotFoundError,
+)
 """Errors whose message says everything; a traceback would only hide it."""
 
 
@@ -59,19 +70,32 @@ def _build(make: Callable[..., Built], *args: Any) -> Built:
     """The model or the trainer of a configuration; what they refuse are its values."""
     try:
         return make(*args)
+    except USER_ERRORS:
+        raise
     except (ValueError, KeyError) as error:
-        raise ConfigError(str(error.args[0])) from error
+        raise ConfigError(str(error.args[0] if error.args else error)) from error
+    # Values that no check foresaw: torch refuses them where it computes with them.
+    except (TypeError, RuntimeError, ArithmeticError, IndexError, AttributeError, AssertionError) as error:
+        raise ConfigError(f"a model cannot be built with these values: {error!r:.500}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = argument_parser().parse_args(argv)
-    if args.num_gpus > max(1, torch.cuda.device_count()):
-        sys.stderr.write(f"error: --num-gpus {args.num_gpus}, but this machine has {torch.cuda.device_count()} GPUs\n")
-        return 1
     try:
-        launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
-    except USER_ERRORS as error:
+        run_processes(_run_or_exit, args)
+    except LaunchError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    except SystemExit as ending:
+        return int(ending.code or 0)
     return 0
+
+
+def _run_or_exit(args: argparse.Namespace) -> None:
+    """:func:`run`; errors whose message says everything become one line and the exit status."""
+    try:
+        run(args)
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(1) from error

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import weakref
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter, Tensorboard
 from torch import nn
 from torch.utils.data import DataLoader
 
-from san_cliptrase.data.loader import build_train_loader
+from san_cliptrase.data.loader import TrainStream, build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
+from san_cliptrase.engine.checkpoint_files import remove_unfinished, set_aside
+from san_cliptrase.engine.divergence import diverged
 from san_cliptrase.engine.evaluate import dataset_records
-from san_cliptrase.engine.hooks import EvaluationHook, PictureHook, WriterHook
+from san_cliptrase.engine.hooks import CheckpointHook, EvaluationHook, PictureHook, PreemptionHook, WriterHook
+from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
 
@@ -40,22 +44,27 @@ class Trainer(TrainerBase):
     def __init__(self, cfg: Any, resume: bool = False) -> None:
         super().__init__()
         self.cfg = cfg
+        self.preemption, self.stop_agreed, self._done = Preemption(), False, 0
         model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_scheduler(cfg, self.optimizer)
         self.amp = cfg.SOLVER.AMP.ENABLED and cfg.MODEL.DEVICE.startswith("cuda")
         self.grad_scaler = torch.amp.GradScaler(enabled=self.amp)
-        self.model = create_ddp_model(model, broadcast_buffers=False)
+        # Every trainable parameter is part of every loss, so there is no search for unused ones (DDP's default).
+        devices = [comm.get_local_rank()] if cfg.MODEL.DEVICE.startswith("cuda") else None
+        self.model = create_ddp_model(model, broadcast_buffers=False, device_ids=devices)
         self.checkpointer = SafeCheckpointer(
             model, cfg.OUTPUT_DIR, save_to_disk=comm.is_main_process(), trainer=weakref.proxy(self)
         )
         self.register_hooks(self._build_hooks(model))
+        if comm.is_main_process():
+            remove_unfinished(Path(cfg.OUTPUT_DIR))
         self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
-            self.start_iter = self.iter + 1
-        elif _begins_at_prototypes(cfg):
-            self._initialise_prototypes(model)
-        self._data = iter(self._build_loader())
+            self.start_iter = self._done = self.iter + 1
+        else:
+            self._begin_anew(model)
+        self._stream = TrainStream(self._build_loader, cfg.SOLVER.ACCUMULATE, self.start_iter)
         _log_sizes(model)
 
     def _build_hooks(self, model: nn.Module) -> list:
@@ -63,14 +72,16 @@ class Trainer(TrainerBase):
         built = [
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
+            PreemptionHook(),
             EvaluationHook(cfg, model),
         ]
         if comm.is_main_process():
             built += [
                 PictureHook(cfg, model),
-                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
                 hooks.PeriodicWriter([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
                 WriterHook(cfg, self._build_writers),
+                # Last: what a checkpoint has behind it has been written.
+                CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
             ]
         return built
 
@@ -80,15 +91,46 @@ class Trainer(TrainerBase):
         return [JSONWriter(str(output / "metrics.json")), TensorboardXWriter(str(output), purge_step=self.start_iter)]
 
     def train(self) -> None:
-        """Trains from where the run is to MAX_ITER."""
-        self.model.train()
-        super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+        """Trains from where the run is to MAX_ITER.
 
-    def _build_loader(self) -> DataLoader:
+        Raises:
+            Preempted: SIGTERM came; a checkpoint has been written if there was something new to save.
+            DivergedError: a loss or gradient is NaN or infinite; the names of the batch's files have been written.
+            DataError, LoaderError, OutputError: a file cannot be used, loading processes die, or a disk is full.
+        """
+        self.model.train()
+        with self.preemption.listening():
+            try:
+                super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+            except Preempted:
+                if self._done > self.start_iter:
+                    self.iter = self._done - 1
+                    self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+                if self.stop_agreed:  # nobody leaves before the checkpoint is there: launchers end the others then
+                    comm.synchronize()
+                raise
+            finally:
+                self._stream.close()
+
+    def _build_loader(self, start_iter: int) -> DataLoader:
         cfg, name = self.cfg, self.cfg.DATASETS.TRAIN[0]
         mapper = SemanticMapper(cfg, MetadataCatalog.get(name).stuff_classes, is_train=True)
-        batch, workers = cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS
-        return build_train_loader(dataset_records(name), mapper, batch, cfg.SEED, self.start_iter, workers)
+        return build_train_loader(
+            dataset_records(name),
+            mapper,
+            cfg.SOLVER.IMS_PER_BATCH,
+            cfg.SEED,
+            start_iter,
+            cfg.DATALOADER.NUM_WORKERS,
+            cfg.DATALOADER.SKIP_BAD,
+        )
+
+    def _begin_anew(self, model: nn.Module) -> None:
+        comm.synchronize()  # all have loaded their weights, which may lie in OUTPUT_DIR
+        if comm.is_main_process():
+            set_aside(Path(self.cfg.OUTPUT_DIR))
+        if _begins_at_prototypes(self.cfg):
+            self._initialise_prototypes(model)
 
     def _initialise_prototypes(self, model: nn.Module) -> None:
         cfg, name = self.cfg, self.cfg.DATASETS.TRAIN[0]
@@ -101,28 +143,50 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         """One iteration. Its random draws follow from (SEED, iteration) alone: see docs/architecture.md."""
         started = time.perf_counter()
-        data = next(self._data)
+        parts, skipped = self._stream.next()
         data_time = time.perf_counter() - started
+        for message in skipped:
+            logger.warning("left out, the stream's next picture takes its place: %s", message)
         torch.manual_seed((self.cfg.SEED * 1_000_003 + self.iter) * 1_009 + comm.get_rank())
-        with torch.autocast(self.cfg.MODEL.DEVICE.split(":")[0], enabled=self.amp):
-            losses = self.model(data)
-        total = sum(losses.values())
         self.optimizer.zero_grad()
-        self.grad_scaler.scale(total).backward()
-        self._log_losses(losses, data_time)
-        self._clip_gradients()
+        try:
+            self._log_losses(self._backward(parts), data_time)
+            self._clip_gradients()
+        except FloatingPointError as error:
+            batch = [entry for part in parts for entry in part]
+            raise diverged(Path(self.cfg.OUTPUT_DIR), self.iter, batch, error) from error
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+        self._done = self.iter + 1
 
-    def _log_losses(self, losses: dict[str, torch.Tensor], data_time: float) -> None:
-        mine = {name: loss.item() for name, loss in losses.items()}
-        gathered = comm.gather({**mine, "total_loss": sum(mine.values()), "data_time": data_time})
-        if not comm.is_main_process():
-            return
-        means = {name: sum(worker[name] for worker in gathered) / len(gathered) for name in gathered[0]}
+    def _backward(self, parts: list[list[dict]]) -> dict[str, float]:
+        """Gradients of the whole batch, part by part; its losses, of which each part has its share."""
+        counts = [len(entry["instances"]) for part in parts for entry in part]
+        counts = [count for worker in comm.all_gather(counts) for count in worker]
+        losses: dict[str, torch.Tensor] = {}
+        for number, part in enumerate(parts, 1):
+            with self._synchronised(number == len(parts)):
+                with torch.autocast(self.cfg.MODEL.DEVICE.split(":")[0], enabled=self.amp):
+                    share = self.model(part, counts)
+                self.grad_scaler.scale(sum(share.values())).backward()
+            for name, loss in share.items():
+                losses[name] = losses.get(name, 0) + loss.detach()
+        return {name: loss.item() for name, loss in losses.items()}
+
+    def _synchronised(self, last: bool) -> AbstractContextManager:
+        """Processes exchange gradients once an iteration, with its last part."""
+        return nullcontext() if last or self.model is self.checkpointer.model else self.model.no_sync()
+
+    def _log_losses(self, mine: dict[str, float], data_time: float) -> None:
+        mine = {**mine, "total_loss": sum(mine.values()), "data_time": data_time}
+        gathered = comm.all_gather((mine, self.preemption.requested))
+        self.stop_agreed = any(asked for _, asked in gathered)
+        means = {name: sum(worker[name] for worker, _ in gathered) / len(gathered) for name in mine}
         if not math.isfinite(means["total_loss"]):
-            raise FloatingPointError(f"the loss is not finite in iteration {self.iter}: {means}")
-        self.storage.put_scalars(**means)
+            raise FloatingPointError(f"the loss is not finite: {means}")
+        if comm.is_main_process():
+            # Not smoothed: a resumed run would begin with an empty window, and write other numbers.
+            self.storage.put_scalars(**means, smoothing_hint=False)
 
     def _clip_gradients(self) -> None:
         clipping = self.cfg.SOLVER.CLIP_GRADIENTS
@@ -131,13 +195,16 @@ class Trainer(TrainerBase):
         self.grad_scaler.unscale_(self.optimizer)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, clipping.CLIP_VALUE, clipping.NORM_TYPE)
-        # Infinite where the loss scale was too large and the step will be skipped; JSON has no such number.
+        # Under a loss scale it is infinite where the scale was too large: the step will be skipped.
         if math.isfinite(norm):
-            self.storage.put_scalar("grad_norm", norm.item())
+            self.storage.put_scalar("grad_norm", norm.item(), smoothing_hint=False)
+        elif not self.amp:
+            raise FloatingPointError(f"the gradient is not finite: its norm is {norm.item()}")
 
     def state_dict(self) -> dict:
         """What a resumed run needs besides the weights."""
         state = super().state_dict()
+        state["iteration"] = min(self.iter, self.cfg.SOLVER.MAX_ITER - 1)  # of a finished run, iter is one more
         state["optimizer"] = self.optimizer.state_dict()
         state["grad_scaler"] = self.grad_scaler.state_dict()
         return state

@@ -57,16 +57,29 @@ class SetCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
+        self.no_object_weight = no_object_weight
         class_weights = torch.ones(num_classes + 1)
         class_weights[-1] = no_object_weight
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, predictions: Sequence[Prediction], targets: Sequence[MaskTarget]) -> dict[str, Tensor]:
+    def forward(
+        self,
+        predictions: Sequence[Prediction],
+        targets: Sequence[MaskTarget],
+        mask_counts: Sequence[int] | None = None,
+        seeds: Sequence[int] = (),
+    ) -> dict[str, Tensor]:
         """Score the predictions of all supervised blocks, in float32 whatever their dtype.
+
+        A batch may be shared among processes and cut into parts: the mean over processes of the sums over parts is
+        then what the whole batch gives, if every part is told of the whole by ``mask_counts`` and of its images'
+        ``seeds``.
 
         Args:
             predictions: (pred_logits (B, Q, K+1), mask_logits (B, Q, h, w)) per supervised block, the final one last.
             targets: One per image, masks on the canvas that the predicted masks cover. An image may have none.
+            mask_counts: Numbers of masks of all images of the whole batch; without them, these images are all.
+            seeds: Of each image's random points; without them, the points are the generator's next.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the final block, and with the suffixes ``_0``, ``_1``, ... of
@@ -80,26 +93,45 @@ class SetCriterion(nn.Module):
         self._check_classes(pred_logits)
         check_targets(targets, len(pred_logits), self.num_classes)
         targets = [MaskTarget(*(part.to(mask_logits.device) for part in target)) for target in targets]
-        num_masks = _average_over_workers(sum(len(target.labels) for target in targets), mask_logits.device)
+        if mask_counts is None:
+            mask_counts = [len(target.labels) for target in targets]
+        norms = self._norms(mask_counts, pred_logits.shape[1])
         losses = {}
         with torch.autocast(mask_logits.device.type, enabled=False):
             for block, (logits, masks) in enumerate(predictions):
                 suffix = "" if block == len(predictions) - 1 else f"_{block}"
-                found = self._losses(logits.float(), masks.float(), targets, num_masks)
+                found = self._losses(logits.float(), masks.float(), targets, norms, seeds)
                 losses.update({f"{name}{suffix}": self.weights[name] * loss for name, loss in found.items()})
         return losses
 
+    def _norms(self, mask_counts: Sequence[int], num_queries: int) -> tuple[float, float]:
+        """What a process divides by: its share of the batch's masks, and of the class weights of its queries."""
+        processes = comm.get_world_size()
+        matched = sum(min(count, num_queries) for count in mask_counts)
+        unmatched = len(mask_counts) * num_queries - matched
+        weight = matched + self.no_object_weight * unmatched
+        # Not 0 / 0 where nothing is matched and the no-object weight is 0.
+        return max(sum(mask_counts), 1) / processes, max(weight, torch.finfo(torch.float32).tiny) / processes
+
     def _losses(
-        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget], num_masks: Tensor
+        self,
+        pred_logits: Tensor,
+        mask_logits: Tensor,
+        targets: Sequence[MaskTarget],
+        norms: tuple[float, float],
+        seeds: Sequence[int],
     ) -> dict[str, Tensor]:
-        matches = self.matcher(pred_logits, mask_logits, targets)
-        masks = torch.cat([row[queries] for row, (queries, _) in zip(mask_logits, matches, strict=True)])
-        true = torch.cat([target.masks[found] for target, (_, found) in zip(targets, matches, strict=True)])
-        loss_mask, loss_dice = self._mask_losses(masks, true.to(masks))
+        matches = self.matcher(pred_logits, mask_logits, targets, seeds)
+        sums = []
+        for image, (masks, target, (queries, found)) in enumerate(zip(mask_logits, targets, matches, strict=True)):
+            if seeds:
+                torch.manual_seed(seeds[image] + 1)  # not the points of the matching
+            sums.append(torch.stack(self._mask_losses(masks[queries], target.masks[found].to(masks))))
+        loss_mask, loss_dice = torch.stack(sums).sum(0)
         return {
-            "loss_ce": self._class_loss(pred_logits, targets, matches),
-            "loss_mask": loss_mask / num_masks,
-            "loss_dice": loss_dice / num_masks,
+            "loss_ce": self._class_loss(pred_logits, targets, matches) / norms[1],
+            "loss_mask": loss_mask / norms[0],
+            "loss_dice": loss_dice / norms[0],
         }
 
     def _class_loss(self, pred_logits: Tensor, targets: Sequence[MaskTarget], matches: Matches) -> Tensor:
@@ -107,12 +139,10 @@ class SetCriterion(nn.Module):
         for row, target, (queries, found) in zip(classes, targets, matches, strict=True):
             row[queries] = target.labels[found]
         weights = self.class_weights.to(pred_logits)
-        total = F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
-        # Not its own mean: that is 0 / 0 where nothing is matched and the no-object weight is 0.
-        return total / weights[classes].sum().clamp(min=torch.finfo(total.dtype).tiny)
+        return F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
 
     def _mask_losses(self, mask_logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over matched masks, (R, h, w) logits and (R, H, W) truth; zero, but differentiable, without any."""
+        """Sums over an image's matched masks, (R, h, w) logits, (R, H, W) truth; without any, zero with a gradient."""
         if not len(mask_logits):
             return mask_logits.sum(), mask_logits.sum()
         mask_logits, true = mask_logits[:, None], true[:, None]
@@ -137,11 +167,3 @@ class SetCriterion(nn.Module):
             raise ValueError(
                 f"predictions have {pred_logits.shape[-1]} classes; {self.num_classes} and the background were expected"
             )
-
-
-def _average_over_workers(count: int, device: torch.device) -> Tensor:
-    """Mean of a count over the workers, at least 1, so that all of them normalise alike."""
-    total = torch.tensor(float(count), device=device)
-    if comm.get_world_size() > 1:
-        torch.distributed.all_reduce(total)
-    return (total / comm.get_world_size()).clamp(min=1)

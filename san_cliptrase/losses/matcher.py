@@ -52,7 +52,7 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def __call__(
-        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget]
+        self, pred_logits: Tensor, mask_logits: Tensor, targets: Sequence[MaskTarget], seeds: Sequence[int] = ()
     ) -> list[tuple[Tensor, Tensor]]:
         """Match every image.
 
@@ -60,6 +60,7 @@ class HungarianMatcher:
             pred_logits: (B, Q, K+1).
             mask_logits: (B, Q, h, w).
             targets: One per image.
+            seeds: Of each image's random points; without them, the points are the generator's next.
 
         Returns:
             Per image (queries, target masks), both (min(Q, N),) int64 on the predictions' device.
@@ -67,10 +68,12 @@ class HungarianMatcher:
         Raises:
             FloatingPointError: A cost is NaN or infinite, because the predictions are.
         """
-        return [
-            self._match_image(image, logits, masks, target)
-            for image, (logits, masks, target) in enumerate(zip(pred_logits, mask_logits, targets, strict=True))
-        ]
+        found = []
+        for image, (logits, masks, target) in enumerate(zip(pred_logits, mask_logits, targets, strict=True)):
+            if seeds:
+                torch.manual_seed(seeds[image])
+            found.append(self._match_image(image, logits, masks, target))
+        return found
 
     def _match_image(self, image: int, logits: Tensor, masks: Tensor, target: MaskTarget) -> tuple[Tensor, Tensor]:
         cost = self._cost(logits.float(), masks.float(), target).cpu()

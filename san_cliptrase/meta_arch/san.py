@@ -30,7 +30,7 @@ from san_cliptrase.meta_arch.inputs import (
 from san_cliptrase.meta_arch.region_sources import RegionSource, picture_features
 from san_cliptrase.meta_arch.san_parts import criterion_from_config, network_from_config, region_source_from_config
 from san_cliptrase.meta_arch.sliding import Windows
-from san_cliptrase.san.inference import class_scores, pixel_masks
+from san_cliptrase.san.inference import class_scores, mask_strips
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.network import SideAdapterNetwork, canvas_for_clip
 from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
@@ -115,12 +115,13 @@ class SAN(nn.Module):
         """Where the weights are."""
         return self.clip.logit_scale.device
 
-    def forward(self, inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(self, inputs: list[dict], mask_counts: Sequence[int] | None = None) -> dict[str, Tensor] | list[dict]:
         """Losses in training mode, semantic maps of whole images in evaluation mode.
 
         Args:
-            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances"; for
-                inference the output size "height", "width".
+            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for points
+                that do not depend on the batch, "draw_seed"; for inference the output size "height", "width".
+            mask_counts: for training, numbers of instances of all images of the batch that these are a part of.
 
         Returns:
             {"loss_ce": ..., ...}, or dicts with "sem_seg" (K, height, width).
@@ -128,11 +129,11 @@ class SAN(nn.Module):
         if self.training:
             text = self.clip.text(batch_vocabulary(inputs), self.templates)
             batch, features, predictions = self._predict(inputs)
-            return self._losses(predictions, features, text, inputs, batch)
+            return self._losses(predictions, features, text, inputs, batch, mask_counts)
         _, _, background = self.background(inputs)
         found = self._classified_masks(inputs, [output_size(entry) for entry in inputs])
         keep = self.background.keeps(background)
-        return [{"sem_seg": merge_scores(class_scores(*pair, keep), background)} for pair in found]
+        return [{"sem_seg": merge_scores(class_scores(pred, next(masks), keep), background)} for pred, masks in found]
 
     @torch.no_grad()
     def label_maps(self, inputs: list[dict]) -> list[Tensor]:
@@ -156,10 +157,9 @@ class SAN(nn.Module):
     def _labels(self, inputs: list[dict]) -> Iterator[Tensor]:
         _, _, background = self.background(inputs)
         keep = self.background.keeps(background)
-        for logits, masks in self._classified_masks(inputs, [output_size(entry) for entry in inputs]):
-            # In strips: the scores of a large vocabulary do not fit into memory at a photograph's size.
-            rows = max(1, SCORES_AT_ONCE // (logits.shape[1] * masks.shape[2]))
-            strips = (class_scores(logits, strip, keep) for strip in masks.split(rows, dim=1))
+        # In strips: neither masks nor the scores of a large vocabulary fit into memory at a photograph's size.
+        for logits, masks in self._classified_masks(inputs, [output_size(entry) for entry in inputs], SCORES_AT_ONCE):
+            strips = (class_scores(logits, strip, keep) for strip in masks)
             yield torch.cat([decide_pixels(strip, strip.shape[-2:], background) for strip in strips])
 
     def _slide(self, entry: dict) -> Tensor:
@@ -171,7 +171,7 @@ class SAN(nn.Module):
         def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
             batch = [{**words, "image": crop} for crop in crops]
             found = self._classified_masks(batch, [tuple(crop.shape[-2:]) for crop in crops])
-            return (class_scores(*pair, keep) for pair in found)
+            return (class_scores(pred, next(masks), keep) for pred, masks in found)
 
         return decide_pixels(self.windows.average(entry["image"], scores), output_size(entry), background)
 
@@ -182,14 +182,20 @@ class SAN(nn.Module):
         regions = self.find_regions(features, inputs, batch) if self.network.query_init.needs_regions else None
         return batch, features, self.network(batch.tensor, features, regions)
 
-    def _classified_masks(self, inputs: list[dict], outputs: list[tuple[int, int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Class logits (Q, words + 1) and masks (Q, *output) of each image of a test batch."""
+    def _classified_masks(
+        self, inputs: list[dict], outputs: list[tuple[int, int]], at_once: int = 0
+    ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+        """Class logits (Q, words + 1) and masks (Q, *output) of each image of a test batch.
+
+        The masks come in strips, of which masks and scores have at most ``at_once`` values; 0: as one strip.
+        """
         classes, words, _ = self.background(inputs)
         batch, features, predictions = self._predict(inputs)
         final, padded = predictions[-1], tuple(batch.tensor.shape[-2:])
         logits = self._classify(final.attn_bias, features, self.clip.text(classes, self.templates, words))
         for pred, masks, size, output in zip(logits, final.mask_logits, batch.image_sizes, outputs, strict=True):
-            yield pred, pixel_masks(masks, padded, size, output)
+            rows = max(1, at_once // (max(pred.shape) * output[1])) if at_once else output[0]
+            yield pred, mask_strips(masks, padded, size, output, rows)
 
     def region_tokens(self, inputs: list[dict]) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
@@ -228,7 +234,13 @@ class SAN(nn.Module):
         return self.classifier(embeddings, text, self.clip.logit_scale)
 
     def _losses(
-        self, predictions: list, features: ClipFeatures, text: Tensor, inputs: list[dict], batch: ImageList
+        self,
+        predictions: list,
+        features: ClipFeatures,
+        text: Tensor,
+        inputs: list[dict],
+        batch: ImageList,
+        mask_counts: Sequence[int] | None,
     ) -> dict[str, Tensor]:
         # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
         biases = torch.cat([p.attn_bias for p in predictions], dim=3)
@@ -242,7 +254,8 @@ class SAN(nn.Module):
             canvas = masks.new_zeros(len(masks), height, width)
             canvas[:, : masks.shape[1], : masks.shape[2]] = masks
             targets.append(MaskTarget(instances.gt_classes, canvas))
-        return self.criterion(scored, targets)
+        seeds = [entry["draw_seed"] for entry in inputs] if "draw_seed" in inputs[0] else []
+        return self.criterion(scored, targets, mask_counts, seeds)
 
 
 def _by_canvas(inputs: Sequence[dict], divisibility: int) -> dict[tuple[int, int], list[int]]:

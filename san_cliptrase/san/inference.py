@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,11 +13,27 @@ Size = tuple[int, int]
 
 def pixel_masks(mask_logits: Tensor, padded: Size, size: Size, output: Size) -> Tensor:
     """Masks in [0, 1] at every pixel, (Q, *output); for the arguments see :func:`semantic_map`."""
-    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)
-    masks = masks[..., : size[0], : size[1]]
-    if output != size:
-        masks = F.interpolate(masks, size=output, mode="bilinear", align_corners=False)
-    return masks[0].sigmoid()
+    return next(mask_strips(mask_logits, padded, size, output, output[0]))
+
+
+def mask_strips(mask_logits: Tensor, padded: Size, size: Size, output: Size, rows: int) -> Iterator[Tensor]:
+    """Masks in [0, 1] in strips (Q, <= rows, W) from top to bottom: a photograph's may not fit into memory as a whole.
+
+    Args:
+        rows: of a strip; for the others see :func:`semantic_map`.
+    """
+    masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)[0]
+    masks = masks[:, : size[0], : size[1]]
+    # What bilinear interpolation without aligned corners reads for each row of the output.
+    place = (torch.arange(output[0], device=masks.device) + 0.5) * (size[0] / output[0]) - 0.5
+    place = place.clamp(0, size[0] - 1)
+    upper = place.floor().long()
+    lower, share = (upper + 1).clamp(max=size[0] - 1), (place - upper).to(masks.dtype)[:, None]
+    for start in range(0, output[0], rows):
+        strip = slice(start, start + rows)
+        lines = torch.lerp(masks[:, upper[strip]], masks[:, lower[strip]], share[strip])
+        wide = (lines.shape[1], output[1])
+        yield F.interpolate(lines[None], size=wide, mode="bilinear", align_corners=False)[0].sigmoid()
 
 
 def class_scores(pred_logits: Tensor, masks: Tensor, keep_background: bool = False) -> Tensor:

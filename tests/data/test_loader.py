@@ -1,13 +1,26 @@
 import itertools
+import logging
 import multiprocessing
+import os
 import random
+import signal
 
 import numpy as np
 import pytest
 from detectron2.utils import comm
 from PIL import Image
 
-from san_cliptrase.data.loader import EndlessDataset, build_test_loader, build_train_loader, by_shape
+from san_cliptrase.data import loader
+from san_cliptrase.data.loader import (
+    BadSample,
+    EndlessDataset,
+    LoaderError,
+    TrainStream,
+    build_test_loader,
+    build_train_loader,
+    by_shape,
+)
+from san_cliptrase.images import DataError
 
 RECORDS = [{"index": index} for index in range(5)]
 
@@ -118,3 +131,113 @@ def test_a_loading_process_works_while_the_model_does():
         next(batches)
         # Here the model would have the second batch: is the third being loaded?
         assert event.wait(timeout) == (workers == 1)
+
+
+def take(stream, count):
+    """The indices of the next samples, part by part."""
+    return [[[sample["index"] for sample in part] for part in stream.next()[0]] for _ in range(count)]
+
+
+def training(mapper, workers=0, parts=1, skip_bad=False, start_iter=0):
+    return TrainStream(
+        lambda start: build_train_loader(RECORDS, mapper, 2, 0, start, workers, skip_bad), parts, start_iter
+    )
+
+
+class Dying:
+    """A mapper in whose process the kernel's memory killer strikes, the first so many times that it gets record 3."""
+
+    def __init__(self, folder, times):
+        self.folder, self.times = folder, times
+
+    def __call__(self, record):
+        deaths = len(list(self.folder.iterdir()))
+        if record["index"] == 3 and deaths < self.times:
+            (self.folder / str(deaths)).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return draw(record)
+
+
+@pytest.fixture
+def quick_checks(monkeypatch):
+    monkeypatch.setattr("torch.utils.data.dataloader._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
+def test_loading_goes_on_at_the_same_place_after_a_loading_process_died(tmp_path, caplog, quick_checks):
+    expected = take(training(draw), 5)
+    handler = signal.getsignal(signal.SIGCHLD)
+    stream = training(Dying(tmp_path, 1), workers=1)
+    with caplog.at_level(logging.WARNING):
+        assert take(stream, 5) == expected
+    stream.close()
+    assert "DataLoader worker (pid" in caplog.text
+    assert "Loading starts again at iteration" in caplog.text
+    assert signal.getsignal(signal.SIGCHLD) == handler, "torch's would raise in the middle of an optimiser's step"
+
+
+def test_loading_processes_that_die_again_end_the_run(tmp_path, quick_checks):
+    stream = training(Dying(tmp_path, 2), workers=1)
+    with pytest.raises(LoaderError, match="exited unexpectedly.*Was it killed for want of memory"):
+        take(stream, 5)
+    stream.close()
+
+
+def test_errors_of_our_own_code_are_not_taken_for_a_dead_process():
+    def broken(record):
+        raise RuntimeError("a mistake")
+
+    with pytest.raises(RuntimeError, match="a mistake") as caught:
+        take(training(broken, workers=1), 1)
+    assert not isinstance(caught.value, LoaderError)
+
+
+def test_loading_processes_outlast_sigterm_for_a_while(monkeypatch):
+    monkeypatch.setattr(loader, "GRACE", 0.3)
+    pid = os.fork()
+    if pid == 0:
+        loader.outlast_sigterm(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            signal.pause()
+    _, status = os.waitpid(pid, 0)
+    assert os.WTERMSIG(status) == signal.SIGALRM
+
+
+def spoilt(record):
+    if record["index"] in (1, 2):
+        raise DataError(f"cannot read {record['index']}.png")
+    return draw(record)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_ends_training_by_its_name(workers):
+    with pytest.raises(DataError, match=r"^cannot read [12]\.png \(--skip-bad trains without such files\)$"):
+        take(training(spoilt, workers), 3)
+
+
+def test_with_skip_bad_the_next_picture_takes_the_place_of_a_bad_one():
+    stream = training(spoilt, skip_bad=True)
+    messages, seen = [], []
+    for _ in range(5):
+        ((*batch,),), skipped = stream.next()
+        seen += [sample["index"] for sample in batch]
+        messages += skipped
+    assert len(seen) == 10
+    assert set(seen) == {0, 3, 4}
+    assert set(messages) == {"cannot read 1.png", "cannot read 2.png"}
+    assert len(messages) >= 4, "both in both epochs"
+    resumed = training(spoilt, skip_bad=True, start_iter=3)
+    assert sum(take(resumed, 2), []) == [seen[6:8], seen[8:10]]
+
+
+def test_many_bad_files_after_one_another_end_training_all_the_same():
+    def bad(record):
+        raise DataError("all bad")
+
+    with pytest.raises(DataError, match="all bad"):
+        take(training(bad, skip_bad=True), 1)
+    assert isinstance(EndlessDataset(RECORDS, bad, 0)[0], BadSample)
+
+
+def test_a_batch_is_cut_into_parts():
+    assert take(training(draw, parts=2), 2) == [[[a], [b]] for ((a, b),) in take(training(draw), 2)]

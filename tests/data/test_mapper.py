@@ -1,4 +1,5 @@
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -210,3 +211,19 @@ def test_colours_change_in_training_only(pair, mapper):
     assert not torch.equal(plain["image"], coloured["image"])
     assert torch.equal(plain["sem_seg"], coloured["sem_seg"])
     assert torch.equal(mapper(False, **changes)(record)["image"], mapper(False)(record)["image"])
+
+
+def test_a_label_file_of_ten_thousand_instances_is_refused_in_little_memory(tmp_path, tiny_config):
+    files = {"file_name": str(tmp_path / "image.png"), "sem_seg_file_name": str(tmp_path / "labels.png")}
+    labels = np.arange(120 * 100, dtype=np.uint16).reshape(120, 100) % 10_000
+    Image.fromarray(labels).save(files["sem_seg_file_name"])
+    Image.fromarray(np.zeros((120, 100, 3), np.uint8)).save(files["file_name"])
+    small = {"input__min_size_train": (100,), "input__ignore_label": 65535}
+    with pytest.raises(DataError, match="labels.png holds the value"):  # of 150 classes
+        SemanticMapper(tiny_config(**small), [str(i) for i in range(150)], is_train=True)(files)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="labels.png has 10000 classes in one training picture, more than the 1024"):
+        SemanticMapper(tiny_config(**small), [str(i) for i in range(10_000)], is_train=True)(files)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6, "masks of all of them would be 120 MB"

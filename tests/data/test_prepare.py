@@ -167,3 +167,13 @@ def test_a_killed_run_leaves_whole_files_only_and_is_taken_up(root, prepare):
     assert prepare("coco_stuff171_val") == 0
     assert len(DatasetCatalog.get("coco_stuff171_val")) == 300
     assert first_row("coco_stuff171_val")[0] == "person"
+
+
+@pytest.mark.parametrize("stem", ["../../../escaped", "/tmp/escaped", "sub/escaped"])
+def test_an_archive_that_names_files_elsewhere_writes_nothing_there(root, prepare, capsys, stem):
+    archives.voc(root)
+    (root / "VOC2012/ImageSets/Segmentation/val.txt").write_text(f"{stem}\n")
+    before = set(root.parent.rglob("*"))
+    assert prepare("voc21_val") == 1
+    assert stem in capsys.readouterr().err
+    assert set(root.parent.rglob("*")) == before

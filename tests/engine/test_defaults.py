@@ -133,3 +133,28 @@ def test_a_model_is_built_to_begin_as_plain_san_where_its_weights_need_it(world,
     overrides = world.overrides(**({} if resume else {"model__weights": path}))
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), *(["--resume"] if resume else []), *overrides]
     assert setup(argument_parser().parse_args(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
+
+
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: &d [*c, *c]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BOMB, "aliases upon aliases are not read"),
+        ("a: &a 1\n" + "".join(f"b{i}: *a\n" for i in range(101)), "aliases upon aliases"),
+        ("_BASE_: mine.yaml\n", "leads back to itself"),
+        ("_BASE_: https://example.org/a.yaml\n", "must name a file on this machine"),
+        ("_BASE_: [a.yaml]\n", "must name a file on this machine"),
+        ("SEED: " + "[" * 5000, "cannot be read as keys and values|not plain YAML"),
+        ("SEED: '" + "(" * 500 + "'", "SEED|cannot be read"),
+        ("1: 2\n", "with text as keys"),
+        ("# " + "x" * 2**20, "more than 1048576 bytes"),
+        ("DATASETS:\n  TRAIN: [[1], {a: 2}]\n", "not of the kind that its key needs"),
+    ],
+)
+def test_what_a_stranger_may_put_into_a_configuration_is_refused(tmp_path, text, message):
+    path = write(tmp_path / "mine.yaml", text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert "mine.yaml" in str(caught.value)

@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from san_cliptrase.data.datasets import register
 from san_cliptrase.engine.checkpoint import CheckpointError
+from san_cliptrase.engine.divergence import DivergedError
 from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.images import DataError
@@ -122,7 +124,9 @@ def test_variants_see_the_same_pictures_in_the_same_order(train):
 
 
 def test_a_batch_seen_again_and_again_is_learned(train, world, tmp_path, monkeypatch):
-    monkeypatch.setattr("san_cliptrase.engine.trainer.build_train_loader", lambda *_: [world.batch()] * 30)
+    monkeypatch.setattr(
+        "san_cliptrase.engine.trainer.build_train_loader", lambda *_: (world.batch() for _ in range(30))
+    )
     quiet = {"test__eval_period": 0, "solver__checkpoint_period": 100, "vis_images": 0}
     train("run", solver__max_iter=30, solver__base_lr=0.01, **quiet)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
@@ -184,13 +188,26 @@ def test_gradients_are_clipped_over_all_parameters_together(train):
     assert torch.stack([g.norm() for g in grads if g is not None]).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(train, monkeypatch):
-    def forward(self, inputs):
-        return {"loss_ce": next(self.network.parameters()).sum() * float("nan")}
+@pytest.mark.parametrize(
+    ("loss", "found"),
+    [
+        (lambda x: x * float("nan"), "loss_ce"),
+        (lambda x: x - torch.inf, "loss_ce"),
+        (lambda x: (0 * x).sqrt(), "gradient"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(train, tmp_path, monkeypatch, loss, found):
+    def forward(self, inputs, mask_counts):
+        return {"loss_ce": loss(next(self.network.parameters()).sum())}
 
     monkeypatch.setattr("san_cliptrase.meta_arch.san.SAN.forward", forward)
-    with pytest.raises(FloatingPointError, match="not finite in iteration 0.*loss_ce"):
+    with pytest.raises(DivergedError, match=f"not finite in iteration 0.*{found}.*not_finite_0000000_0.json"):
         train("run", test__eval_period=0, solver__checkpoint_period=100, vis_images=0)
+    report = json.loads((tmp_path / "run" / "not_finite_0000000_0.json").read_text())
+    assert report["iteration"] == 0
+    assert len({entry["file_name"] for entry in report["batch"]}) == 2
+    assert all(Path(entry["sem_seg_file_name"]).is_file() for entry in report["batch"])
+    assert not list((tmp_path / "run").glob("*.pth"))
 
 
 def test_the_checkpoint_of_another_variant_is_refused(train, tmp_path):

@@ -83,15 +83,22 @@ def test_images_without_masks_cost_nothing_where_no_object_has_no_weight():
     assert not logits.grad.any()
 
 
-def test_losses_are_per_mask_of_all_workers(monkeypatch):
-    target = scenes.target(1)
-    prediction = (torch.zeros(1, scenes.QUERIES, 5), torch.zeros(1, scenes.QUERIES, 8, 8))
-    alone = build()([prediction], [target])
-    monkeypatch.setattr(criterion.comm, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(4))  # the other worker has three
-    among_two = build()([prediction], [target])
-    assert among_two["loss_mask"].item() == pytest.approx(alone["loss_mask"].item() / 2, rel=1e-5)
-    assert among_two["loss_ce"].item() == pytest.approx(alone["loss_ce"].item(), rel=1e-5)
+@pytest.mark.parametrize(("processes", "parts"), [(1, [[0, 1], [2, 3]]), (2, [[0, 2], [1, 3]]), (1, [[0], [1, 2, 3]])])
+def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(monkeypatch, processes, parts):
+    targets = [scenes.target(*labels) for labels in ((1, 3), (), (2,), (0, 1, 2))]
+    seeds = [11, 22, 33, 44]
+    logits, masks = random_prediction(len(targets))
+    whole = build()([(logits, masks)], targets, seeds=seeds)
+    whole_gradient = torch.autograd.grad(sum(whole.values()), masks)[0]
+    monkeypatch.setattr(criterion.comm, "get_world_size", lambda: processes)
+    counts, sums, gradient = [len(target.labels) for target in targets], dict.fromkeys(whole, 0.0), 0
+    torch.manual_seed(99)
+    for part in parts:
+        found = build()([(logits[part], masks[part])], [targets[i] for i in part], counts, [seeds[i] for i in part])
+        sums = {name: sums[name] + loss.item() / processes for name, loss in found.items()}
+        gradient = gradient + torch.autograd.grad(sum(found.values()), masks)[0] / processes
+    assert sums == pytest.approx({name: loss.item() for name, loss in whole.items()}, rel=1e-5)
+    torch.testing.assert_close(gradient, whole_gradient)
 
 
 def test_half_precision_predictions_are_scored_in_float32():

@@ -1,0 +1,97 @@
+"""The processes of a run: this one, those that torchrun has started, or those that are started here."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.engine import launch
+from detectron2.utils import comm
+
+
+class LaunchError(ValueError):
+    """Processes that cannot be started as asked for; the message says what to change."""
+
+
+def run_processes(run: Callable[[Namespace], None], args: Namespace) -> None:
+    """Calls ``run(args)`` in every process of a run.
+
+    Under torchrun, this process joins the others. Otherwise ``--num-gpus`` times ``--num-machines`` processes make up
+    the run: detectron2's launch starts this machine's, one a GPU; with MODEL.DEVICE cpu on the command line they
+    compute on the CPU and talk through gloo.
+
+    Raises:
+        LaunchError: there are not so many GPUs.
+        SystemExit: a process that was started here has ended with that status.
+    """
+    if dist.is_torchelastic_launched():
+        local, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        _join_group(local, size, on_cpu=_asks_for_cpu(args) or not torch.cuda.is_available())
+        try:
+            run(args)
+        finally:
+            dist.destroy_process_group()
+        return
+    here, gpus = args.num_gpus, torch.cuda.device_count()
+    if here * args.num_machines == 1:
+        run(args)
+        return
+    on_cpu = _asks_for_cpu(args)
+    if here > gpus and not on_cpu:
+        raise LaunchError(
+            f"--num-gpus {here}, but this machine has {gpus} GPUs (with MODEL.DEVICE cpu, they share the CPU)"
+        )
+    with _passing_sigterm_on():
+        try:
+            if on_cpu:
+                mp.spawn(_cpu_worker, nprocs=here, args=(run, args))
+            else:
+                launch(run, here, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+        except mp.ProcessExitedException as error:
+            raise SystemExit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code) from error
+
+
+def _asks_for_cpu(args: Namespace) -> bool:
+    return any(key == "MODEL.DEVICE" and value == "cpu" for key, value in zip(args.opts, args.opts[1:], strict=False))
+
+
+def _cpu_worker(local: int, run: Callable[[Namespace], None], args: Namespace) -> None:
+    rank, world = args.machine_rank * args.num_gpus + local, args.num_machines * args.num_gpus
+    _join_group(local, args.num_gpus, on_cpu=True, init_method=args.dist_url, rank=rank, world_size=world)
+    run(args)
+
+
+def _join_group(local: int, size: int, on_cpu: bool, **place: str | int) -> None:
+    """Joins the group of all processes, and detectron2's group of those on this machine."""
+    if not on_cpu:
+        torch.cuda.set_device(local)
+    dist.init_process_group("gloo" if on_cpu else "nccl", **place)
+    for first in range(0, dist.get_world_size(), size):
+        ranks = list(range(first, first + size))
+        group = dist.new_group(ranks)
+        if dist.get_rank() in ranks:
+            comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+
+
+@contextmanager
+def _passing_sigterm_on() -> Iterator[None]:
+    """Inside, SIGTERM goes on to the processes that were started, which save and end; then this one ends."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

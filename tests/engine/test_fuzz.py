@@ -1,0 +1,273 @@
+"""Files from strangers: whatever is in them, nothing but our own errors comes out.
+
+A few inputs of each kind, always the same ones; FUZZ=20000 tries so many new ones of each kind (docs/reliability.md).
+"""
+
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.modeling import build_model
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.data import own
+from san_cliptrase.data.mapper import read_labels
+from san_cliptrase.engine.checkpoint import SafeCheckpointer
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.launch import USER_ERRORS, _build
+from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.images import read_image
+from tests.conftest import ROOT, TINY
+
+FUZZ = int(os.environ.get("FUZZ", "0"))
+CONFIG = ROOT / "configs" / "demo" / "san_cliptrase.yaml"
+
+
+def tries(number):
+    return settings(
+        max_examples=FUZZ or number,
+        derandomize=not FUZZ,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 70), st.integers(), st.floats(), st.text(max_size=20), st.dates()
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+STRANGE = st.sampled_from(
+    (
+        "!!python/object/apply:os.system ['true']",
+        "!!python/name:os.system",
+        "&a [*a]",
+        "[" * 2000,
+        "9" * 5000,
+        "'" + "(" * 300 + "'",
+        "'" + "-" * 3000 + "1'",
+        "_BASE_: ../../../../etc/passwd",
+        "_BASE_: https://localhost:1/a.yaml",
+        "_BASE_: .",
+        "2001-99-99",
+        "? [a]\n: b",
+        "\0",
+        "1: {2: 3}",
+    )
+)
+
+
+def leaves(node, prefix=""):
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def nested(values):
+    tree = {}
+    for name, value in values.items():
+        *above, last = name.split(".")
+        node = tree
+        for part in above:
+            node = node.setdefault(part, {})
+        node[last] = value
+    return tree
+
+
+@st.composite
+def edited(draw, content, most=4):
+    """Bytes that were some file's content before a few cuts, insertions and altered bytes."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, most))):
+        place = draw(st.integers(0, len(content)))
+        kind = draw(st.sampled_from(("cut", "insert", "alter", "end")))
+        if kind == "insert":
+            content[place:place] = draw(st.binary(max_size=12))
+        elif kind == "alter":
+            new = draw(st.binary(min_size=1, max_size=4))
+            content[place : place + len(new)] = new
+        else:
+            del content[place : len(content) if kind == "end" else place + draw(st.integers(1, 40))]
+    return bytes(content)
+
+
+KEYS = sorted(leaves(load_config(CONFIG)))
+MODEL_KEYS = [key for key in KEYS if key.startswith(("MODEL.SAN.", "MODEL.CLIPTRASE.", "MODEL.CLIP.R", "MODEL.CLIP.T"))]
+CONFIGS = st.one_of(
+    edited(CONFIG.read_bytes()),
+    st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4).map(lambda found: yaml.dump(nested(found)).encode()),
+    st.tuples(st.sampled_from(KEYS), STRANGE).map(lambda pair: f"{pair[0].replace('.', ': {')}: {pair[1]}".encode()),
+    STRANGE.map(str.encode),
+    st.binary(max_size=60),
+)
+
+
+@tries(60)
+@given(content=CONFIGS)
+def test_configurations(tiny_data, tmp_path, content):
+    path = tmp_path / "strange.yaml"
+    path.write_bytes(content)
+    try:
+        load_config(path)
+    except USER_ERRORS as error:
+        assert str(error)
+
+
+@tries(8)
+@given(key=st.sampled_from(MODEL_KEYS), value=st.one_of(st.integers(-3, 9), st.floats(), st.text(max_size=9), VALUES))
+def test_models_of_strange_values(tiny_data, tmp_path, key, value):
+    path = tmp_path / "strange.yaml"
+    # Numbers that ask for more memory than there is are the user's to choose.
+    if isinstance(value, int) and abs(value) > 70:
+        value = 70
+    tree = nested({**{name: list(v) if isinstance(v, tuple) else v for name, v in TINY.items()}, key: value})
+    path.write_text(yaml.safe_dump({"_BASE_": str(CONFIG), **tree}))
+    try:
+        _build(build_model, load_config(path))
+    except USER_ERRORS as error:
+        assert str(error)
+
+
+@tries(30)
+@given(content=st.one_of(CONFIGS, st.dictionaries(st.text(max_size=8), VALUES).map(lambda d: yaml.dump(d).encode())))
+def test_registries_of_datasets(tmp_path, content):
+    (tmp_path / "datasets.yaml").write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+        try:
+            own.read_registry()
+        except USER_ERRORS as error:
+            assert str(error)
+
+
+def png(array, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, kind)
+    return file.getvalue()
+
+
+PICTURES = [
+    png(np.arange(96, dtype=np.uint8).reshape(8, 12)),
+    png(np.arange(96, dtype=np.uint16).reshape(8, 12)),
+    png(np.zeros((8, 12, 3), np.uint8)),
+    png(np.zeros((8, 12, 3), np.uint8), "JPEG"),
+    png(np.arange(96, dtype=np.uint16).reshape(8, 12), "TIFF"),
+]
+
+
+@tries(60)
+@given(content=st.sampled_from(PICTURES).flatmap(edited) | st.binary(max_size=60), classes=st.integers(1, 300))
+def test_label_maps_and_images(tmp_path, content, classes):
+    path = tmp_path / "strange.png"
+    path.write_bytes(content)
+    for read in (lambda: read_labels(str(path), classes, 255, (8, 12)), lambda: read_image(path)):
+        try:
+            read()
+        except USER_ERRORS as error:
+            assert str(path) in str(error)
+
+
+@tries(60)
+@given(content=st.binary(max_size=60) | edited(b"grass\nsky, air\nwater\n") | st.text(max_size=60).map(str.encode))
+def test_vocabularies(tmp_path, content):
+    path = tmp_path / "strange.txt"
+    path.write_bytes(content)
+    try:
+        names = read_class_list(path)
+    except USER_ERRORS as error:
+        assert str(path) in str(error)
+    else:
+        assert names and len(set(names)) == len(names)
+
+
+def small_trainer(model):
+    """What loads a training state, without the rest of a run."""
+    trainer = Trainer.__new__(Trainer)
+    trainer._hooks, trainer.amp = [], False
+    trainer.optimizer = torch.optim.AdamW(model.parameters())
+    return trainer
+
+
+def whole_checkpoint():
+    model = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.zeros(1, 3)).sum().backward()
+    optimizer.step()
+    state = {"iteration": 3, "optimizer": optimizer.state_dict(), "grad_scaler": {}, "hooks": {}}
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "trainer": state, "iteration": 3}, file)
+    return file.getvalue()
+
+
+WHOLE = whole_checkpoint()
+
+
+def with_pickle(content):
+    """The checkpoint with another pickle in it, and check sums that fit."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(WHOLE)) as old, zipfile.ZipFile(file, "w") as new:
+        for member in old.infolist():
+            new.writestr(member.filename, content if member.filename.endswith("data.pkl") else old.read(member))
+    return file.getvalue()
+
+
+with zipfile.ZipFile(io.BytesIO(WHOLE)) as _archive:
+    PICKLE = _archive.read(next(name for name in _archive.namelist() if name.endswith("data.pkl")))
+TENSORS = st.sampled_from(
+    (
+        torch.zeros(2, 3),
+        torch.zeros(2),
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.zeros(2, 3, dtype=torch.complex64),
+        torch.zeros(2, 3).to_sparse(),
+        torch.zeros(2, 3, device="meta"),
+        torch.zeros(2, 3, dtype=torch.int8),
+    )
+)
+
+
+def saved(data):
+    file = io.BytesIO()
+    torch.save(data, file)
+    return file.getvalue()
+
+
+CHECKPOINTS = st.one_of(
+    edited(WHOLE),
+    edited(PICKLE).map(with_pickle),
+    VALUES.map(pickle.dumps).map(with_pickle),
+    VALUES.map(pickle.dumps),
+    st.fixed_dictionaries({"weight": TENSORS | VALUES, "bias": TENSORS}).map(lambda model: saved({"model": model})),
+    st.dictionaries(
+        st.sampled_from(("model", "iteration", "optimizer", "weight", "bias")) | st.text(max_size=5), VALUES
+    )
+    .map(lambda state: {"model": torch.nn.Linear(3, 2).state_dict(), "trainer": state})
+    .map(saved),
+    VALUES.map(lambda value: saved({"model": value, "trainer": value})),
+)
+
+
+@tries(80)
+@given(content=CHECKPOINTS)
+def test_checkpoints(tmp_path, content):
+    (tmp_path / "model_0000001.pth").write_bytes(content)
+    (tmp_path / "last_checkpoint").write_bytes(b"model_0000001.pth")
+    model = torch.nn.Linear(3, 2)
+    try:
+        SafeCheckpointer(model, str(tmp_path), trainer=small_trainer(model)).resume_or_load("", resume=True)
+    except USER_ERRORS as error:
+        assert str(tmp_path) in str(error)
