@@ -176,7 +176,7 @@ def test_loading_goes_on_at_the_same_place_after_a_loading_process_died(tmp_path
 
 
 def test_loading_processes_that_die_again_end_the_run(tmp_path, quick_checks):
-    stream = training(Dying(tmp_path, 2), workers=1)
+    stream = training(Dying(tmp_path, 100), workers=1)
     with pytest.raises(LoaderError, match="exited unexpectedly.*Was it killed for want of memory"):
         take(stream, 5)
     stream.close()
