@@ -130,13 +130,12 @@ def measure(clip: FrozenClip, method: Trial, pixels: Tensor, truth: Tensor, text
             confusion += confusion_matrix(resize_labels(own, label.shape), label, len(text), 255)
         if method.vote:
             counts.append(method.regions(features).valid.sum(1))
-    regions = torch.cat(counts).float() if counts else torch.full((1,), torch.nan)
-    return {
-        "mIoU": segmentation_metrics(confusion.numpy())["mIoU"],
-        "regions": regions.mean().item(),
-        "one": (regions == 1).float().mean().item() if counts else None,
-        "none": (regions == 0).float().mean().item() if counts else None,
-    }
+    result = {"mIoU": segmentation_metrics(confusion.numpy())["mIoU"], "regions": None, "one": None, "none": None}
+    if counts:
+        found = torch.cat(counts).float()
+        shares = {name: (found == count).float().mean().item() for name, count in (("one", 1), ("none", 0))}
+        result.update(regions=found.mean().item(), **shares)
+    return result
 
 
 def scenes(split: str, count: int) -> tuple[Tensor, Tensor]:
