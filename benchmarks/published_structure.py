@@ -55,3 +55,6 @@ def use_published_structure(model: SAN) -> None:
         return torch.einsum("bqc,blsmc->bsmql", query, keys)
 
     model._classify, decoder._attn_products = classify, attn_products
+    # Masks of all supervised blocks, in evaluation too.
+    model.network.train = lambda mode=True: type(model.network).train(model.network, True)
+    model.network.train()

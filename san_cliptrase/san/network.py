@@ -64,11 +64,12 @@ class SideAdapterNetwork(nn.Module):
             regions: Regions on CLIP's patch grid, or None: SAN as published.
 
         Returns:
-            One prediction per supervised block, the final one last.
+            In training one prediction per supervised block, the final one last; else the final one alone.
         """
         assigned = None
         if regions is not None and self.query_init.needs_regions:
             assigned = assign_regions(regions, self.adapter.num_queries, self.query_init.repeat)
         initialise = partial(self.query_init.queries, features=features, regions=assigned)
         outputs = self.adapter(images, features, initialise)
+        outputs = outputs if self.training else outputs[-1:]
         return [self.query_init.apply_prior(self.decoder(tokens), assigned) for tokens in outputs]
