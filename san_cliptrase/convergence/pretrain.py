@@ -33,7 +33,8 @@ from torch import Tensor, nn
 from torchvision.transforms import ColorJitter
 
 from san_cliptrase.clip.build import SHIPPED_WEIGHTS
-from san_cliptrase.clip.pretrain import Batch, Normalise, Tokenizer, architecture, caption_batch, fit
+from san_cliptrase.clip.captions import Batch, caption_batch
+from san_cliptrase.clip.contrastive import Normalise, Tokenizer, architecture, fit
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import record_labels
