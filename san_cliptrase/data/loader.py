@@ -136,6 +136,7 @@ def build_train_loader(
     start_iter: int,
     workers: int,
     skip_bad: bool = False,
+    parts: int = 1,
 ) -> DataLoader:
     """Batches of the stream as lists of dicts, beginning with those of iteration ``start_iter``.
 
@@ -147,16 +148,23 @@ def build_train_loader(
         start_iter: 0, or where a resumed run goes on.
         workers: loading processes of each training process.
         skip_bad: see :class:`EndlessDataset`.
+        parts: into how many parts a process's share of a batch will be cut, see :class:`TrainStream`.
 
     Raises:
-        ValueError: if the processes cannot share a batch evenly.
+        ValueError: if the processes cannot share a batch evenly, or a share has fewer samples than parts.
     """
     world = comm.get_world_size()
     if batch % world:
         raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {world} processes cannot share evenly")
+    share = batch // world
+    if not 1 <= parts <= share:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE is {parts}, but a process has {share} images of a batch: from 1 to {share} parts are "
+            "possible"
+        )
     return WatchedLoader(
         EndlessDataset(records, mapper, seed, skip_bad),
-        batch_size=batch // world,
+        batch_size=share,
         sampler=PositionSampler(start_iter * batch),
         num_workers=workers,
         collate_fn=list,
@@ -183,18 +191,12 @@ class TrainStream:
         Raises:
             DataError: a file cannot be used, and may not be left out.
             LoaderError: loading processes die again and again.
-            ValueError: the batch cannot be cut into so many parts.
         """
         batch = self._next_batch()
         self._iteration += 1
         for sample in batch:
             if isinstance(sample, BadSample):
                 raise DataError(f"{sample.message} (--skip-bad trains without such files)")
-        if not 1 <= self._parts <= len(batch):
-            raise ValueError(
-                f"SOLVER.ACCUMULATE is {self._parts}, but a process has {len(batch)} images of a batch: from 1 to "
-                f"{len(batch)} parts are possible"
-            )
         cuts = [len(batch) * part // self._parts for part in range(self._parts + 1)]
         skipped = [message for sample in batch for message in sample.pop("skipped", ())]
         return [batch[start:end] for start, end in zip(cuts, cuts[1:], strict=False)], skipped

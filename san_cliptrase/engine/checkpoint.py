@@ -63,7 +63,7 @@ class SafeCheckpointer(Checkpointer):
                 return self.load(str(file))
             except DamagedCheckpoint as error:
                 self.logger.warning("%s Trying the one before it.", error)
-        if found or (resume and self.has_checkpoint()):
+        if resume and self.has_checkpoint():
             raise CheckpointError(f"--resume: none of the {len(found)} checkpoints in {self.save_dir} can be read")
         return self.load(path, checkpointables=[])
 

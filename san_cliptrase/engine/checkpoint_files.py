@@ -78,7 +78,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return loaded
 
 
-def _check_archive(path: str | Path) -> None:
+def names_in(path: str | Path) -> frozenset[str]:
+    """The names of a checkpoint's weights, read without its tensors; none if it cannot be read: loading will tell."""
+    try:
+        _check_archive(path, sums=False)
+        return frozenset(weights_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True), path))
+    except Exception:  # see read_checkpoint
+        return frozenset()
+
+
+def _check_archive(path: str | Path, sums: bool = True) -> None:
     """Verifies sizes and check sums, which torch does not: a damaged weight would load as a wrong number.
 
     The format of before torch 1.6 has no check sums, and is not read.
@@ -94,7 +103,7 @@ def _check_archive(path: str | Path) -> None:
             packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
             if packed or sum(member.file_size for member in members) > Path(path).stat().st_size:
                 raise DamagedCheckpoint(f"checkpoint {path} is compressed, which torch.save never does: not read")
-            broken = archive.testzip()
+            broken = archive.testzip() if sums else None
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, NotImplementedError) as error:
         if isinstance(error, CheckpointError):
             raise

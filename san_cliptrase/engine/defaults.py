@@ -23,10 +23,11 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import register_own
 from san_cliptrase.device import find_device
+from san_cliptrase.engine.checkpoint_files import checkpoint_files, names_in
 from san_cliptrase.engine.checkpoint_keys import is_official
 from san_cliptrase.engine.config_file import read_layers
 from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
-from san_cliptrase.engine.release import SHARE, read_keys
+from san_cliptrase.engine.release import SHARE
 from san_cliptrase.files import OutputError, write_text_atomically
 
 __all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
@@ -75,19 +76,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
         _check_values(cfg)
         check_test(cfg)
         settle_protocol(cfg)
-        _settle_start(cfg, cfg.MODEL.WEIGHTS)
+        _settle_start(cfg, [cfg.MODEL.WEIGHTS] if cfg.MODEL.WEIGHTS else [])
     except (TypeError, AttributeError, IndexError, OverflowError) as error:  # yacs does not look into lists
         raise ConfigError(f"{path}: a value is not of the kind that its key needs: {error}") from error
     return cfg
 
 
-def _settle_start(cfg: CfgNode, checkpoint: str) -> None:
-    """Regions come into a SAN that was trained without them from zero on; a model that learned so is built so."""
+def _settle_start(cfg: CfgNode, checkpoints: Iterable[str | Path]) -> None:
+    """Regions come into a SAN that was trained without them from zero on; a model that learned so is built so.
+
+    The first of the checkpoints that can be read says so, as it will be the one that is loaded.
+    """
     init = cfg.MODEL.SAN.QUERY_INIT
-    if init.NAME == "off" or not checkpoint:
+    if init.NAME == "off" or init.ZERO_INIT:
         return
-    keys = read_keys(checkpoint)
-    init.ZERO_INIT = init.ZERO_INIT or is_official(keys) or SHARE in keys
+    names = next(filter(None, map(names_in, checkpoints)), frozenset())
+    init.ZERO_INIT = is_official(names) or SHARE in names
 
 
 def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
@@ -115,8 +119,6 @@ def _check_values(cfg: CfgNode) -> None:
         raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
     if cfg.LOG_PERIOD < 1:
         raise ConfigError(f"LOG_PERIOD is {cfg.LOG_PERIOD}; it counts iterations, so it must be 1 or more")
-    if cfg.SOLVER.ACCUMULATE < 1:
-        raise ConfigError(f"SOLVER.ACCUMULATE is {cfg.SOLVER.ACCUMULATE}; it counts parts of a batch: 1 or more")
     if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
         raise ConfigError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; SAN flips horizontally, or choose 'none'")
     try:
@@ -162,8 +164,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg.TEST.SKIP_BAD |= args.skip_bad
     cfg.DATALOADER.SKIP_BAD |= args.skip_bad
     output = Path(cfg.OUTPUT_DIR)
-    if args.resume and (last := output / "last_checkpoint").is_file():
-        _settle_start(cfg, str(output / last.read_text(encoding="utf-8", errors="replace").strip()))
+    if args.resume:
+        _settle_start(cfg, checkpoint_files(output))
     cfg.freeze()
     setup_logging(output)
     seed_all_rng(cfg.SEED)

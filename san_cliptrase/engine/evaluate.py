@@ -74,7 +74,6 @@ def _evaluate(
             logger.error("%s", error)
             evaluated.failures.append(error)
         if evaluator.report:
-            evaluated.results[name] = dict(evaluator.report["metrics"])
             evaluated.reports[name] = evaluator.report
     model.train(was_training)
     return evaluated
@@ -82,9 +81,16 @@ def _evaluate(
 
 def evaluated_records(cfg: Any, name: str) -> list[dict]:
     """The records of a test set that are evaluated, of all processes together, in the order of their evaluation."""
-    records = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]
     # Squares are of one size as they are; windows slide over one image after the other.
-    return by_shape(records) if cfg.TEST.BATCH_SIZE > 1 and cfg.TEST.PROTOCOL == "whole" else records
+    shaped = cfg.TEST.BATCH_SIZE > 1 and cfg.TEST.PROTOCOL == "whole"
+    return _ordered_records(name, cfg.TEST.MAX_IMAGES, shaped)
+
+
+@functools.cache
+def _ordered_records(name: str, count: int, shaped: bool) -> list[dict]:
+    """Kept: to order pictures, the heads of their files are read, and a training evaluates many times."""
+    records = dataset_records(name)[: count or None]
+    return by_shape(records) if shaped else records
 
 
 def report_details(cfg: Any, name: str) -> dict[str, Any]:

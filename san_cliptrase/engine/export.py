@@ -16,7 +16,7 @@ from torch import Tensor
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
 from san_cliptrase.engine.checkpoint_keys import to_official
 from san_cliptrase.engine.defaults import ConfigError, load_config
-from san_cliptrase.engine.launch import USER_ERRORS
+from san_cliptrase.engine.launch import USER_ERRORS, build
 from san_cliptrase.files import write_atomically
 from san_cliptrase.meta_arch import SAN
 
@@ -100,14 +100,9 @@ def export(options: argparse.Namespace) -> dict[str, object]:
         raise ConfigError(f"--output {options.output} is the checkpoint itself: choose another name")
     if cfg.MODEL.META_ARCHITECTURE != "SAN":
         raise ConfigError(f"{options.config} describes {cfg.MODEL.META_ARCHITECTURE}; only SAN has a format of its own")
-    try:
-        model = build_model(cfg)
-        SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
-        state = official_state(model)
-    except ValueError as error:
-        if isinstance(error, USER_ERRORS):
-            raise
-        raise ConfigError(str(error)) from error
+    model = build(build_model, cfg)
+    SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    state = build(official_state, model)
     write_atomically(options.output, lambda file: torch.save({"model": state}, file))
     return official_settings(model)
 

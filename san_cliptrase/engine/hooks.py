@@ -28,6 +28,18 @@ def evaluation_due(cfg: Any, done: int) -> bool:
     return done == last or (period > 0 and done % period == 0)
 
 
+class PrinterHook(hooks.PeriodicWriter):
+    """detectron2's lines on the screen, without a last one where a run ends early.
+
+    The last iteration is printed in any case; printed twice, its time left is a division by zero, which would hide the
+    error that ended the run.
+    """
+
+    def after_train(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
 class WriterHook(hooks.PeriodicWriter):
     """Writes every LOG_PERIOD iterations and after every evaluation: writers see only the latest value of a scalar.
 

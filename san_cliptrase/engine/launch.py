@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
     for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         dataset_records(name)
     if not args.eval_only:
-        _build(Trainer, cfg, args.resume).train()
+        build(Trainer, cfg, args.resume).train()
         return
-    model = _build(build_model, cfg)
+    model = build(build_model, cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a run
     # that was given its weights, or has none to train, goes on with those.
@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
     evaluate_only(cfg, model, args.resume)
 
 
-def _build(make: Callable[..., Built], *args: Any) -> Built:
-    """The model or the trainer of a configuration; what they refuse are its values."""
+def build(make: Callable[..., Built], *args: Any) -> Built:
+    """What a configuration describes, such as its model or trainer; what that refuses are its values."""
     try:
         return make(*args)
     except USER_ERRORS:

@@ -35,10 +35,10 @@ def keep_lines(path: Path, done: int) -> None:
     """Keeps the JSON lines of the first ``done`` iterations."""
     if not path.exists():
         return
-    lines = _whole_lines(path).splitlines()
-    kept = [line for line in lines if json.loads(line)["iteration"] < done]
-    if kept != lines:
-        write_text_atomically(path, "".join(f"{line}\n" for line in kept))
+    kept = "".join(f"{x}\n" for x in _whole_lines(path).splitlines() if json.loads(x)["iteration"] < done)
+    # Also where nothing but half a line goes: what is written next would be appended to it.
+    if kept.encode() != path.read_bytes():
+        write_text_atomically(path, kept)
 
 
 def _whole_lines(path: Path) -> str:

@@ -53,8 +53,8 @@ class Preemption:
             self._at_once = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True  # first: a log's stream may be in the middle of a line
         logger.warning("SIGTERM: this run saves a checkpoint and ends with status %d; --resume goes on", PREEMPTED)
-        self.requested = True
         if self._at_once:
             self._at_once = False
             raise Preempted

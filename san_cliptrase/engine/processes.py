@@ -34,7 +34,10 @@ def run_processes(run: Callable[[Namespace], None], args: Namespace) -> None:
     """
     if dist.is_torchelastic_launched():
         local, size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        _join_group(local, size, on_cpu=_asks_for_cpu(args) or not torch.cuda.is_available())
+        on_cpu = _asks_for_cpu(args) or not torch.cuda.is_available()
+        if size > (gpus := torch.cuda.device_count()) and not on_cpu:
+            raise LaunchError(f"torchrun started {size} processes, but this machine has {gpus} GPUs")
+        _join_group(local, size, on_cpu)
         try:
             run(args)
         finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from san_cliptrase.engine.checkpoint_clip import check_official_clip, warn_of_activation
@@ -34,13 +33,3 @@ def weights_of_release(state: Mapping[str, Tensor], model: nn.Module) -> dict[st
     weights = from_official(state, model.network.adapter.native_grid, model.clip.visual.depth)
     warn_of_activation(model)
     return weights | {f"network.query_init.{key}": value for key, value in init.state_dict().items()}
-
-
-def read_keys(path: str) -> frozenset[str]:
-    """The names of a checkpoint's parameters, read without its tensors; none if the file cannot be read so."""
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # torch's reader meets damage with errors of any type; loading the weights will tell
-        return frozenset()
-    state = loaded.get("model", loaded) if isinstance(loaded, dict) else {}
-    return frozenset(key for key in state if isinstance(key, str)) if isinstance(state, dict) else frozenset()

@@ -23,14 +23,17 @@ class Evaluated:
     """What evaluations gave, dataset by dataset; only on the main process.
 
     Attributes:
-        results: dataset -> metric -> percent.
         reports: dataset -> the evaluator's report.
         failures: files that could not be written; the numbers are there all the same.
     """
 
-    results: dict[str, dict[str, float]] = field(default_factory=dict)
     reports: dict[str, dict] = field(default_factory=dict)
     failures: list[OutputError] = field(default_factory=list)
+
+    @property
+    def results(self) -> dict[str, dict[str, float]]:
+        """Percent by dataset and metric."""
+        return {name: dict(report["metrics"]) for name, report in self.reports.items()}
 
 
 def show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:

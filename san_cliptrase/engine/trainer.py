@@ -21,14 +21,22 @@ from torch.utils.data import DataLoader
 
 from san_cliptrase.data.loader import TrainStream, build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
-from san_cliptrase.engine.checkpoint import SafeCheckpointer
+from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
 from san_cliptrase.engine.checkpoint_files import remove_unfinished, set_aside
 from san_cliptrase.engine.divergence import diverged
 from san_cliptrase.engine.evaluate import dataset_records
-from san_cliptrase.engine.hooks import CheckpointHook, EvaluationHook, PictureHook, PreemptionHook, WriterHook
+from san_cliptrase.engine.hooks import (
+    CheckpointHook,
+    EvaluationHook,
+    PictureHook,
+    PreemptionHook,
+    PrinterHook,
+    WriterHook,
+)
 from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
+from san_cliptrase.files import OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +67,13 @@ class Trainer(TrainerBase):
         self.register_hooks(self._build_hooks(model))
         if comm.is_main_process():
             remove_unfinished(Path(cfg.OUTPUT_DIR))
-        self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        state = self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
+            if "iteration" not in state:
+                raise CheckpointError(
+                    f"--resume: the last checkpoint in {cfg.OUTPUT_DIR} holds weights and no state of training; to "
+                    "begin with these weights, name the file with MODEL.WEIGHTS"
+                )
             self.start_iter = self._done = self.iter + 1
         else:
             self._begin_anew(model)
@@ -78,7 +91,7 @@ class Trainer(TrainerBase):
         if comm.is_main_process():
             built += [
                 PictureHook(cfg, model),
-                hooks.PeriodicWriter([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
+                PrinterHook([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
                 WriterHook(cfg, self._build_writers),
                 # Last: what a checkpoint has behind it has been written.
                 CheckpointHook(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.MAX_ITER),
@@ -102,9 +115,14 @@ class Trainer(TrainerBase):
         with self.preemption.listening():
             try:
                 super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
+            except FileNotFoundError:
+                raise
+            except OSError as error:  # pictures raise DataError: these are the files that the run appends to
+                raise OutputError(
+                    f"cannot write to OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {error}. Is there room, and may you write?"
+                ) from error
             except Preempted:
                 if self._done > self.start_iter:
-                    self.iter = self._done - 1
                     self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
                 if self.stop_agreed:  # nobody leaves before the checkpoint is there: launchers end the others then
                     comm.synchronize()
@@ -123,6 +141,7 @@ class Trainer(TrainerBase):
             start_iter,
             cfg.DATALOADER.NUM_WORKERS,
             cfg.DATALOADER.SKIP_BAD,
+            cfg.SOLVER.ACCUMULATE,
         )
 
     def _begin_anew(self, model: nn.Module) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from detectron2.utils import comm
 from PIL import Image
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from san_cliptrase.data import loader
 from san_cliptrase.data.loader import (
@@ -160,7 +161,8 @@ class Dying:
 
 @pytest.fixture
 def quick_checks(monkeypatch):
-    monkeypatch.setattr("torch.utils.data.dataloader._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    # torch has bound its five seconds as a default.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
 def test_loading_goes_on_at_the_same_place_after_a_loading_process_died(tmp_path, caplog, quick_checks):

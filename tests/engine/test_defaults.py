@@ -135,6 +135,16 @@ def test_a_model_is_built_to_begin_as_plain_san_where_its_weights_need_it(world,
     assert setup(argument_parser().parse_args(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
 
 
+def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.save({"model": {"network.query_init.content_strength": torch.zeros(())}}, run / "model_0000001.pth")
+    (run / "model_0000003.pth").write_bytes(b"cut off")
+    (run / "last_checkpoint").write_text("model_0000003.pth")
+    arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), "--resume", *world.overrides(output_dir=run)]
+    assert setup(argument_parser().parse_args(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
+
+
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: &d [*c, *c]\n"
 
 

@@ -22,7 +22,7 @@ from san_cliptrase.data import own
 from san_cliptrase.data.mapper import read_labels
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.launch import USER_ERRORS, _build
+from san_cliptrase.engine.launch import USER_ERRORS, build
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.images import read_image
 from tests.conftest import ROOT, TINY
@@ -137,7 +137,7 @@ def test_models_of_strange_values(tiny_data, tmp_path, key, value):
     tree = nested({**{name: list(v) if isinstance(v, tuple) else v for name, v in TINY.items()}, key: value})
     path.write_text(yaml.safe_dump({"_BASE_": str(CONFIG), **tree}))
     try:
-        _build(build_model, load_config(path))
+        build(build_model, load_config(path))
     except USER_ERRORS as error:
         assert str(error)
 

@@ -15,6 +15,7 @@ from san_cliptrase.engine import hooks
 from san_cliptrase.engine.checkpoint import CheckpointError
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import main
+from san_cliptrase.engine.logs import keep_lines
 from san_cliptrase.engine.preemption import PREEMPTED, Preempted
 from san_cliptrase.engine.trainer import Trainer
 from tests.engine.killed import CONFIG, MOMENTS, train_and_die
@@ -120,6 +121,22 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_it(expected, train, st
         assert train(tmp_path, resume=True, seed=99).start_iter == 2
     assert damage == "gone" or "model_0000003.pth" in caplog.text
     check_equal(tmp_path, expected)
+
+
+@pytest.mark.parametrize("content", ["", '{"iteration": 0}\n', '{"iteration": 0}\n{"iteration": 1}\n'])
+def test_half_a_log_line_goes_wherever_it_stands(tmp_path, content):
+    path = tmp_path / "metrics.json"
+    path.write_text(content + '{"iteration": 2, "los')
+    keep_lines(path, 2)
+    assert path.read_text() == content
+
+
+def test_weights_without_a_state_of_training_are_not_resumed(train, straight, expected, tmp_path):
+    weights = torch.load(straight.folder / "model_0000003.pth", weights_only=True)["model"]
+    torch.save({"model": weights}, tmp_path / "model_0000003.pth")
+    (tmp_path / "last_checkpoint").write_text("model_0000003.pth")
+    with pytest.raises(CheckpointError, match="no state of training.*MODEL.WEIGHTS"):
+        train(tmp_path, resume=True)
 
 
 def test_without_any_readable_checkpoint_nothing_begins_anew_unasked(train, tmp_path):

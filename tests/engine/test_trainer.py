@@ -1,10 +1,13 @@
 import csv
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import JSONWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from san_cliptrase.data.datasets import register
@@ -12,6 +15,7 @@ from san_cliptrase.engine.checkpoint import CheckpointError
 from san_cliptrase.engine.divergence import DivergedError
 from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.files import OutputError
 from san_cliptrase.images import DataError
 from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 
@@ -208,6 +212,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_files(train, tmp_
     assert len({entry["file_name"] for entry in report["batch"]}) == 2
     assert all(Path(entry["sem_seg_file_name"]).is_file() for entry in report["batch"])
     assert not list((tmp_path / "run").glob("*.pth"))
+
+
+def test_a_full_disk_under_the_log_is_told_as_such(train, monkeypatch):
+    def full(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(JSONWriter, "write", full)
+    # Printed at every iteration: detectron2's printer would divide by zero at the end, in place of this error.
+    with pytest.raises(OutputError, match="OUTPUT_DIR .*No space left on device"):
+        train("run", log_period=1, test__eval_period=0, vis_images=0)
 
 
 def test_the_checkpoint_of_another_variant_is_refused(train, tmp_path):
