@@ -51,10 +51,10 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
     cliptrase.ATTENTION = "cliptrase"
     # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
-    # EPS 0 finds both: on a ViT-B/16 those of the patch grid, (0.7, 3) at 14x14 and (1.1, 7) at 21x21, on other towers
-    # the core size of the grid and the radius at which most patches are cores (``cliptrase.clustering.core_radius``).
+    # 0 finds them: the core size from the patch grid; the radius too on a ViT-B/16, (0.7, 3) at 14x14 and (1.1, 7) at
+    # 21x21, on other towers the one at which most patches are cores (``cliptrase.clustering.core_radius``).
     cliptrase.EPS = 0.0
-    cliptrase.MIN_SAMPLES = 3
+    cliptrase.MIN_SAMPLES = 0
     # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
     cliptrase.VOTE = True
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.

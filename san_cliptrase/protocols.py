@@ -16,11 +16,11 @@ SQUARES = ("cliptrase", "unsupervised")
 BACKGROUNDS = ("words", "threshold", "learned")
 """How pixels become a dataset's "background": by words, by a low probability, or by SAN's learned background."""
 
-PUBLISHED_CLUSTERING: Mapping[int, tuple[float, int]] = MappingProxyType({224: (0.7, 3), 336: (1.1, 7)})
-"""Side of the square -> DBSCAN's (eps, min_samples) that CLIPtrase was published with, on one of PUBLISHED_MODELS."""
+PUBLISHED_SQUARES = (224, 336)
+"""Sides of the squares that CLIPtrase was published with, on one of PUBLISHED_MODELS."""
 
-PUBLISHED_MODELS = ("ViT-B-16", "ViT-B/16", "ViT-B-16-quickgelu")
-"""The names that the published CLIP has here."""
+PUBLISHED_MODELS = ("ViT-B-16", "ViT-B-16-quickgelu")
+"""The names that the published CLIP, with patches of 16 pixels, has here."""
 
 SLIDE_MAX_SIDE = 2048
 """The longest side of an image that windows slide over."""

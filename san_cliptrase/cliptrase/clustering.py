@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +39,18 @@ def default_clustering(grid: tuple[int, int]) -> tuple[float, int]:
     return float(eps), max(2, round(float(min_samples)))
 
 
+def check_parameters(eps: float | Tensor | None, min_samples: int | Tensor | None) -> None:
+    """Refuses parameters that DBSCAN cannot work with; None and tensors pass.
+
+    Raises:
+        ValueError: ``eps`` or ``min_samples`` is out of range.
+    """
+    # Tensors may be on a device, from which there is no way back.
+    numbers = [math.inf if value is None or isinstance(value, Tensor) else value for value in (eps, min_samples)]
+    if numbers[0] <= 0 or numbers[1] < 1:
+        raise ValueError(f"DBSCAN needs eps > 0 and min_samples >= 1, got eps={eps}, min_samples={min_samples}")
+
+
 @torch.no_grad()
 def core_radius(rows: Tensor, valid: Tensor, min_samples: int | Tensor, share: float = CORE_SHARE) -> Tensor:
     """DBSCAN's radius from the data: the one at which a share of an image's patches are cores.
@@ -61,7 +75,8 @@ def core_radius(rows: Tensor, valid: Tensor, min_samples: int | Tensor, share: f
     most = min(int(torch.as_tensor(min_samples).max()), rows.shape[1])
     nearest = squared.topk(most, dim=2, largest=False, sorted=True).values
     kth = nearest.gather(2, (rank - 1)[:, None, None].expand(-1, rows.shape[1], 1))[..., 0].clamp(min=0).sqrt()
-    radius = kth.masked_fill(~valid, torch.nan).nanquantile(share, dim=1)
+    # A little more: where many distances are equal, rounding must not lose all of them.
+    radius = kth.masked_fill(~valid, torch.nan).nanquantile(share, dim=1) * (1 + 1e-6)
     # Rows that are nearer are equal but for rounding: a picture of one colour is one region.
     length = (rows.float().square().sum((1, 2)) / count).sqrt()
     return torch.maximum(radius, ROUNDING * length).clamp(min=torch.finfo(torch.float32).tiny)
@@ -88,9 +103,7 @@ def cluster_rows(rows: Tensor, valid: Tensor, eps: float | Tensor, min_samples: 
     Raises:
         ValueError: ``eps`` or ``min_samples`` is out of range.
     """
-    # Those in tensors may be on a device, from which there is no way back.
-    if (not isinstance(eps, Tensor) and eps <= 0) or (not isinstance(min_samples, Tensor) and min_samples < 1):
-        raise ValueError(f"DBSCAN needs eps > 0 and min_samples >= 1, got eps={eps}, min_samples={min_samples}")
+    check_parameters(eps, min_samples)
     radius = torch.as_tensor(eps, dtype=torch.float32, device=rows.device).expand(len(rows))
     size = torch.as_tensor(min_samples, device=rows.device).expand(len(rows))
     close = _squared_distances(rows) <= radius[:, None, None] ** 2

@@ -11,7 +11,13 @@ from torch import Tensor
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.cliptrase.clustering import PUBLISHED_TOWER, cluster_rows, core_radius, default_clustering
+from san_cliptrase.cliptrase.clustering import (
+    PUBLISHED_TOWER,
+    check_parameters,
+    cluster_rows,
+    core_radius,
+    default_clustering,
+)
 from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
@@ -51,7 +57,7 @@ class Cliptrase:
         taps: Block inputs to ask of the encoder: those of the second-to-last and the last block.
 
     Raises:
-        ValueError: Unknown attention rule, or a tower of fewer than two blocks.
+        ValueError: Unknown attention rule, parameters of DBSCAN out of range, or a tower of fewer than two blocks.
     """
 
     taps = (-2, -1)
@@ -69,6 +75,7 @@ class Cliptrase:
             raise ValueError(
                 f"CLIPtrase correlates the second-to-last block, but this tower has {visual.depth} block(s)"
             )
+        check_parameters(eps, min_samples)
         self.visual = visual
         self.eps = eps
         self.min_samples = min_samples
@@ -93,10 +100,16 @@ class Cliptrase:
         """
         with torch.autocast(features.valid.device.type, enabled=False):
             rows = suppress_global_patches(self.correlate(features), features.valid)
-            return [region_maps(rows, self.cluster(rows, features, scale)) for scale in scales]
+            eps, min_samples = self._parameters(rows, features)
+            labels = (cluster_rows(rows, features.valid, scale * eps, min_samples) for scale in scales)
+            return [region_maps(rows, found) for found in labels]
 
-    def cluster(self, rows: Tensor, features: ClipFeatures, scale: float = 1.0) -> Tensor:
+    def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
         """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""
+        return cluster_rows(rows, features.valid, *self._parameters(rows, features))
+
+    def _parameters(self, rows: Tensor, features: ClipFeatures) -> tuple[float | Tensor, int | Tensor]:
+        """DBSCAN's radius and core size, those that were given or each image's own (B,)."""
         eps: float | Tensor | None = self.eps
         min_samples: int | Tensor | None = self.min_samples
         if eps is None or min_samples is None:
@@ -106,7 +119,7 @@ class Cliptrase:
                 eps = torch.tensor([default for default, _ in defaults], device=rows.device)
             elif eps is None:
                 eps = core_radius(rows, features.valid, min_samples)
-        return cluster_rows(rows, features.valid, scale * eps, min_samples)
+        return eps, min_samples
 
     def regions(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> Regions:
         """Regions of each image on the patch grid; patches need none of the smoothing that pixels get. No gradient.

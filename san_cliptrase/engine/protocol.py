@@ -6,11 +6,12 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from san_cliptrase.cliptrase.clustering import default_clustering
 from san_cliptrase.protocols import (
     BACKGROUNDS,
     PROTOCOLS,
-    PUBLISHED_CLUSTERING,
     PUBLISHED_MODELS,
+    PUBLISHED_SQUARES,
     SLIDE_SIDE,
     SLIDE_SIDES,
     SQUARES,
@@ -63,8 +64,9 @@ def settle_protocol(cfg: Any) -> None:
     if cfg.TEST.PROTOCOL not in SQUARES or cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
         return
     cfg.MODEL.CLIP.RESOLUTION = 1.0
-    if cfg.MODEL.CLIP.NAME in PUBLISHED_MODELS and cfg.TEST.SIZE in PUBLISHED_CLUSTERING:
-        cfg.MODEL.CLIPTRASE.EPS, cfg.MODEL.CLIPTRASE.MIN_SAMPLES = PUBLISHED_CLUSTERING[cfg.TEST.SIZE]
+    if cfg.MODEL.CLIP.NAME.replace("/", "-") in PUBLISHED_MODELS and cfg.TEST.SIZE in PUBLISHED_SQUARES:
+        node, side = cfg.MODEL.CLIPTRASE, cfg.TEST.SIZE // 16
+        node.EPS, node.MIN_SAMPLES = default_clustering((side, side))
 
 
 def protocol_title(cfg: Any) -> str:

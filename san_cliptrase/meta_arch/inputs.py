@@ -32,11 +32,10 @@ def clip_from_config(cfg: Any) -> FrozenClip:
 def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
     """CLIPtrase on that CLIP with the settings of MODEL.CLIPTRASE."""
     node = cfg.MODEL.CLIPTRASE
-    automatic = node.EPS == 0
     return Cliptrase(
         clip.visual,
-        eps=None if automatic else node.EPS,
-        min_samples=None if automatic else node.MIN_SAMPLES,
+        eps=node.EPS or None,
+        min_samples=node.MIN_SAMPLES or None,
         attention=node.ATTENTION,
         vote=node.VOTE,
         cls_prior=node.CLS_PRIOR,

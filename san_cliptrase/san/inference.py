@@ -24,6 +24,9 @@ def mask_strips(mask_logits: Tensor, padded: Size, size: Size, output: Size, row
     """
     masks = F.interpolate(mask_logits[None], size=padded, mode="bilinear", align_corners=False)[0]
     masks = masks[:, : size[0], : size[1]]
+    if output == size:
+        yield from (strip.sigmoid() for strip in masks.split(rows, dim=1))
+        return
     # What bilinear interpolation without aligned corners reads for each row of the output.
     place = (torch.arange(output[0], device=masks.device) + 0.5) * (size[0] / output[0]) - 0.5
     place = place.clamp(0, size[0] - 1)
@@ -31,9 +34,12 @@ def mask_strips(mask_logits: Tensor, padded: Size, size: Size, output: Size, row
     lower, share = (upper + 1).clamp(max=size[0] - 1), (place - upper).to(masks.dtype)[:, None]
     for start in range(0, output[0], rows):
         strip = slice(start, start + rows)
-        lines = torch.lerp(masks[:, upper[strip]], masks[:, lower[strip]], share[strip])
-        wide = (lines.shape[1], output[1])
-        yield F.interpolate(lines[None], size=wide, mode="bilinear", align_corners=False)[0].sigmoid()
+        above, below = (masks.index_select(1, lines[strip]) for lines in (upper, lower))
+        lines = torch.lerp(above, below, share[strip])
+        if output[1] != size[1]:
+            wide = (lines.shape[1], output[1])
+            lines = F.interpolate(lines[None], size=wide, mode="bilinear", align_corners=False)[0]
+        yield lines.sigmoid()
 
 
 def class_scores(pred_logits: Tensor, masks: Tensor, keep_background: bool = False) -> Tensor:

@@ -66,12 +66,11 @@ class MaskDecoder(nn.Module):
     def _attn_products(self, queries: Tensor, patches: Tensor) -> Tensor:
         """``f(q) . k(x)`` for each head and set, (B, S, M, Q, L).
 
-        The last layer of k, ``W h + b``, is applied to the queries, ``(W^T f(q)) . h + f(q) . b``: there are fewer of
-        them than patches, and the vectors k(x) of all heads are never kept.
+        The last layer of k, ``W h + b``, is applied to the queries, ``(W^T f(q)) . h + f(q) . b``: there are usually
+        fewer of them than patches, and the vectors k(x) of all heads are never kept.
         """
         hidden, last = self.attn_mlp[:-1](patches), self.attn_mlp[-1]
-        weight = last.weight.unflatten(0, self._attn_shape).to(queries.dtype)
-        bias = last.bias.unflatten(0, self._attn_shape).to(queries.dtype)
+        weight, bias = (part.unflatten(0, self._attn_shape) for part in (last.weight, last.bias))
         towards = torch.einsum("bqc,smch->bsmqh", queries, weight)
         offset = torch.einsum("bqc,smc->bsmq", queries, bias)
         return torch.einsum("bsmqh,blh->bsmql", towards, hidden) + offset.unsqueeze(-1)

@@ -103,6 +103,13 @@ def test_nine_tenths_of_the_patches_are_cores_wherever_they_lie(min_samples):
         assert (near.sum(2) >= min_samples).float().mean() >= CORE_SHARE
 
 
+def test_equal_distances_are_not_lost_by_rounding():
+    valid = torch.ones(1, 10, dtype=torch.bool)
+    for scale in torch.rand(50, generator=torch.Generator().manual_seed(0)):
+        rows = scale * torch.eye(10)[None]  # every patch as far from every other
+        assert cluster_rows(rows, valid, core_radius(rows, valid, 2), 2).eq(0).all()
+
+
 def test_the_same_regions_are_found_however_small_or_alike_the_rows_are():
     rows = blocks(4, 3, 5)[None] + 0.05 * torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(0))
     valid = torch.ones(1, 12, dtype=torch.bool)

@@ -43,8 +43,10 @@ def test_settings_reach_the_method(world):
     method = model.cliptrase
     assert (method.eps, method.min_samples, method.cls_prior) == (0.5, 4, True)
     assert method.attend is attention_rule("sclip")
-    automatic = world.model("cliptrase", model__cliptrase__eps=0.0).cliptrase
+    automatic = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=0).cliptrase
     assert (automatic.eps, automatic.min_samples) == (None, None)
+    half = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=4).cliptrase
+    assert (half.eps, half.min_samples) == (None, 4)
 
 
 @pytest.mark.parametrize("rule", RULES)
