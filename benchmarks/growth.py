@@ -21,33 +21,22 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.speed import TrainingFree
-from benchmarks.training_cost import Iteration, clock, synthetic
+from benchmarks.timing import add_device, turns
+from benchmarks.training_cost import Iteration, synthetic
 
 SIZES, BATCHES, CLASSES, QUERIES = (224, 336, 448, 560), (1, 2, 4, 8), (21, 171, 847), (25, 50, 100, 200)
 COLOURS = ("black", "#0072B2", "#D55E00")
 Curves = dict[str, dict[int, float]]
 
 
-def medians(functions: Mapping[str, Callable], device: str, rounds: int) -> dict[str, float]:
-    """Seconds of each function, which take turns; the first round warms up."""
-    found: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(-1, rounds):
-        for name, function in functions.items():
-            started = clock(device)
-            function()
-            if turn >= 0:
-                found[name].append(clock(device) - started)
-    return {name: statistics.median(times) for name, times in found.items()}
-
-
 def grow(
     values: tuple[int, ...], build: Callable[[int], Mapping[str, Callable]], device: str, rounds: int, title: str
 ) -> Curves:
-    """Seconds of the functions that ``build`` makes for each value."""
+    """Median seconds of the functions that ``build`` makes for each value."""
     curves: Curves = {}
     for value in tqdm(values, title):
-        for name, seconds in medians(build(value), device, rounds).items():
-            curves.setdefault(name, {})[value] = seconds
+        for name, seconds in turns(build(value), device, rounds, str(value)).items():
+            curves.setdefault(name, {})[value] = statistics.median(seconds)
     return curves
 
 
@@ -84,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     device, rounds = args.device, args.rounds

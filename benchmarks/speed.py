@@ -22,7 +22,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 # Run as a file, Python knows only the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,7 +31,8 @@ import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
 # isort: split
 import open_clip
 
-from benchmarks.training_cost import Iteration, clock, synthetic
+from benchmarks.timing import add_device, turns
+from benchmarks.training_cost import Iteration, synthetic
 from san_cliptrase.clip.build import build_clip
 from san_cliptrase.cliptrase import Cliptrase
 from san_cliptrase.scenes import make_scene
@@ -40,7 +40,7 @@ from san_cliptrase.scenes import make_scene
 CLASSES = 171
 """Words that pixels choose from: those of COCO-Stuff."""
 EPS, MIN_SAMPLES = 0.3, 3
-"""Under random weights these find about as many regions as the published ones do under trained weights: a few dozen."""
+"""Under random weights these find about ten regions; how many trained weights give is not known here."""
 
 
 class Row(NamedTuple):
@@ -58,16 +58,9 @@ class Row(NamedTuple):
 
 
 def compare(name: str, goal: float, ours: Callable, other: Callable, device: str, rounds: int) -> Row:
-    """The cost of ``ours`` over that of ``other``, one after the other in each round; the first round warms up."""
-    ratios = []
-    for turn in tqdm(range(-1, rounds), name[:40], leave=False):
-        times = [clock(device)]
-        for function in (other, ours):
-            function()
-            times.append(clock(device))
-        if turn >= 0:
-            ratios.append((times[2] - times[1]) / (times[1] - times[0]))
-    return Row(name, goal, ratios)
+    """The cost of ``ours`` over that of ``other`` in each round."""
+    seconds = turns({"other": other, "ours": ours}, device, rounds, name[:40])
+    return Row(name, goal, [a / b for a, b in zip(seconds["ours"], seconds["other"], strict=True)])
 
 
 class TrainingFree:
@@ -183,11 +176,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="turns that count")
     parser.add_argument("--batch", type=int, help="pictures of SAN's iterations (default: 8 on a GPU, 1 on a CPU)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peak", choices=("ours", "published"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(1)  # seconds of several threads would hold what they wait for each other
+    torch.set_num_threads(1)
     batch = args.batch or (8 if args.device == "cuda" else 1)
     if args.peak:
         print(peak_memory(args.peak == "published", args.device, batch))

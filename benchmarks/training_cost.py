@@ -11,7 +11,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
 from benchmarks.published_structure import use_published_structure
+from benchmarks.timing import add_device, clock
 from san_cliptrase.data.datasets import class_names
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.solver import build_optimizer
@@ -40,20 +40,12 @@ CONFIGS = {"plain SAN": "san.yaml", "from regions": "san_cliptrase.yaml"}
 SIDE = 640
 
 
-def clock(device: str) -> float:
-    """Seconds: on a GPU those that pass, on a CPU those that this process computes, whatever else the machine does."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
 class Iteration:
     """One variant's forward and backward pass and step of the optimiser, each timed.
 
     Args:
         name: of ``CONFIGS``.
-        device: of torch, or "auto".
+        device: cpu or cuda.
         published: compute in the structure in which SAN was published.
         overrides: further keys of the configuration and their values.
     """
@@ -141,12 +133,13 @@ def main() -> None:
     """Measures, prints, and writes if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[4, 16], help="pictures of an iteration")
-    parser.add_argument("--device", default="auto")
+    add_device(parser)
     parser.add_argument("--rounds", type=int, default=5, help="iterations of each that count")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() and args.device != "cpu" else ""
-    print(f"ViT-B/16, {SIDE} pixels, {gpu or f'CPU with {torch.get_num_threads()} threads'}, torch {torch.__version__}")
+    torch.set_num_threads(1)
+    gpu = torch.cuda.get_device_name() if args.device == "cuda" else ""
+    print(f"ViT-B/16, {SIDE} pixels, {gpu or 'one thread of a CPU'}, torch {torch.__version__}")
     results = {batch: measure(batch, args.device, args.rounds) for batch in args.batch}
     for batch, table in results.items():
         for name, row in table.items():

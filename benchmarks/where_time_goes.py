@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.speed import TrainingFree
-from benchmarks.training_cost import Iteration, clock, synthetic
+from benchmarks.timing import add_device, clock
+from benchmarks.training_cost import Iteration, synthetic
 from san_cliptrase.cliptrase import segmenter
 
 
@@ -117,7 +118,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rate = matmul_rate(args.device)
