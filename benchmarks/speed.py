@@ -74,6 +74,7 @@ class TrainingFree:
     """
 
     def __init__(self, device: str, size: int, batch: int, classes: int = CLASSES) -> None:
+        torch.manual_seed(0)
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         self.clip = build_clip("ViT-B-16", None).to(device, dtype).eval()
         self.plain = open_clip.create_model("ViT-B-16", force_image_size=size).to(device, dtype).eval()
