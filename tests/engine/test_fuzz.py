@@ -21,6 +21,7 @@ from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data import own
 from san_cliptrase.data.mapper import read_labels
 from san_cliptrase.engine.checkpoint import SafeCheckpointer
+from san_cliptrase.engine.checkpoint_files import names_in
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import USER_ERRORS, build
 from san_cliptrase.engine.trainer import Trainer
@@ -266,6 +267,7 @@ CHECKPOINTS = st.one_of(
 def test_checkpoints(tmp_path, content):
     (tmp_path / "model_0000001.pth").write_bytes(content)
     (tmp_path / "last_checkpoint").write_bytes(b"model_0000001.pth")
+    assert all(isinstance(name, str) for name in names_in(tmp_path / "model_0000001.pth"))
     model = torch.nn.Linear(3, 2)
     try:
         SafeCheckpointer(model, str(tmp_path), trainer=small_trainer(model)).resume_or_load("", resume=True)
