@@ -13,9 +13,11 @@ import logging
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 # Run as a file, Python knows only the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -28,6 +30,7 @@ from detectron2.modeling import build_model
 from san_cliptrase.data.datasets import load_pairs, register
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.evaluate import evaluate
+from san_cliptrase.meta_arch.inputs import BackgroundReader
 from san_cliptrase.scenes import SEEN_CLASSES, UNSEEN_CLASSES, make_scene
 from san_cliptrase.scenes.write import SPLITS
 
@@ -49,11 +52,16 @@ def write_scenes(folder: Path, count: int) -> None:
     register(DATASET, lambda: load_pairs(*pairs), [*SEEN_CLASSES, "background"], background=UNSEEN_CLASSES)
 
 
-def score(kind: str, threshold: float = 0.5) -> dict[str, float]:
-    """The metrics with background found this way."""
+def configuration(kind: str, threshold: float = 0.5) -> Any:
+    """The demo's CLIPtrase with background found this way."""
     chosen = ["TEST.BACKGROUND", kind, "TEST.BACKGROUND_THRESHOLD", str(threshold)]
-    cfg = load_config(CONFIG, [*chosen, "DATASETS.TEST", f"('{DATASET}',)", "TEST.BATCH_SIZE", "8"])
-    return evaluate(cfg, build_model(cfg), None)[DATASET]
+    return load_config(CONFIG, [*chosen, "DATASETS.TEST", f"('{DATASET}',)", "TEST.BATCH_SIZE", "8"])
+
+
+def score(model: nn.Module, cfg: Any) -> dict[str, float]:
+    """The metrics of a model, of which a configuration changes the background alone."""
+    model.background = BackgroundReader.from_config(cfg)
+    return evaluate(cfg, model, None)[DATASET]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,10 +73,11 @@ def main(argv: list[str] | None = None) -> None:
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as folder:
         write_scenes(Path(folder), args.images)
+        model = build_model(configuration("words"))
         for threshold in args.thresholds:
-            metrics = score("threshold", threshold)
+            metrics = score(model, configuration("threshold", threshold))
             print(f"threshold {threshold:.2f}  mIoU {metrics['mIoU']:5.1f}  pAcc {metrics['pAcc']:5.1f}")
-        metrics = score("words")
+        metrics = score(model, configuration("words"))
         print(f"words           mIoU {metrics['mIoU']:5.1f}  pAcc {metrics['pAcc']:5.1f}")
 
 
