@@ -48,7 +48,8 @@ def _add_clip(cfg: Any, node: type) -> None:
 
 def _add_cliptrase(cfg: Any, node: type) -> None:
     cfg.MODEL.CLIPTRASE = cliptrase = node()
-    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
+    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip, cliptrase, clearclip, naclip,
+    # clip_surgery, or a combination, as "qq+kk-mlp+neighbours" (docs/architecture.md, "Attention rules").
     cliptrase.ATTENTION = "cliptrase"
     # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
     # 0 finds them: the core size from the patch grid; the radius too on a ViT-B/16, (0.7, 3) at 14x14 and (1.1, 7) at
