@@ -79,8 +79,8 @@ class DenseRule:
 
 
 # Zhou et al., "Extract free dense labels from CLIP", 2022, sec. 3.2; Wang et al., "SCLIP", 2024, eq. 4; Shao et al.,
-# "CLIPtrase", 2024; Lan et al., "ClearCLIP", 2024; Hajimiri et al., "Pay attention to your neighbours", 2025; Li et al.,
-# "A closer look at the explainability of contrastive language-image pre-training", 2023.
+# "CLIPtrase", 2024; Lan et al., "ClearCLIP", 2024; Hajimiri et al., "Pay attention to your neighbours", 2025; Li et
+# al., "A closer look at the explainability of contrastive language-image pre-training", 2023.
 ATTENTION_RULES = {
     "clip": DenseRule(("qk",)),
     "maskclip": DenseRule(("v",)),
