@@ -48,7 +48,8 @@ def _add_clip(cfg: Any, node: type) -> None:
 
 def _add_cliptrase(cfg: Any, node: type) -> None:
     cfg.MODEL.CLIPTRASE = cliptrase = node()
-    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
+    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip, cliptrase, clearclip, naclip,
+    # clip_surgery, or a combination, as "qq+kk-mlp+neighbours" (docs/architecture.md, "Attention rules").
     cliptrase.ATTENTION = "cliptrase"
     # What is clustered: cosine (mean over heads), cosine_concatenated (heads side by side, the supplement's A.2), or
     # inner_product (a control, table 1).

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
+from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase.clustering import (
     PUBLISHED_TOWER,
@@ -49,17 +50,18 @@ class Cliptrase:
         eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid if the tower is a ViT-B/16, for which
             the published radii were chosen, else ``core_radius``, from the image itself.
         min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
-        attention: Name of the last block's attention rule, see ``clip.attention``.
+        attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
         vote: Let regions vote; False: every pixel is classified by itself, as MaskCLIP and SCLIP do.
         cls_prior: See ``patch_logits``.
         correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
-        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block.
+        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, and more where the
+            attention rule has a second path.
 
     Raises:
-        ValueError: Unknown attention rule or correlation, parameters of DBSCAN out of range, or a tower of fewer than
-            two blocks.
+        ValueError: Unknown attention rule or correlation, parameters of DBSCAN out of range, or a tower of too few
+            blocks.
     """
 
     taps = (-2, -1)
@@ -83,7 +85,8 @@ class Cliptrase:
         self.eps = eps
         self.min_samples = min_samples
         self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
-        self.attend = attention_rule(attention)
+        self.rule = attention_rule(attention)
+        self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule)}))
         self.correlation = correlation_rule(correlation)
         self.vote = vote
         self.cls_prior = cls_prior
@@ -137,10 +140,7 @@ class Cliptrase:
     @torch.no_grad()
     def dense(self, features: ClipFeatures) -> Tensor:
         """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1."""
-        last = self.visual.depth - 1
-        bias = self.visual.key_bias(features.valid)
-        tokens = self.visual.run(features.tokens[last], last, last + 1, self.attend, bias)
-        return F.normalize(self.visual.head(tokens), dim=-1)
+        return F.normalize(self.visual.head(read_densely(self.visual, features, self.rule)), dim=-1)
 
     @torch.no_grad()
     def segment(
@@ -203,7 +203,7 @@ class Cliptrase:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image the logits (K, H, W) of its pixels, and the region (H, W) of each; None where none vote."""
         prior = self.cls_prior if cls_prior is None else cls_prior
-        logits = patch_logits(self.dense(features), text_weights, prior)
+        logits = patch_logits(self.dense(features), text_weights, prior, self.rule.surgery)
         grids = image_grids(features.valid, features.grid)
         maps: list[Tensor | None] = [None] * len(grids)
         if self.vote:

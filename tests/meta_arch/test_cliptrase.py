@@ -2,10 +2,10 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.attention import ATTENTION_RULES, attention_rule
 from san_cliptrase.meta_arch import CLIPtrase
 
-RULES = ("clip", "maskclip", "sclip", "cliptrase")
+RULES = (*ATTENTION_RULES, "sclip-mlp+neighbours", "qk+dual3")
 
 
 def test_it_is_found_by_its_name():
@@ -42,7 +42,7 @@ def test_settings_reach_the_method(world):
     model = world.model("cliptrase", model__cliptrase__eps=0.5, model__cliptrase__min_samples=4, **changes)
     method = model.cliptrase
     assert (method.eps, method.min_samples, method.cls_prior) == (0.5, 4, True)
-    assert method.attend is attention_rule("sclip")
+    assert method.rule == attention_rule("sclip")
     automatic = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=0).cliptrase
     assert (automatic.eps, automatic.min_samples) == (None, None)
     half = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=4).cliptrase
