@@ -12,6 +12,8 @@ Rules for reading CLIP densely are spelled ``TERM+TERM...`` and parts that chang
 ``-residual``       without the tokens that entered the block: ``W_o mix`` in place of ``x + W_o mix``
 ``-mlp``            without the block's feed-forward part
 ``+neighbours``     the logits of every term get a window that favours near patches (``clip.dense.neighbour_window``)
+``+cosine``         cosines in place of inner products: every vector is as long as the head's mean
+``+truth``          a patch sees those of its own class in the ground truth alone: a control that needs label maps
 ``+dualN``          a second path sums what the last N blocks give under the rule (``clip.dense.read_densely``)
 ``+surgery``        class scores without what all classes share (``cliptrase.voting.feature_surgery``)
 ==================  ====================================================================================================
@@ -30,6 +32,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -40,14 +43,33 @@ SWITCHES = {
     "-residual": ("residual", False),
     "-mlp": ("mlp", False),
     "+neighbours": ("neighbours", True),
+    "+cosine": ("cosine", True),
+    "+truth": ("truth", True),
     "+surgery": ("surgery", True),
 }
+# Switches that mean nothing without a term of softmax attention.
+OF_SOFTMAX = ("neighbours", "cosine", "truth")
 
 
 def softmax_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """``A(q, k) v``: CLIP as it was trained (Vaswani et al., "Attention is all you need", 2017, eq. 1)."""
     mask = None if bias is None else bias.to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def equal_lengths(vectors: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Vectors (B, M, T, d) of the same directions, each as long as the mean over the tokens of its image and head.
+
+    Attention of such vectors is ``softmax(s cos(a, b))`` with one scale ``s`` an image and head, that of the inner
+    products which it replaces.
+
+    Args:
+        vectors: queries, keys or values.
+        bias: of the attention logits; tokens that it hides from [CLS] are padding and do not count in the mean.
+    """
+    lengths = vectors.norm(dim=-1, keepdim=True)
+    shown = torch.ones_like(lengths) if bias is None else bias[..., 0, :, None].isfinite().to(lengths)
+    return vectors / lengths * ((lengths * shown).sum(2, keepdim=True) / shown.expand_as(lengths).sum(2, keepdim=True))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +81,8 @@ class DenseRule:
         residual: Keep the tokens that entered the block.
         mlp: Keep the block's feed-forward part.
         neighbours: Wants ``clip.dense.neighbour_window`` in its bias.
+        cosine: Compare directions alone, see :func:`equal_lengths`.
+        truth: Wants ``clip.dense.class_bias`` in its bias.
         dual: Number of blocks of the second path; 0: there is none, the rule holds in the last block.
         surgery: Wants ``cliptrase.voting.feature_surgery`` of its class scores.
     """
@@ -67,12 +91,16 @@ class DenseRule:
     residual: bool = True
     mlp: bool = True
     neighbours: bool = False
+    cosine: bool = False
+    truth: bool = False
     dual: int = 0
     surgery: bool = False
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """The rule itself: (B, M, T, d)."""
         named = {"q": q, "k": k, "v": v}
+        if self.cosine:
+            named = {name: equal_lengths(vectors, bias) for name, vectors in named.items()}
         pairs = (tuple(named[letter] for letter in term) for term in self.terms)
         mixed = (softmax_attention(*pair, v, bias) if len(pair) == 2 else v for pair in pairs)
         return functools.reduce(operator.add, mixed)
@@ -111,8 +139,9 @@ def attention_rule(text: str) -> DenseRule:
         if changed == rule:
             raise _unknown(text, f"{part!r} repeats a part of it")
         rule = changed
-    if rule.neighbours and rule.terms == ("v",):
-        raise _unknown(text, "'+neighbours' changes nothing where 'v' is the only term: there is no softmax")
+    idle = [part for part, (key, _) in SWITCHES.items() if key in OF_SOFTMAX and getattr(rule, key)]
+    if idle and rule.terms == ("v",):
+        raise _unknown(text, f"{idle[0]!r} changes nothing where 'v' is the only term: there is no softmax")
     return rule
 
 

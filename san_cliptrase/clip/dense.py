@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import operator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +38,21 @@ def neighbour_window(grid: Size, device: torch.device | None = None) -> Tensor:
     return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
 
 
+def class_bias(classes: Tensor) -> Tensor:
+    """What restricts attention to patches of one class: 0 inside it, -inf elsewhere (supplement, table 1, "j in GT").
+
+    Args:
+        classes: (B, L) int64, the class of each patch; patches of a negative one, which have none, are not restricted,
+            nor is [CLS].
+
+    Returns:
+        (B, 1, T, T)
+    """
+    other = (classes[:, :, None] != classes[:, None]) & (classes[:, :, None] >= 0)
+    bias = torch.zeros(other.shape, device=classes.device).masked_fill(other, -torch.inf)
+    return F.pad(bias, (1, 0, 1, 0))[:, None]
+
+
 def dense_taps(visual: ClipVisualEncoder, rule: DenseRule) -> tuple[int, ...]:
     """The taps that :func:`read_densely` needs.
 
@@ -49,7 +67,9 @@ def dense_taps(visual: ClipVisualEncoder, rule: DenseRule) -> tuple[int, ...]:
     return (*range(-max(rule.dual, 1), 0), *([visual.depth] if rule.dual else []))
 
 
-def read_densely(visual: ClipVisualEncoder, features: ClipFeatures, rule: DenseRule) -> Tensor:
+def read_densely(
+    visual: ClipVisualEncoder, features: ClipFeatures, rule: DenseRule, classes: Tensor | None = None
+) -> Tensor:
     """The tokens that leave the last block under a rule.
 
     The path ``y`` begins with what enters the first block of the rule, ``y = x_f``, which is the last block or, with
@@ -61,15 +81,16 @@ def read_densely(visual: ClipVisualEncoder, features: ClipFeatures, rule: DenseR
         visual: The tower that made the features.
         features: With ``dense_taps``.
         rule: Without ``residual``, y begins at zero; without ``mlp``, there is none.
+        classes: (B, L), see ``class_bias``; needed by ``truth``.
 
     Returns:
         (B, T, C)
+
+    Raises:
+        ValueError: ``truth`` without classes.
     """
     depth = visual.depth
-    bias = visual.key_bias(features.valid)
-    if rule.neighbours:
-        window = neighbour_window(features.grid, features.valid.device)
-        bias = window if bias is None else bias + window
+    bias = _bias(visual, features, rule, classes)
     first = depth - max(rule.dual, 1)
     path = features.tokens[first] if rule.residual else torch.zeros_like(features.tokens[first])
     for index in range(first, depth):
@@ -78,3 +99,17 @@ def read_densely(visual: ClipVisualEncoder, features: ClipFeatures, rule: DenseR
         if rule.mlp:
             path = path + mlp_output(block, path)
     return torch.cat([features.tokens[depth][:, :1], path[:, 1:]], dim=1) if rule.dual else path
+
+
+def _bias(visual: ClipVisualEncoder, features: ClipFeatures, rule: DenseRule, classes: Tensor | None) -> Tensor | None:
+    """All that is added to the attention logits, or None."""
+    parts = [visual.key_bias(features.valid)]
+    if rule.neighbours:
+        parts.append(neighbour_window(features.grid, features.valid.device))
+    if rule.truth:
+        if classes is None:
+            raise ValueError(
+                "the attention rule has '+truth', a control that looks at the ground truth, but there are no label maps"
+            )
+        parts.append(class_bias(classes))
+    return functools.reduce(operator.add, [part for part in parts if part is not None] or [None])

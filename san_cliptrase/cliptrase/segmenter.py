@@ -138,9 +138,14 @@ class Cliptrase:
         return join_regions([regions_from_maps(m, features.valid, features.grid) for m in self.maps(features, scales)])
 
     @torch.no_grad()
-    def dense(self, features: ClipFeatures) -> Tensor:
-        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1."""
-        return F.normalize(self.visual.head(read_densely(self.visual, features, self.rule)), dim=-1)
+    def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
+        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1.
+
+        Args:
+            features: With ``taps``.
+            classes: (B, L), the true class of each patch, for a rule with ``truth``.
+        """
+        return F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
 
     @torch.no_grad()
     def segment(
@@ -151,6 +156,7 @@ class Cliptrase:
         num_classes: int | None = None,
         background: Background | None = None,
         cls_prior: bool | None = None,
+        true_classes: Tensor | None = None,
     ) -> list[Tensor]:
         """Segment every image of a batch, each as if it were alone.
 
@@ -161,6 +167,7 @@ class Cliptrase:
             num_classes: K; words from there on mean background, which becomes class K. None: no background words.
             background: The same with a threshold on the probability; in place of ``num_classes``.
             cls_prior: In place of the one that the object was made with, if it is not None.
+            true_classes: (B, L), see :meth:`dense`.
 
         Returns:
             Per image (H, W) int64 class indices.
@@ -168,7 +175,7 @@ class Cliptrase:
         if background is None and num_classes is not None:
             background = Background(num_classes)
         results = []
-        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
+        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior, true_classes):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
             voted = regions is not None
@@ -199,11 +206,16 @@ class Cliptrase:
                 yield logits
 
     def _pixels(
-        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], cls_prior: bool | None
+        self,
+        features: ClipFeatures,
+        text_weights: Tensor,
+        sizes: Sequence[Size],
+        cls_prior: bool | None,
+        true_classes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image the logits (K, H, W) of its pixels, and the region (H, W) of each; None where none vote."""
         prior = self.cls_prior if cls_prior is None else cls_prior
-        logits = patch_logits(self.dense(features), text_weights, prior, self.rule.surgery)
+        logits = patch_logits(self.dense(features, true_classes), text_weights, prior, self.rule.surgery)
         grids = image_grids(features.valid, features.grid)
         maps: list[Tensor | None] = [None] * len(grids)
         if self.vote:

@@ -22,6 +22,7 @@ from san_cliptrase.engine.protocol import ConfigError
 from san_cliptrase.reproduce.efficient import efficient
 from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
+from san_cliptrase.reproduce.table1 import table1
 from san_cliptrase.reproduce.tables import table3, table4, table5
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ class Known:
 
 
 EXHIBITS = {
+    "table1": Known(table1, SCENES, "what self-correlation is for: attention row by row, regions by two correlations"),
     "table3": Known(table3, "configs/demo/table3.yaml", "training-free methods, four metrics, the smaller size"),
     "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
     "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.dense import dense_taps, neighbour_window, read_densely
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from tests.clip.tiny import images, pad_together, tiny_open_clip
@@ -115,7 +116,47 @@ def test_the_window_is_one_at_a_patch_itself_and_equal_in_both_directions():
     torch.testing.assert_close(neighbour_window((3, 4)), naive_window(3, 4).float())
 
 
-@pytest.mark.parametrize("name", ["naclip", "cliptrase+neighbours", "vv-mlp+dual3", "kk+neighbours+dual2-residual"])
+def naive_mix(q, k, v, allowed):
+    """softmax(q_i . k_j / sqrt(d)) v_j over the tokens j that token i may see, one head."""
+    mixed = torch.zeros_like(v)
+    for i in range(len(q)):
+        weights = {j: torch.exp(q[i] @ k[j] / len(q[i]) ** 0.5) for j in range(len(k)) if allowed(i, j)}
+        mixed[i] = sum(w * v[j] for j, w in weights.items()) / sum(weights.values())
+    return mixed
+
+
+def test_cosines_compare_directions_at_the_mean_length():
+    q, k, v = torch.randn(3, 1, 2, 4, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    found = attention_rule("qk+cosine")(q, k, v)
+    for head in range(2):
+        same = [t[0, head] / t[0, head].norm(dim=1, keepdim=True) * t[0, head].norm(dim=1).mean() for t in (q, k)]
+        torch.testing.assert_close(found[0, head], naive_mix(*same, v[0, head], lambda i, j: True))
+
+
+def test_the_ground_truth_hides_patches_of_other_classes(visual, features):
+    classes = torch.full((1, features.valid.shape[1]), 2)
+    classes[0, :5], classes[0, 5:8] = 1, -1
+    block, tokens = visual.blocks[-1], features.tokens[visual.depth - 1]
+    q, k, v = project_qkv(block, tokens)
+    of = [None, *classes[0].tolist()]
+
+    def allowed(i, j):
+        return i == 0 or j == 0 or of[i] == -1 or of[i] == of[j]
+
+    mixed = torch.stack([naive_mix(q[0, m], k[0, m], v[0, m], allowed) for m in range(q.shape[1])])
+    expected = block.attn.out_proj(mixed.transpose(0, 1).flatten(1))
+    found = read_densely(visual, features, attention_rule("qk+truth-residual-mlp"), classes)[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_ground_truth_must_be_given(visual, features):
+    with pytest.raises(ValueError, match="no label maps"):
+        read_densely(visual, features, attention_rule("qk+truth"))
+
+
+@pytest.mark.parametrize(
+    "name", ["qq+vk+cosine", "naclip", "cliptrase+neighbours", "vv-mlp+dual3", "kk+neighbours+dual2-residual"]
+)
 def test_a_padded_batch_gives_what_each_image_alone_gives(visual, name):
     rule = attention_rule(name)
     alone = [images(1, 40, 24)[0], images(1, 17, 50)[0], images(1, 32, 32)[0]]
