@@ -21,7 +21,7 @@ from san_cliptrase.cliptrase.clustering import (
     core_radius,
     default_clustering,
 )
-from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
+from san_cliptrase.cliptrase.correlation import correlation_rule, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
     join_regions,
@@ -57,14 +57,15 @@ class Cliptrase:
             in MaskCLIP and SCLIP.
         cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
         cls_prior: See ``patch_logits``.
+        correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
         taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, and with ``cls`` of
             all that the regions' [CLS] tokens pass.
 
     Raises:
-        ValueError: Unknown attention rule or way to classify, parameters of DBSCAN out of range, or a tower of fewer
-            blocks than are needed.
+        ValueError: Unknown attention rule, correlation or way to classify, parameters of DBSCAN out of range, or a
+            tower of fewer blocks than are needed.
     """
 
     taps: tuple[int, ...] = (-2, -1)
@@ -78,6 +79,7 @@ class Cliptrase:
         classify: str = "vote",
         cls_layer: int = -3,
         cls_prior: bool = False,
+        correlation: str = "cosine",
     ) -> None:
         if visual.depth < 2:
             raise ValueError(
@@ -93,6 +95,7 @@ class Cliptrase:
         self.cls_blocks = classification_blocks(visual, classify, cls_layer)
         if self.cls_blocks:
             self.taps = (*self.taps, *recognition_taps(visual, self.cls_blocks))
+        self.correlation = correlation_rule(correlation)
         self.cls_prior = cls_prior
 
     @torch.no_grad()
@@ -100,7 +103,7 @@ class Cliptrase:
         """Self-correlation in the second-to-last block, (B, T, T)."""
         index = self.visual.depth - 2
         block, tokens = self.visual.blocks[index], features.tokens[index]
-        return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
+        return self.correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
     def maps(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> list[Tensor]:

@@ -40,6 +40,7 @@ def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
         classify=node.CLASSIFY,
         cls_layer=node.CLS_LAYER,
         cls_prior=node.CLS_PRIOR,
+        correlation=node.CORRELATION,
     )
 
 
