@@ -16,13 +16,13 @@ def classification(request: Request) -> Exhibit:
         rows=score_rows(request, settings),
         about=about(request),
         notes=[
-            'The paper prints no numbers for this. It calls it "a more consistent approach with mask-based training '
-            'models" to "perform mask pooling on the CLIP features, and use the masks as the attention bias to generate '
-            'its corresponding [CLS] token for each mask", and says that "since this method requires separately '
-            'designing and training some layers for attention bias, [...] it was abandoned".',
-            "We take the two halves apart, each without training: pooled is the pooling, cls the [CLS] token, whose "
-            "attention to patches is weighted by the share of the patch that is the region's (MODEL.CLIPTRASE.CLS_LAYER "
-            "says from which block on). Nothing is learned, so this says nothing about a trained bias.",
+            'The paper prints no numbers for this. It names as "more consistent" with models that are trained to '
+            '"perform mask pooling on the CLIP features, and use the masks as the attention bias to generate its '
+            'corresponding [CLS] token for each mask", and says that "since this method requires separately designing '
+            'and training some layers for attention bias, [...] it was abandoned".',
+            "The two halves stand apart here, each without training: pooled is the pooling, cls the [CLS] token, to "
+            "which a patch counts by the share of it that is the region's (from block MODEL.CLIPTRASE.CLS_LAYER on). "
+            "Nothing is learned, so this says nothing about a trained bias.",
             "All rows but patches have the same regions and the same dense features.",
         ],
     )
