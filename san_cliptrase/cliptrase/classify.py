@@ -44,10 +44,11 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
     return len(recognition_taps(visual, visual.depth - resolve_layer(cls_layer, visual.depth)))
 
 
-def patch_shares(regions: Tensor, grid: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
-    """How much of each patch belongs to each region: the masks of a pixel partition on the patch grid.
+def patch_masks(regions: Tensor, grid: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
+    """The masks of a pixel partition on the patch grid: a patch is of the region that has most of its pixels.
 
-    Shares, not the region that has most of a patch: a region that is thinner than a patch then still has a mask.
+    A region that has most of no patch gets the patch of which it has most. Whole patches, because one that is shared
+    tells the region the class of its neighbour (docs/evaluation.md).
 
     Args:
         regions: (H, W) int64 >= 0, the region of each pixel.
@@ -55,12 +56,15 @@ def patch_shares(regions: Tensor, grid: tuple[int, int], patch_size: tuple[int, 
         patch_size: (height, width) of a patch in pixels.
 
     Returns:
-        (N, L) in [0, 1], for regions 0 to the largest; over regions they add up to the part of a patch that is image.
+        (N, L) bool, for regions 0 to the largest; False at patches without a pixel of the image.
     """
     rows = torch.arange(regions.shape[0], device=regions.device) // patch_size[0]
     columns = torch.arange(regions.shape[1], device=regions.device) // patch_size[1]
     patches = rows[:, None] * grid[1] + columns
-    return count_classes(patches, regions, grid[0] * grid[1]) / (patch_size[0] * patch_size[1])
+    areas = count_classes(patches, regions, grid[0] * grid[1])
+    first, most = (F.one_hot(areas.max(dim).indices, areas.shape[dim]).bool() for dim in (0, 1))
+    masks = first.T & (areas > 0)
+    return torch.where(masks.any(1, keepdim=True), masks, most & (areas > 0))
 
 
 def mean_logits(logits: Tensor, regions: Tensor) -> Tensor:
@@ -79,25 +83,25 @@ def mean_logits(logits: Tensor, regions: Tensor) -> Tensor:
 
 
 def embed_regions(
-    visual: ClipVisualEncoder, features: ClipFeatures, dense: Tensor, shares: Tensor, num_blocks: int
+    visual: ClipVisualEncoder, features: ClipFeatures, dense: Tensor, masks: Tensor, num_blocks: int
 ) -> Tensor:
     """Regions in CLIP's joint space.
 
-    ``pooled``: ``normalize(sum_l m_nl x_l / sum_l m_nl)``. ``cls``: a copy of [CLS] per region passes the last blocks
-    as they were trained, but sees only itself and the patches of its mask: its attention logits get ``log m_nl``, 0
-    inside and -inf outside, so that a patch that is half the region's has half the weight.
+    ``pooled``: ``normalize(mean of x_l over the mask)``. ``cls``: a copy of [CLS] per region passes the last blocks as
+    they were trained, but sees only itself and the patches of its mask: the attention bias is 0 there, -inf elsewhere.
 
     Args:
         visual: The frozen image tower that made the features.
         features: Its tokens; for ``cls`` with the taps of those blocks.
         dense: (B, T, E), see ``Cliptrase.dense``.
-        shares: (B, N, L), see ``patch_shares``; zero at padded patches and absent regions.
+        masks: (B, N, L) bool, see ``patch_masks``; False at padded patches and for absent regions.
         num_blocks: See ``classification_blocks``; 0: ``pooled``.
 
     Returns:
         (B, N, E), rows of length 1; nothing of meaning for absent regions.
     """
     if num_blocks:
-        return recognise(visual, features, [shares.log()[:, None]] * num_blocks)
-    masks = Regions(masks=shares.unflatten(2, features.grid), valid=shares.any(2))
-    return F.normalize(mask_average_pool(dense[:, 1:].transpose(1, 2).unflatten(2, features.grid), masks), dim=-1)
+        bias = torch.zeros_like(masks, dtype=torch.float32).masked_fill(~masks, -torch.inf)
+        return recognise(visual, features, [bias[:, None]] * num_blocks)
+    regions = Regions(masks=masks.unflatten(2, features.grid).to(dense), valid=masks.any(2))
+    return F.normalize(mask_average_pool(dense[:, 1:].transpose(1, 2).unflatten(2, features.grid), regions), dim=-1)

@@ -13,7 +13,7 @@ from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits, patch_shares
+from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits, patch_masks
 from san_cliptrase.cliptrase.clustering import (
     PUBLISHED_TOWER,
     check_parameters,
@@ -236,12 +236,9 @@ class Cliptrase:
 
     def _embedded(self, features: ClipFeatures, dense: Tensor, partitions: Sequence[Tensor | None]) -> Tensor:
         """[CLS] and the regions of each image in the joint space, (B, 1 + N, E)."""
-        none = dense.new_zeros(0, features.grid[0] * features.grid[1])
-        shares = [
-            none if regions is None else patch_shares(regions, features.grid, self.visual.patch_size).to(dense)
-            for regions in partitions
-        ]
-        found = embed_regions(self.visual, features, dense, pad_sequence(shares, batch_first=True), self.cls_blocks)
+        none = features.valid.new_zeros(0, features.valid.shape[1])
+        masks = [none if r is None else patch_masks(r, features.grid, self.visual.patch_size) for r in partitions]
+        found = embed_regions(self.visual, features, dense, pad_sequence(masks, batch_first=True), self.cls_blocks)
         return torch.cat([dense[:, :1], found], dim=1)
 
     def _partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:

@@ -20,8 +20,8 @@ def classification(request: Request) -> Exhibit:
             '"perform mask pooling on the CLIP features, and use the masks as the attention bias to generate its '
             'corresponding [CLS] token for each mask", and says that "since this method requires separately designing '
             'and training some layers for attention bias, [...] it was abandoned".',
-            "The two halves stand apart here, each without training: pooled is the pooling, cls the [CLS] token, to "
-            "which a patch counts by the share of it that is the region's (from block MODEL.CLIPTRASE.CLS_LAYER on). "
+            "The two halves stand apart here, each without training: pooled is the pooling, cls the [CLS] token, a "
+            "copy of which sees only itself and the patches of its region, from block MODEL.CLIPTRASE.CLS_LAYER on. "
             "Nothing is learned, so this says nothing about a trained bias.",
             "All rows but patches have the same regions and the same dense features.",
         ],

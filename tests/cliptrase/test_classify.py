@@ -6,13 +6,13 @@ import torch.nn.functional as F
 
 from san_cliptrase.clip.blocks import run_block
 from san_cliptrase.cliptrase import Cliptrase
-from san_cliptrase.cliptrase.classify import CLASSIFY, embed_regions, mean_logits, patch_shares
+from san_cliptrase.cliptrase.classify import CLASSIFY, embed_regions, mean_logits, patch_masks
 from san_cliptrase.cliptrase.voting import Background, patch_logits
 from san_cliptrase.structures import ClipFeatures
 from tests.clip.tiny import images, tiny_clip
 
 HALVES = torch.zeros(32, 32, dtype=torch.int64)
-HALVES[:, 12:] = 1  # the border runs through the second column of patches
+HALVES[:, 13:] = 1  # the second column of patches has five columns of pixels of region 0, three of 1
 BY_REGION = [name for name in CLASSIFY if name != "patches"]
 
 
@@ -33,14 +33,15 @@ def halves(monkeypatch, clip, classify, partition=HALVES, **options):
     return method, clip.visual(images(1), method.taps)
 
 
-def test_shares_of_a_patch():
-    # Patches of 2x2 pixels on a padded grid of 2x4; the image is 3x5.
-    regions = torch.tensor([[0, 0, 2, 2, 2], [0, 2, 2, 2, 2], [2, 2, 2, 2, 2]])
-    shares = patch_shares(regions, (2, 4), (2, 2))
-    assert shares.tolist() == [
-        [0.75, 0, 0, 0, 0, 0, 0, 0],
+def test_a_patch_is_of_the_region_that_has_most_of_it():
+    # Patches of 2x2 pixels on a padded grid of 2x4; the image is 3x5. Region 0 has most of no patch, 1 has no pixel.
+    regions = torch.tensor([[2, 0, 3, 3, 3], [2, 2, 3, 3, 3], [3, 2, 3, 3, 2]])
+    masks = patch_masks(regions, (2, 4), (2, 2))
+    assert masks.int().tolist() == [
+        [1, 0, 0, 0, 0, 0, 0, 0],
         [0, 0, 0, 0, 0, 0, 0, 0],
-        [0.25, 1, 0.5, 0, 0.5, 0.5, 0.25, 0],
+        [1, 0, 0, 0, 1, 0, 1, 0],
+        [0, 1, 1, 0, 0, 1, 0, 0],
     ]
 
 
@@ -61,12 +62,12 @@ def test_a_mean_may_decide_against_the_majority(monkeypatch, clip):
     assert found == {"patches": [0, 0, 0, 1], "vote": [0, 0, 0, 0], "mean_logits": [1, 1, 1, 1]}
 
 
-def test_pooled_is_the_mean_of_the_dense_features_by_area(clip):
+def test_pooled_is_the_mean_of_the_dense_features(clip):
     features = ClipFeatures(tokens={}, grid=(1, 3), valid=torch.ones(1, 3, dtype=torch.bool))
     dense = torch.tensor([[[9.0, 9.0], [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]])
-    shares = torch.tensor([[[1.0, 0.5, 0.0], [0.0, 0.5, 1.0]]])
-    found = embed_regions(clip.visual, features, dense, shares, 0)
-    expected = F.normalize(torch.tensor([[[2.0, 1.0], [-2.0, 1.0]]]), dim=-1)
+    masks = torch.tensor([[[True, True, False], [False, False, True]]])
+    found = embed_regions(clip.visual, features, dense, masks, 0)
+    expected = torch.tensor([[[0.5**0.5, 0.5**0.5], [-1.0, 0.0]]])
     torch.testing.assert_close(found, expected)
 
 
@@ -75,10 +76,10 @@ def test_cls_of_a_region_is_a_copy_in_one_masked_sequence(monkeypatch, clip, tex
     """The copy is the last token of the sequence: it sees itself and the region, and no other token sees it."""
     method, features = halves(monkeypatch, clip, "cls", cls_layer=-blocks)
     (scores,) = method.scores(features, text, [(32, 32)])
-    for region, columns in ((0, [1, 0.5, 0, 0]), (1, [0, 0.5, 1, 1])):
+    for region, columns in ((0, [1, 1, 0, 0]), (1, [0, 0, 1, 1])):
         bias = torch.zeros(18, 18)
         bias[:17, 17] = bias[17, 0] = -torch.inf
-        bias[17, 1:17] = torch.tensor(columns * 4).log()
+        bias[17, 1:17] = torch.tensor(columns * 4).float().log()
         tokens = features.tokens[4 - blocks]
         tokens = torch.cat([tokens, tokens[:, :1]], dim=1)
         for block in clip.visual.blocks[4 - blocks :]:
