@@ -62,8 +62,9 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # pixels), pooled (the mean of its dense features), cls (a [CLS] token that sees the region only), or patches: every
     # pixel by itself, without regions.
     cliptrase.CLASSIFY = "vote"
-    # cls: the first block, counted from the end, that a region's [CLS] token passes.
-    cliptrase.CLS_LAYER = -3
+    # cls: the first block, counted from the end, that a region's [CLS] token passes. The best on the demo's tuning
+    # scenes, whose CLIP has six blocks (docs/evaluation.md); CLIP must have as many.
+    cliptrase.CLS_LAYER = -6
     cfg.register_renamed_key("MODEL.CLIPTRASE.VOTE", "MODEL.CLIPTRASE.CLASSIFY", "True is now vote, False is patches.")
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.
     cliptrase.BACKGROUND = ()

@@ -147,7 +147,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--attention", default="cliptrase", choices=sorted(ATTENTION_RULES), help="rule of CLIP's last block")
     ways = "; ".join(f"{name}: {what}" for name, what in CLASSIFY.items())
     add("--classify", default="vote", choices=CLASSIFY, help=f"what decides a region's class. {ways}")
-    add("--cls-layer", type=int, default=-3, help="cls: first block that a region's [CLS] passes (default: -3)")
+    add("--cls-layer", type=int, default=-6, help="cls: block that a region's [CLS] begins at (default: %(default)s)")
     add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")
     add("--eps", type=float, help="DBSCAN's radius (default: by the grid for ViT-B-16, else found in each picture)")
     add("--min-samples", type=int, help="DBSCAN's core size (default: from the patch grid; 3 at 14x14)")

@@ -77,7 +77,7 @@ class Cliptrase:
         min_samples: int | None = None,
         attention: str = "cliptrase",
         classify: str = "vote",
-        cls_layer: int = -3,
+        cls_layer: int = -6,
         cls_prior: bool = False,
         correlation: str = "cosine",
     ) -> None:

@@ -36,7 +36,7 @@ def pictures():
 @pytest.mark.parametrize("name", sorted(ATTENTION_RULES))
 @pytest.mark.parametrize("classify", CLASSIFY)
 def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, name, classify):
-    method = Cliptrase(clip.visual, attention=name, classify=classify, eps=0.4, min_samples=2)
+    method = Cliptrase(clip.visual, attention=name, classify=classify, cls_layer=-3, eps=0.4, min_samples=2)
     canvas, sizes = pad_together(pictures())
     batch = clip.visual(canvas, method.taps, sizes)
     together = method.segment(batch, text_weights, sizes)
@@ -65,7 +65,7 @@ def test_there_are_regions_to_vote(clip, text_weights):
 
 @pytest.mark.parametrize("classify", CLASSIFY)
 def test_without_a_cluster_patches_decide(clip, text_weights, classify):
-    nothing = Cliptrase(clip.visual, eps=1e-6, min_samples=9, classify=classify)
+    nothing = Cliptrase(clip.visual, eps=1e-6, min_samples=9, classify=classify, cls_layer=-3)
     features = clip.visual(images(1, 40, 40), nothing.taps)
     plain = Cliptrase(clip.visual, classify="patches")
     assert nothing.regions(features).masks.shape == (1, 0, 5, 5)
