@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.parity_weights import Row, draw_weights
 from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.engine.checkpoint_keys import from_official
 from san_cliptrase.san import (
     MaskClassifier,
@@ -21,7 +22,6 @@ from san_cliptrase.san import (
     SideAdapter,
     SideAdapterNetwork,
     recognise_masks,
-    recognition_taps,
     resize_for_clip,
     semantic_map,
 )

@@ -53,7 +53,7 @@ class Trial(Cliptrase):
     """CLIPtrase with a given way to find the radius, on a disturbed correlation."""
 
     def __init__(self, clip: FrozenClip, radius: Radius | None = None, disturb: str = "none") -> None:
-        super().__init__(clip.visual, vote=radius is not None)
+        super().__init__(clip.visual, classify="patches" if radius is None else "vote")
         self.radius, self.disturb = radius, DISTURBANCES[disturb]
 
     def correlate(self, features: ClipFeatures) -> Tensor:
@@ -128,7 +128,7 @@ def measure(clip: FrozenClip, method: Trial, pixels: Tensor, truth: Tensor, text
         found = method.segment(features, text, [tuple(images.shape[2:])] * len(images))
         for own, label in zip(found, labels, strict=True):
             confusion += confusion_matrix(resize_labels(own, label.shape), label, len(text), 255)
-        if method.vote:
+        if method.classify == "vote":
             counts.append(method.regions(features).valid.sum(1))
     result = {"mIoU": segmentation_metrics(confusion.numpy())["mIoU"], "regions": None, "one": None, "none": None}
     if counts:

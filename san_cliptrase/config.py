@@ -59,8 +59,14 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # 21x21, on other towers the one at which most patches are cores (``cliptrase.clustering.core_radius``).
     cliptrase.EPS = 0.0
     cliptrase.MIN_SAMPLES = 0
-    # Training-free evaluation: whether regions vote on one class each; without, every patch speaks for itself.
-    cliptrase.VOTE = True
+    # Training-free evaluation, how the class of a region is found: vote (of its pixels, CLIPtrase), mean_logits (of its
+    # pixels), pooled (the mean of its dense features), cls (a [CLS] token that sees the region only), or patches: every
+    # pixel by itself, without regions.
+    cliptrase.CLASSIFY = "vote"
+    # cls: the first block, counted from the end, that a region's [CLS] token passes. The best on the demo's tuning
+    # scenes, whose CLIP has six blocks (docs/evaluation.md); CLIP must have as many.
+    cliptrase.CLS_LAYER = -6
+    cfg.register_renamed_key("MODEL.CLIPTRASE.VOTE", "MODEL.CLIPTRASE.CLASSIFY", "True is now vote, False is patches.")
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.
     cliptrase.BACKGROUND = ()
     # Multiply patch logits by the [CLS] logits, as the paper does on VOC20.

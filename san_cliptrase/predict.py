@@ -25,6 +25,7 @@ from san_cliptrase.clip.build import FrozenClip, WeightsError, build_clip
 from san_cliptrase.clip.templates import TEMPLATES
 from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.device import find_device
 from san_cliptrase.drawing import draw_overlay
@@ -101,7 +102,12 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
             f"--size {size} is less than one patch of {options.model} ({max(clip.visual.patch_size)} pixels)"
         )
     method = Cliptrase(
-        clip.visual, options.eps, options.min_samples, attention=options.attention, vote=not options.no_vote
+        clip.visual,
+        options.eps,
+        options.min_samples,
+        attention=options.attention,
+        classify=options.classify,
+        cls_layer=options.cls_layer,
     )
     return Predictor(
         clip=clip,
@@ -140,7 +146,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--pretrained", default="openai", help="tag or weights file; scenes for scenes_vit (default: %(default)s)")
     rules = f"{', '.join(ATTENTION_RULES)}, or a combination, as qq+kk-mlp+neighbours (docs/architecture.md)"
     add("--attention", default="cliptrase", metavar="RULE", help=f"rule of CLIP's last block: {rules}")
-    add("--no-vote", action="store_true", help="classify every pixel by itself, without regions")
+    ways = "; ".join(f"{name}: {what}" for name, what in CLASSIFY.items())
+    add("--classify", default="vote", choices=CLASSIFY, help=f"what decides a region's class. {ways}")
+    add("--cls-layer", type=int, default=-6, help="cls: block that a region's [CLS] begins at (default: %(default)s)")
     add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")
     add("--eps", type=float, help="DBSCAN's radius (default: by the grid for ViT-B-16, else found in each picture)")
     add("--min-samples", type=int, help="DBSCAN's core size (default: from the patch grid; 3 at 14x14)")

@@ -56,7 +56,7 @@ def test_writes_overlay_labels_and_summary(tmp_path, photo):
 def test_options_reach_the_method(tmp_path, photo):
     _, out = run(tmp_path, photo)
     default = np.asarray(Image.open(out / "photo_labels.png")).copy()
-    assert run(tmp_path, photo, options=["--attention", "v-mlp", "--no-vote"])[0] == 0
+    assert run(tmp_path, photo, options=["--attention", "v-mlp", "--classify", "patches"])[0] == 0
     assert (np.asarray(Image.open(out / "photo_labels.png")) != default).any()
 
 

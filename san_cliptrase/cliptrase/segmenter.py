@@ -7,11 +7,14 @@ from collections.abc import Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.dense import dense_taps, read_densely
+from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits, patch_masks
 from san_cliptrase.cliptrase.clustering import (
     PUBLISHED_TOWER,
     check_parameters,
@@ -51,20 +54,22 @@ class Cliptrase:
             the published radii were chosen, else ``core_radius``, from the image itself.
         min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
         attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
-        vote: Let regions vote; False: every pixel is classified by itself, as MaskCLIP and SCLIP do.
+        classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: there are no regions, as
+            in MaskCLIP and SCLIP.
+        cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
         cls_prior: See ``patch_logits``.
         correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
-        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, and more where the
-            attention rule has a second path.
+        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, more where the
+            attention rule has a second path, and with ``cls`` those of all blocks that the regions' [CLS] tokens pass.
 
     Raises:
-        ValueError: Unknown attention rule or correlation, parameters of DBSCAN out of range, or a tower of too few
-            blocks.
+        ValueError: Unknown attention rule, correlation or way to classify, parameters of DBSCAN out of range, or a
+            tower of fewer blocks than are needed.
     """
 
-    taps = (-2, -1)
+    taps: tuple[int, ...] = (-2, -1)
 
     def __init__(
         self,
@@ -72,7 +77,8 @@ class Cliptrase:
         eps: float | None = None,
         min_samples: int | None = None,
         attention: str = "cliptrase",
-        vote: bool = True,
+        classify: str = "vote",
+        cls_layer: int = -6,
         cls_prior: bool = False,
         correlation: str = "cosine",
     ) -> None:
@@ -86,9 +92,11 @@ class Cliptrase:
         self.min_samples = min_samples
         self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
         self.rule = attention_rule(attention)
-        self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule)}))
+        self.classify = classify
+        self.cls_blocks = classification_blocks(visual, classify, cls_layer)
+        of_regions = recognition_taps(visual, self.cls_blocks) if self.cls_blocks else ()
+        self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule), *of_regions}))
         self.correlation = correlation_rule(correlation)
-        self.vote = vote
         self.cls_prior = cls_prior
 
     @torch.no_grad()
@@ -175,11 +183,13 @@ class Cliptrase:
         if background is None and num_classes is not None:
             background = Background(num_classes)
         results = []
-        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior, true_classes):
+        for logits, regions in self._logits(features, text_weights, sizes, cls_prior, true_classes):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
-            voted = regions is not None
-            results.append(majority_vote(classes, regions, len(text_weights) + 1) if voted else classes)
+            if regions is not None:
+                voted = self.classify == "vote"
+                classes = majority_vote(classes, regions, len(text_weights) + 1) if voted else classes[regions, 0]
+            results.append(classes)
         return results
 
     @torch.no_grad()
@@ -194,18 +204,18 @@ class Cliptrase:
         """What is averaged where windows overlap, for the arguments of :meth:`segment`, image by image.
 
         Yields:
-            (K + background words, H, W) logits of the pixels; with a vote ``vote_shares`` (K, H, W), background one
-            of the K.
+            (K + background words, H, W) logits of the pixels, or of the regions that they are in; with a vote
+            ``vote_shares`` (K, H, W), background one of the K.
         """
         count = len(text_weights) if background is None else background.index + 1
-        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
-            if self.vote:
+        for logits, regions in self._logits(features, text_weights, sizes, cls_prior):
+            if self.classify == "vote":
                 classes = decide_pixels(logits, logits.shape[-2:], background)
                 yield vote_shares(classes, regions, count)
             else:
-                yield logits
+                yield logits if regions is None else logits[:, regions, 0]
 
-    def _pixels(
+    def _logits(
         self,
         features: ClipFeatures,
         text_weights: Tensor,
@@ -213,16 +223,47 @@ class Cliptrase:
         cls_prior: bool | None,
         true_classes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Per image the logits (K, H, W) of its pixels, and the region (H, W) of each; None where none vote."""
+        """Per image logits, and the region (H, W) of each pixel; None where there are none.
+
+        The logits are those of the pixels (K, H, W) where there are no regions and where these vote, else those of
+        the regions (K, N, 1).
+        """
         prior = self.cls_prior if cls_prior is None else cls_prior
-        logits = patch_logits(self.dense(features, true_classes), text_weights, prior, self.rule.surgery)
+        dense, grids = self.dense(features, true_classes), image_grids(features.valid, features.grid)
+        partitions = self._partitions(features, sizes)
+        if self.classify in EMBEDDED:
+            embedded = self._embedded(features, dense, partitions)
+            named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
+        logits = patch_logits(dense, text_weights, prior, self.rule.surgery)
+        for index, (regions, size) in enumerate(zip(partitions, sizes, strict=True)):
+            if self.classify in EMBEDDED and regions is not None:
+                yield named[index].T[..., None], regions
+                continue
+            own = logits[index][features.valid[index]].unflatten(0, grids[index])
+            pixels = pixel_logits(own, self._canvas(grids[index]), size)
+            if self.classify == "mean_logits" and regions is not None:
+                pixels = mean_logits(pixels, regions)[..., None]
+            yield pixels, regions
+
+    def _embedded(self, features: ClipFeatures, dense: Tensor, partitions: Sequence[Tensor | None]) -> Tensor:
+        """[CLS] and the regions of each image in the joint space, (B, 1 + N, E)."""
+        none = features.valid.new_zeros(0, features.valid.shape[1])
+        masks = [none if r is None else patch_masks(r, features.grid, self.visual.patch_size) for r in partitions]
+        found = embed_regions(self.visual, features, dense, pad_sequence(masks, batch_first=True), self.cls_blocks)
+        return torch.cat([dense[:, :1], found], dim=1)
+
+    def _partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:
+        """Per image the region (H, W) of each of its pixels; None where it has none, or none are asked for."""
         grids = image_grids(features.valid, features.grid)
-        maps: list[Tensor | None] = [None] * len(grids)
-        if self.vote:
-            (found,) = self.maps(features)
-            maps = [smooth_maps(own) for own in own_maps(found, features.valid, features.grid)]
-        for image_logits, keep, grid, size, image_maps in zip(logits, features.valid, grids, sizes, maps, strict=True):
-            canvas = (grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1])
-            votes = image_maps is not None and len(image_maps)
-            regions = partition_pixels(image_maps, canvas, size) if votes else None
-            yield pixel_logits(image_logits[keep].unflatten(0, grid), canvas, size), regions
+        if self.classify == "patches":
+            return [None] * len(grids)
+        (found,) = self.maps(features)
+        maps = map(smooth_maps, own_maps(found, features.valid, features.grid))
+        return [
+            partition_pixels(own, self._canvas(grid), size) if len(own) else None
+            for own, grid, size in zip(maps, grids, sizes, strict=True)
+        ]
+
+    def _canvas(self, grid: Size) -> Size:
+        """(height, width) in pixels that a grid of patches covers."""
+        return grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1]

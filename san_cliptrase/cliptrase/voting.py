@@ -130,10 +130,10 @@ def majority_vote(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
     Returns:
         (H, W) int64 in [0, num_classes).
     """
-    return _count_classes(classes, regions, num_classes).argmax(dim=1)[regions]
+    return count_classes(classes, regions, num_classes).argmax(dim=1)[regions]
 
 
-def _count_classes(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
+def count_classes(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
     """Pixels of each class in each region, (regions, K) int64."""
     cells = torch.bincount((regions * num_classes + classes).flatten(), minlength=0)
     count = int(regions.max()) + 1
@@ -155,7 +155,7 @@ def vote_shares(classes: Tensor, regions: Tensor | None, num_classes: int) -> Te
     """
     if regions is None:
         return F.one_hot(classes, num_classes).permute(2, 0, 1).float()
-    counts = _count_classes(classes, regions, num_classes).float()
+    counts = count_classes(classes, regions, num_classes).float()
     return (counts / counts.sum(dim=1, keepdim=True).clamp(min=1)).T[:, regions]
 
 

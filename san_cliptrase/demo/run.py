@@ -42,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs" / "demo"
 # What five seeds of a longer schedule gave: the report of configs/demo/long.yaml, and the variant that the demo trains.
 EVIDENCE, EVIDENCE_VARIANT = ROOT / "docs" / "convergence" / "longer" / "report.json", "tokens_prior"
-# Attention rule -> whether regions vote. The peers classify every patch by itself, as their papers do.
-RULES = {"clip": False, "maskclip": False, "sclip": False, "cliptrase": True}
+# Attention rule -> MODEL.CLIPTRASE.CLASSIFY. The peers classify every patch by itself, as their papers do.
+RULES = {"clip": "patches", "maskclip": "patches", "sclip": "patches", "cliptrase": "vote"}
 RUNS = {"san": "plain SAN", "san_cliptrase": "SAN from CLIPtrase's regions"}
 METRICS = ("mIoU", "mIoU seen", "mIoU unseen")
 # Of plain SAN's last mIoU; how many iterations each run needs to get there is reported.
@@ -54,9 +54,9 @@ PICTURED = 6
 def training_free(output: Path, overrides: Sequence[str]) -> dict[str, dict[str, float]]:
     """Scores the attention rules: rule -> metric -> percent."""
     results = {}
-    for rule, vote in RULES.items():
+    for rule, classify in RULES.items():
         logger.info("training-free: attention rule %s", rule)
-        folder = ["MODEL.CLIPTRASE.ATTENTION", rule, "MODEL.CLIPTRASE.VOTE", str(vote), "OUTPUT_DIR"]
+        folder = ["MODEL.CLIPTRASE.ATTENTION", rule, "MODEL.CLIPTRASE.CLASSIFY", classify, "OUTPUT_DIR"]
         cfg = load_config(CONFIGS / "cliptrase.yaml", [*overrides, *folder, str(output / "training_free" / rule)])
         results[rule] = evaluate_only(cfg, build_model(cfg).eval(), show_classes=False)["demo_scenes_val"]
     return results

@@ -146,5 +146,5 @@ class CLIPtrase(nn.Module):
             return self.cliptrase.scores(features, text, batch.image_sizes, background, prior)
 
         average = self.windows.average(entry["image"], scores)
-        # Where regions voted, background was a class of the vote.
-        return decide_pixels(average, output_size(entry), None if self.cliptrase.vote else background)
+        # Where regions vote, background is a class of the vote.
+        return decide_pixels(average, output_size(entry), None if self.cliptrase.classify == "vote" else background)

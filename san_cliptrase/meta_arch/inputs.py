@@ -37,7 +37,8 @@ def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
         eps=node.EPS or None,
         min_samples=node.MIN_SAMPLES or None,
         attention=node.ATTENTION,
-        vote=node.VOTE,
+        classify=node.CLASSIFY,
+        cls_layer=node.CLS_LAYER,
         cls_prior=node.CLS_PRIOR,
         correlation=node.CORRELATION,
     )

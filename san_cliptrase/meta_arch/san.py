@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.cache import FeatureCache
+from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.voting import decide_pixels
 from san_cliptrase.losses.criterion import SetCriterion
@@ -33,7 +34,7 @@ from san_cliptrase.meta_arch.sliding import Windows
 from san_cliptrase.san.inference import class_scores, mask_strips
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.network import SideAdapterNetwork, canvas_for_clip
-from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
+from san_cliptrase.san.recognition import MaskClassifier, recognise_masks
 from san_cliptrase.structures import ClipFeatures, Regions
 
 SCORES_AT_ONCE = 2**26

@@ -19,6 +19,7 @@ from pathlib import Path
 from san_cliptrase.engine.defaults import setup_logging
 from san_cliptrase.engine.launch import USER_ERRORS
 from san_cliptrase.engine.protocol import ConfigError
+from san_cliptrase.reproduce.classification import classification
 from san_cliptrase.reproduce.efficient import efficient
 from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
@@ -52,6 +53,7 @@ EXHIBITS = {
     "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
     "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),
     "efficient": Known(efficient, SCENES, "A.2: heads concatenated before the correlation"),
+    "classification": Known(classification, SCENES, "A.3: what decides the class of a region"),
     "figure1": Known(figure1, "docs/convergence/longer/report.json", "convergence of SAN, from a report or a new run"),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from san_cliptrase.reproduce.exhibit import Exhibit, Request
 from san_cliptrase.reproduce.scoring import about, score_rows
-from san_cliptrase.reproduce.tables import RULE, VOTE
+from san_cliptrase.reproduce.tables import CLASSIFY, RULE
 
 CORRELATION, EPS = "MODEL.CLIPTRASE.CORRELATION", "MODEL.CLIPTRASE.EPS"
 
@@ -18,7 +18,7 @@ def table1(request: Request) -> Exhibit:
         "cos(x_i, x_j)": "qq+kk+vv+cosine",
         "cos(x_i, x_j), j in the ground truth's region": "qq+kk+vv+cosine+truth",
     }
-    rows = {name: (RULE, rule, VOTE, "False") for name, rule in attention.items()}
+    rows = {name: (RULE, rule, CLASSIFY, "patches") for name, rule in attention.items()}
     rows["CLIPtrase, regions from inner products"] = (CORRELATION, "inner_product")
     rows["CLIPtrase, the same, radius from the picture"] = (CORRELATION, "inner_product", EPS, "0")
     rows["CLIPtrase, regions from cosines"] = (CORRELATION, "cosine")

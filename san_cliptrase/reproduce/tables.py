@@ -5,15 +5,15 @@ from __future__ import annotations
 from san_cliptrase.reproduce.exhibit import Exhibit, Request
 from san_cliptrase.reproduce.scoring import about, score_rows
 
-RULE, VOTE = "MODEL.CLIPTRASE.ATTENTION", "MODEL.CLIPTRASE.VOTE"
+RULE, CLASSIFY = "MODEL.CLIPTRASE.ATTENTION", "MODEL.CLIPTRASE.CLASSIFY"
 METHODS = {
-    "CLIP": (RULE, "clip", VOTE, "False"),
-    "MaskCLIP": (RULE, "maskclip", VOTE, "False"),
-    "CLIP Surgery": (RULE, "clip_surgery", VOTE, "False"),
-    "SCLIP": (RULE, "sclip", VOTE, "False"),
-    "ClearCLIP": (RULE, "clearclip", VOTE, "False"),
-    "NACLIP": (RULE, "naclip", VOTE, "False"),
-    "CLIPtrase": (RULE, "cliptrase", VOTE, "True"),
+    "CLIP": (RULE, "clip", CLASSIFY, "patches"),
+    "MaskCLIP": (RULE, "maskclip", CLASSIFY, "patches"),
+    "CLIP Surgery": (RULE, "clip_surgery", CLASSIFY, "patches"),
+    "SCLIP": (RULE, "sclip", CLASSIFY, "patches"),
+    "ClearCLIP": (RULE, "clearclip", CLASSIFY, "patches"),
+    "NACLIP": (RULE, "naclip", CLASSIFY, "patches"),
+    "CLIPtrase": (RULE, "cliptrase", CLASSIFY, "vote"),
 }
 """The paper's columns CLIP, SCLIP and CLIPtrase, and rules that came with and after them."""
 

@@ -1,8 +1,7 @@
 """Recognition of the predicted masks by CLIP's own last blocks.
 
 Xu et al., "Side Adapter Network for Open-Vocabulary Semantic Segmentation", CVPR 2023, section 3.3. A [SOS] token per
-query starts as a copy of [CLS] and attends to the patches with the query's attention bias. Patch tokens never see
-[SOS], so the ones that CLIP's own pass left are shared and only the [SOS] tokens are computed here.
+query starts as a copy of [CLS] and attends to the patches with the query's attention bias (``clip/recognition.py``).
 """
 
 from __future__ import annotations
@@ -11,46 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from san_cliptrase.clip.attention import AttentionRule
-from san_cliptrase.clip.blocks import project_kv, run_block
+from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.structures import ClipFeatures
-
-
-def sos_attention(keys: Tensor, values: Tensor) -> AttentionRule:
-    """Attention rule of [SOS] tokens: each sees itself and all patches, no other [SOS] and no [CLS].
-
-    ``softmax([q . k_self / sqrt(d), q K^T / sqrt(d) + bias]) [v_self; V]``
-
-    Args:
-        keys: K (B, M, L, d), the patches' keys in the same block.
-        values: V (B, M, L, d), their values.
-
-    Returns:
-        A rule for [SOS] tokens (B, M, Q, d) whose bias is broadcastable to (B, M, Q, L).
-    """
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        scale = q.shape[-1] ** -0.5
-        to_self = (q * k).sum(-1, keepdim=True) * scale
-        to_patches = (q * scale) @ keys.transpose(-2, -1)
-        if bias is not None:
-            to_patches = to_patches + bias
-        weights = torch.cat([to_self, to_patches], dim=-1).softmax(dim=-1).to(v.dtype)
-        return weights[..., :1] * v + weights[..., 1:] @ values
-
-    return attend
-
-
-def recognition_taps(clip: ClipVisualEncoder, num_blocks: int) -> tuple[int, ...]:
-    """The CLIP taps that recognition by the last ``num_blocks`` blocks needs.
-
-    Raises:
-        ValueError: CLIP has fewer blocks.
-    """
-    if not 1 <= num_blocks <= clip.depth:
-        raise ValueError(f"recognition by the last {num_blocks} blocks is impossible: CLIP has {clip.depth} blocks")
-    return tuple(range(clip.depth - num_blocks, clip.depth))
 
 
 def recognise_masks(clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: Tensor, num_blocks: int = 3) -> Tensor:
@@ -68,13 +30,7 @@ def recognise_masks(clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: 
     Raises:
         ValueError: The sets or heads of the bias fit neither 1 nor CLIP.
     """
-    taps = recognition_taps(clip, num_blocks)
-    biases = _biases_per_block(attn_bias, features, clip.heads, num_blocks)
-    tokens = features.tokens[taps[0]][:, :1].expand(-1, attn_bias.shape[3], -1)
-    for tap, bias in zip(taps, biases, strict=True):
-        block = clip.blocks[tap]
-        tokens = run_block(block, tokens, sos_attention(*project_kv(block, features.tokens[tap][:, 1:])), bias)
-    return F.normalize(clip.head(tokens), dim=-1)
+    return recognise(clip, features, _biases_per_block(attn_bias, features, clip.heads, num_blocks))
 
 
 def _biases_per_block(attn_bias: Tensor, features: ClipFeatures, heads: int, num_blocks: int) -> list[Tensor]:

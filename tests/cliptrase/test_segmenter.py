@@ -4,6 +4,7 @@ import torch
 from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.cliptrase.clustering import cluster_rows, core_radius, default_clustering
 from san_cliptrase.cliptrase.correlation import suppress_global_patches
 from tests.clip.tiny import images, pad_together, tiny_clip, tiny_open_clip
@@ -37,9 +38,9 @@ RULES = (*sorted({*ATTENTION_RULES} - {"clip_surgery"}), "vv-mlp+dual3+surgery",
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("vote", [True, False])
-def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, name, vote):
-    method = Cliptrase(clip.visual, attention=name, vote=vote, eps=0.4, min_samples=2)
+@pytest.mark.parametrize("classify", CLASSIFY)
+def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, name, classify):
+    method = Cliptrase(clip.visual, attention=name, classify=classify, cls_layer=-3, eps=0.4, min_samples=2)
     canvas, sizes = pad_together(pictures())
     batch = clip.visual(canvas, method.taps, sizes)
     together = method.segment(batch, text_weights, sizes)
@@ -62,14 +63,15 @@ def test_there_are_regions_to_vote(clip, text_weights):
     assert method.regions(features).valid.sum() > 1
     canvas = [(64, 64)]
     voted = method.segment(features, text_weights, canvas)[0]
-    plain = Cliptrase(clip.visual, vote=False).segment(features, text_weights, canvas)[0]
+    plain = Cliptrase(clip.visual, classify="patches").segment(features, text_weights, canvas)[0]
     assert not torch.equal(voted, plain)
 
 
-def test_without_a_cluster_patches_decide(clip, text_weights):
-    features = clip.visual(images(1, 40, 40), Cliptrase.taps)
-    nothing = Cliptrase(clip.visual, eps=1e-6, min_samples=9)
-    plain = Cliptrase(clip.visual, vote=False)
+@pytest.mark.parametrize("classify", CLASSIFY)
+def test_without_a_cluster_patches_decide(clip, text_weights, classify):
+    nothing = Cliptrase(clip.visual, eps=1e-6, min_samples=9, classify=classify, cls_layer=-3)
+    features = clip.visual(images(1, 40, 40), nothing.taps)
+    plain = Cliptrase(clip.visual, classify="patches")
     assert nothing.regions(features).masks.shape == (1, 0, 5, 5)
     size = [(40, 40)]
     assert torch.equal(nothing.segment(features, text_weights, size)[0], plain.segment(features, text_weights, size)[0])
@@ -78,15 +80,15 @@ def test_without_a_cluster_patches_decide(clip, text_weights):
 def test_background_words_become_the_class_after_the_last(clip):
     features = clip.visual(images(1, 64, 64), Cliptrase.taps)
     weights = clip.text(WORDS, templates="none", background=["wall", "shadow", "floor"])
-    labels = Cliptrase(clip.visual, vote=False).segment(features, weights, [(64, 64)], num_classes=3)[0]
-    separate = Cliptrase(clip.visual, vote=False).segment(features, weights, [(64, 64)])[0]
+    labels = Cliptrase(clip.visual, classify="patches").segment(features, weights, [(64, 64)], num_classes=3)[0]
+    separate = Cliptrase(clip.visual, classify="patches").segment(features, weights, [(64, 64)])[0]
     assert separate.max() > 3
     assert torch.equal(labels, separate.clamp(max=3))
 
 
 def test_surgery_changes_class_scores_and_only_those(clip, text_weights):
     features = clip.visual(pictures()[2][None], Cliptrase.taps)
-    plain, changed = (Cliptrase(clip.visual, attention=name, vote=False) for name in ("clip", "clip+surgery"))
+    plain, changed = (Cliptrase(clip.visual, attention=name, classify="patches") for name in ("clip", "clip+surgery"))
     assert torch.equal(plain.dense(features), changed.dense(features))
     (scores,) = changed.scores(features, text_weights, [(64, 64)])
     torch.testing.assert_close(scores.sum(0), torch.zeros(64, 64), atol=1e-5, rtol=0)

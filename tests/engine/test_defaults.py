@@ -42,6 +42,13 @@ def test_an_unknown_key_of_the_command_line_is_named_with_its_neighbour():
     assert str(BASE) in str(caught.value)
 
 
+def test_a_key_that_has_another_name_now_is_named_with_it(tmp_path):
+    path = write(tmp_path / "old.yaml", "VERSION: 2\nMODEL:\n  CLIPTRASE:\n    VOTE: False\n")
+    for arguments in ((path,), (BASE, ["MODEL.CLIPTRASE.VOTE", "False"])):
+        with pytest.raises(ConfigError, match=r"renamed to MODEL\.CLIPTRASE\.CLASSIFY.*False is patches"):
+            load_config(*arguments)
+
+
 def test_an_unknown_key_of_a_file_is_named_with_its_neighbour(tmp_path):
     path = write(tmp_path / "mine.yaml", "VERSION: 2\nSOLVER:\n  BASE_LRR: 0.1\n")
     with pytest.raises(ConfigError, match=r"SOLVER\.BASE_LRR.*did you mean SOLVER\.BASE_LR"):

@@ -36,7 +36,7 @@ def test_numbers_of_both_tables():
         ("MODEL.CLIP.TEMPLATES", "vild"),
         ("MODEL.CLIP.INTERPOLATE_OFFSET", "0.0"),
         ("MODEL.CLIPTRASE.ATTENTION", "sclip"),
-        ("MODEL.CLIPTRASE.VOTE", "False"),
+        ("MODEL.CLIPTRASE.CLASSIFY", "patches"),
         ("MODEL.CLIPTRASE.BACKGROUND", "('wall',)"),
         ("MODEL.META_ARCHITECTURE", "SAN"),
         ("TEST.BACKGROUND", "threshold"),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.images import DataError
 
 WORDS = ("wall", "shadow")
@@ -13,9 +14,9 @@ def entry(seed=0, size=(64, 64), words=WORDS, last="background"):
     return {"image": image, "vocabulary": ("grass", "water", last), "background_words": words}
 
 
-@pytest.mark.parametrize("vote", [True, False])
-def test_words_of_the_dataset_do_what_words_of_the_configuration_do(world, vote):
-    changes = {"model__cliptrase__vote": vote}
+@pytest.mark.parametrize("classify", CLASSIFY)
+def test_words_of_the_dataset_do_what_words_of_the_configuration_do(world, classify):
+    changes = {"model__cliptrase__classify": classify}
     by_dataset = world.model("cliptrase", **changes).eval().label_maps([entry()])[0]
     by_key = world.model("cliptrase", model__cliptrase__background=WORDS, **changes).eval()
     assert torch.equal(by_dataset, by_key.label_maps([entry(words=())])[0])
@@ -29,12 +30,12 @@ def test_words_need_a_class_to_stand_for(world, name):
 
 
 def test_a_pixel_that_no_class_is_probable_at_is_background(world):
-    changes = {"model__cliptrase__vote": False, "test__background": "threshold"}
+    changes = {"model__cliptrase__classify": "patches", "test__background": "threshold"}
     sure, unsure, between = (
         world.model("cliptrase", test__background_threshold=t, **changes).eval().label_maps([entry()])[0]
         for t in (0.001, 0.999, 0.51)
     )
-    plain = world.model("cliptrase", model__cliptrase__vote=False).eval()
+    plain = world.model("cliptrase", model__cliptrase__classify="patches").eval()
     two = {**entry(words=()), "vocabulary": ("grass", "water")}
     assert torch.equal(sure, plain.label_maps([two])[0])
     assert (unsure == 2).all()

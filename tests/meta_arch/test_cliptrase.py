@@ -3,6 +3,7 @@ import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from san_cliptrase.clip.attention import ATTENTION_RULES, attention_rule
+from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.meta_arch import CLIPtrase
 
 RULES = (*ATTENTION_RULES, "sclip-mlp+neighbours", "qk+dual3")
@@ -18,9 +19,9 @@ def entry(rows, columns, seed, **more):
 
 
 @pytest.mark.parametrize("resolution", [1.0, 0.5])
-@pytest.mark.parametrize("vote", [True, False])
-def test_a_batch_of_mixed_sizes_gives_what_each_image_gives_alone(world, resolution, vote):
-    model = world.model("cliptrase", model__clip__resolution=resolution, model__cliptrase__vote=vote).eval()
+@pytest.mark.parametrize("classify", CLASSIFY)
+def test_a_batch_of_mixed_sizes_gives_what_each_image_gives_alone(world, resolution, classify):
+    model = world.model("cliptrase", model__clip__resolution=resolution, model__cliptrase__classify=classify).eval()
     # Odd sides: half of them is no whole number of pixels.
     entries = [entry(99, 97, 0), entry(64, 127, 1), entry(131, 80, 2, height=50, width=40)]
     together = [result["sem_seg"] for result in model(entries)]
@@ -51,16 +52,18 @@ def test_settings_reach_the_method(world):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_attention_rules_run_by_name(world, rule):
-    model = world.model("cliptrase", model__cliptrase__attention=rule, model__cliptrase__vote=False).eval()
+    model = world.model("cliptrase", model__cliptrase__attention=rule, model__cliptrase__classify="patches").eval()
     assert model([entry(64, 64, 0)])[0]["sem_seg"].shape == (3, 64, 64)
 
 
 def test_background_words_together_are_the_last_class(world):
-    model = world.model("cliptrase", model__cliptrase__background=("wall", "shadow"), model__cliptrase__vote=False)
+    model = world.model(
+        "cliptrase", model__cliptrase__background=("wall", "shadow"), model__cliptrase__classify="patches"
+    )
     one = {**entry(64, 64, 0), "vocabulary": ("grass", "water", "background")}
     with_words = model.eval()([one])[0]["sem_seg"]
     assert with_words.shape == (3, 64, 64)
-    as_classes = world.model("cliptrase", model__cliptrase__vote=False).eval()
+    as_classes = world.model("cliptrase", model__cliptrase__classify="patches").eval()
     singly = as_classes([{**one, "vocabulary": ("grass", "water", "wall", "shadow")}])[0]["sem_seg"]
     assert torch.equal(with_words[2], singly[2] + singly[3])
     with pytest.raises(ValueError, match="'background' as the dataset's last class, not 'lava'"):
@@ -81,7 +84,7 @@ def test_a_batch_has_one_vocabulary(world, name, vocabularies):
 
 
 def test_attention_inside_the_ground_truth_gives_a_batch_what_each_image_gets_alone(world):
-    changes = {"model__cliptrase__vote": False, "model__clip__resolution": 0.5}
+    changes = {"model__cliptrase__classify": "patches", "model__clip__resolution": 0.5}
     model = world.model("cliptrase", model__cliptrase__attention="sclip+truth", **changes).eval()
     entries = [entry(99, 97, 0, height=99, width=97), entry(64, 127, 1, height=32, width=64)]
     for one in entries:

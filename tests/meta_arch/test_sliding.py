@@ -1,13 +1,13 @@
 import pytest
 import torch
 
+from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.meta_arch.sliding import Windows
 
 WORDS = ("grass", "water", "lava")
 SLIDE = {"test__protocol": "slide", "test__slide__window": 64, "test__slide__stride": 32}
 MODELS = [
-    ("cliptrase", {"model__cliptrase__vote": True}),
-    ("cliptrase", {"model__cliptrase__vote": False}),
+    *(("cliptrase", {"model__cliptrase__classify": name}) for name in CLASSIFY),
     ("san", {}),
 ]
 
@@ -58,7 +58,7 @@ def test_a_batch_gives_what_each_image_gives_alone(world, name, changes):
 
 
 def test_dense_logits_are_averaged_before_the_class_is_chosen(world):
-    changes = {"model__cliptrase__vote": False, "model__cliptrase__attention": "sclip"}
+    changes = {"model__cliptrase__classify": "patches", "model__cliptrase__attention": "sclip"}
     model = world.model("cliptrase", **changes, **SLIDE).eval()
     image = entry(64, 96, 3)
     text = model.clip.text(WORDS, "none")

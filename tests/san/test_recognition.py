@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.published_structure import recognise_in_one_sequence
-from san_cliptrase.san.recognition import MaskClassifier, recognise_masks, recognition_taps
+from san_cliptrase.clip.recognition import recognition_taps
+from san_cliptrase.san.recognition import MaskClassifier, recognise_masks
 from tests.san import tiny
 
 HEADS = 2

@@ -3,8 +3,9 @@
 import open_clip
 import torch
 
+from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.san import MaskDecoder, SideAdapter, SideAdapterNetwork, build_query_init, recognition_taps
+from san_cliptrase.san import MaskDecoder, SideAdapter, SideAdapterNetwork, build_query_init
 from san_cliptrase.structures import Regions
 
 CLIP_BLOCKS, CLIP_WIDTH, WIDTH, QUERIES = 2, 32, 24, 6

@@ -1,0 +1,107 @@
+"""How the class of a region is found from a frozen CLIP, by name (CLIPtrase's supplement, A.3); nothing is trained.
+
+What happens here depends on the partition of the pixels only, wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from san_cliptrase.clip.recognition import recognise, recognition_taps
+from san_cliptrase.clip.visual import ClipVisualEncoder, resolve_layer
+from san_cliptrase.cliptrase.voting import count_classes
+from san_cliptrase.pooling import mask_average_pool
+from san_cliptrase.structures import ClipFeatures, Regions
+
+CLASSIFY = {
+    "patches": "every pixel by its own logits, without regions",
+    "vote": "the most frequent class of the region's pixels",
+    "mean_logits": "the mean of the pixels' logits",
+    "pooled": "the dense features averaged over the region",
+    "cls": "a [CLS] token that sees the region only",
+}
+"""Name -> what decides; CLIPtrase votes."""
+EMBEDDED = ("pooled", "cls")
+"""Those that embed each region in the joint space."""
+
+
+def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: int) -> int:
+    """How many of CLIP's last blocks the [CLS] token of a region passes; 0 where there is none.
+
+    Args:
+        classify: A key of ``CLASSIFY``.
+        cls_layer: The first of those blocks, see ``resolve_layer``.
+
+    Raises:
+        ValueError: The name is not a key of ``CLASSIFY``, or CLIP has no such blocks.
+    """
+    if classify not in CLASSIFY:
+        raise ValueError(f"unknown way to classify regions {classify!r}; choose one of: {', '.join(CLASSIFY)}")
+    if classify != "cls":
+        return 0
+    return len(recognition_taps(visual, visual.depth - resolve_layer(cls_layer, visual.depth)))
+
+
+def patch_masks(regions: Tensor, grid: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
+    """The masks of a pixel partition on the patch grid: a patch is of the region that has most of its pixels.
+
+    A region that has most of no patch gets the patch of which it has most. Whole patches, because one that is shared
+    tells the region the class of its neighbour (docs/evaluation.md).
+
+    Args:
+        regions: (H, W) int64 >= 0, the region of each pixel.
+        grid: (h, w) of the padded batch, with at least as many patches as the image covers.
+        patch_size: (height, width) of a patch in pixels.
+
+    Returns:
+        (N, L) bool, for regions 0 to the largest; False at patches without a pixel of the image.
+    """
+    rows = torch.arange(regions.shape[0], device=regions.device) // patch_size[0]
+    columns = torch.arange(regions.shape[1], device=regions.device) // patch_size[1]
+    patches = rows[:, None] * grid[1] + columns
+    areas = count_classes(patches, regions, grid[0] * grid[1])
+    first, most = (F.one_hot(areas.max(dim).indices, areas.shape[dim]).bool() for dim in (0, 1))
+    masks = first.T & (areas > 0)
+    return torch.where(masks.any(1, keepdim=True), masks, most & (areas > 0))
+
+
+def mean_logits(logits: Tensor, regions: Tensor) -> Tensor:
+    """The mean of the logits of each region's pixels.
+
+    Args:
+        logits: (K, H, W).
+        regions: (H, W) int64 >= 0.
+
+    Returns:
+        (K, N), zero for a region without a pixel.
+    """
+    numbers = torch.arange(int(regions.max()) + 1, device=regions.device)
+    members = (regions.flatten()[:, None] == numbers).to(logits)
+    return logits.flatten(1) @ (members / members.sum(0).clamp(min=1))
+
+
+def embed_regions(
+    visual: ClipVisualEncoder, features: ClipFeatures, dense: Tensor, masks: Tensor, num_blocks: int
+) -> Tensor:
+    """Regions in CLIP's joint space.
+
+    ``pooled``: ``normalize(mean of x_l over the mask)``. ``cls``: a copy of [CLS] per region passes the last blocks as
+    they were trained, but sees only itself and the patches of its mask: the attention bias is 0 there, -inf elsewhere.
+
+    Args:
+        visual: The frozen image tower that made the features.
+        features: Its tokens; for ``cls`` with the taps of those blocks.
+        dense: (B, T, E), see ``Cliptrase.dense``.
+        masks: (B, N, L) bool, see ``patch_masks``; False at padded patches and for absent regions.
+        num_blocks: See ``classification_blocks``; 0: ``pooled``.
+
+    Returns:
+        (B, N, E), rows of length 1; nothing of meaning for absent regions.
+    """
+    if num_blocks:
+        bias = torch.zeros_like(masks, dtype=torch.float32).masked_fill(~masks, -torch.inf)
+        return recognise(visual, features, [bias[:, None]] * num_blocks)
+    regions = Regions(masks=masks.unflatten(2, features.grid).to(dense), valid=masks.any(2))
+    return F.normalize(mask_average_pool(dense[:, 1:].transpose(1, 2).unflatten(2, features.grid), regions), dim=-1)

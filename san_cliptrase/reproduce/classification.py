@@ -1,0 +1,28 @@
+"""A.3 of the supplement: what decides the class of a region, without training."""
+
+from __future__ import annotations
+
+from san_cliptrase.cliptrase.classify import CLASSIFY
+from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.scoring import about, score_rows
+
+
+def classification(request: Request) -> Exhibit:
+    """The same regions, or none, and each way to find their classes."""
+    settings = {f"{name}: {what}": ("MODEL.CLIPTRASE.CLASSIFY", name) for name, what in CLASSIFY.items()}
+    return Exhibit(
+        name="classification",
+        title="A.3: what decides the class of a region",
+        rows=score_rows(request, settings),
+        about=about(request),
+        notes=[
+            'The paper prints no numbers for this. It names as "more consistent" with models that are trained to '
+            '"perform mask pooling on the CLIP features, and use the masks as the attention bias to generate its '
+            'corresponding [CLS] token for each mask", and says that "since this method requires separately designing '
+            'and training some layers for attention bias, [...] it was abandoned".',
+            "The two halves stand apart here, each without training: pooled is the pooling, cls the [CLS] token, a "
+            "copy of which sees only itself and the patches of its region, from block MODEL.CLIPTRASE.CLS_LAYER on. "
+            "Nothing is learned, so this says nothing about a trained bias.",
+            "All rows but patches have the same regions and the same dense features.",
+        ],
+    )
