@@ -104,7 +104,7 @@ def train(args: argparse.Namespace, shape: dict) -> None:
     record = {key: getattr(args, key) for key in ("seed", "steps", "batch", "scenes", "lr")}
     record |= {key: shape["vision_cfg"][key] for key in ("layers", "width")}
     measure = functools.partial(retrieval_accuracy, workers=args.workers)
-    fit(draw, measure, record, args.output, args.save_every, shape, patch_dropout=PATCH_DROPOUT)
+    fit(draw, measure, record, args.output, args.save_every, shape, patch_dropout=PATCH_DROPOUT, keep=args.keep)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -120,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--save-every", type=int, default=300)
+    parser.add_argument("--keep", action="store_true", help="keep every checkpoint, in DIR/step_00300 and so on")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
