@@ -22,7 +22,15 @@ REACH = 0.5
 TOP = 0.05
 """The share of the patches whose part of all attention is told, whatever the threshold."""
 
-MEASURES = ("global patches", "strongest patch", "top 5 % receive", "entropy", "to [CLS]", "[CLS] to top 5 %")
+MEASURES = (
+    "global patches",
+    "images with any",
+    "strongest patch",
+    "top 5 % receive",
+    "entropy",
+    "to [CLS]",
+    "[CLS] to top 5 %",
+)
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -90,7 +98,7 @@ def measure_attention(attention: Tensor, valid: Tensor) -> dict[str, Tensor]:
 
     Returns:
         :data:`MEASURES`, each (B,):
-        the share of patches that are global, in percent; what the strongest patch receives, in fair shares;
+        the share of patches that are global, in percent; 100 if there is any, else 0; what the strongest patch receives, in fair shares;
         percent of what patches give to patches that goes to the 5 % (rounded, at least one patch) that receive most;
         ``-sum_j p_j ln(p_j) / ln(L)`` of the received attention p, normalised to 1, which is 1 if it is even;
         percent of the patches' attention that goes to [CLS];
@@ -101,8 +109,10 @@ def measure_attention(attention: Tensor, valid: Tensor) -> dict[str, Tensor]:
     top = _top(received, (TOP * count).round().clamp(min=1))
     to_cls = (attention[:, 1:, 0] * valid).sum(1) / count
     entropy = torch.special.entr(spread).sum(1) / count.clamp(min=2).to(spread).log()
+    found = find_global_patches(attention, valid)
     values = (
-        100 * find_global_patches(attention, valid).sum(1) / count,
+        100 * found.sum(1) / count,
+        100 * found.any(1).to(spread),
         received.amax(1),
         100 * (spread * top).sum(1),
         entropy,

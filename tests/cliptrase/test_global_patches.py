@@ -37,6 +37,7 @@ def test_even_attention_has_no_global_patch():
     torch.testing.assert_close(received_shares(attention, valid), torch.ones(1, 20))
     assert numbers(measure_attention(attention, valid)) == {
         "global patches": 0,
+        "images with any": 0,
         "strongest patch": 1,
         "top 5 % receive": 5,
         "entropy": 1,
@@ -49,7 +50,7 @@ def test_a_patch_that_all_look_at_is_global():
     attention, valid = one_global(20)
     assert find_global_patches(attention, valid).nonzero().tolist() == [[0, 19]]
     entropy = -(0.5 * math.log(0.5) + 0.5 * math.log(0.5 / 19)) / math.log(20)
-    expected = {"global patches": 5, "strongest patch": 10, "top 5 % receive": 50, "entropy": entropy}
+    expected = {"global patches": 5, "images with any": 100, "strongest patch": 10, "top 5 % receive": 50, "entropy": entropy}
     assert {**expected, "to [CLS]": 0, "[CLS] to top 5 %": 50} == numbers(measure_attention(attention, valid))
 
 
