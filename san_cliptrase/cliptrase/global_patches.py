@@ -98,7 +98,8 @@ def measure_attention(attention: Tensor, valid: Tensor) -> dict[str, Tensor]:
 
     Returns:
         :data:`MEASURES`, each (B,):
-        the share of patches that are global, in percent; 100 if there is any, else 0; what the strongest patch receives, in fair shares;
+        the share of patches that are global, in percent; 100 if there is any, else 0;
+        what the strongest patch receives, in fair shares;
         percent of what patches give to patches that goes to the 5 % (rounded, at least one patch) that receive most;
         ``-sum_j p_j ln(p_j) / ln(L)`` of the received attention p, normalised to 1, which is 1 if it is even;
         percent of the patches' attention that goes to [CLS];

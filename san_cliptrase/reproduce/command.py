@@ -21,6 +21,9 @@ from san_cliptrase.engine.launch import USER_ERRORS
 from san_cliptrase.engine.protocol import ConfigError
 from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
+from san_cliptrase.reproduce.figure2 import figure2
+from san_cliptrase.reproduce.figure3 import figure3
+from san_cliptrase.reproduce.global_patches import global_patches
 from san_cliptrase.reproduce.tables import table3, table4, table5
 
 logger = logging.getLogger(__name__)
@@ -49,6 +52,9 @@ EXHIBITS = {
     "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
     "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),
     "figure1": Known(figure1, "docs/convergence/longer/report.json", "convergence of SAN, from a report or a new run"),
+    "figure2": Known(figure2, SCENES, "attention and correlation of chosen patches, and a page"),
+    "figure3": Known(figure3, SCENES, "clusters with and without global patches, and the segmentation"),
+    "global_patches": Known(global_patches, SCENES, "section A.1: patches that take the attention of all"),
 }
 
 
