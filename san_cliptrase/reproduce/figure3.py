@@ -41,10 +41,11 @@ def figure3(request: Request) -> Exhibit:
         bars=False,
         about=[f"picture: {view.title}", *about(request)],
         notes=[
-            f'"{BEFORE}": DBSCAN on the rows of the correlation itself; "{AFTER}": on relu(w_ij - w_cls,j), as CLIPtrase '
-            f'does; both with the same radius rule and core size. "{REGIONS}": every patch, noise included, goes to the '
-            "cluster whose mean row is largest there, before maps are smoothed and pixels vote. Colours of clusters are "
-            "not those of classes; a cluster that stays keeps its colour.",
+            f'"{BEFORE}": DBSCAN on the rows of the correlation itself; "{AFTER}": on relu(w_ij - w_cls,j), as '
+            f'CLIPtrase does; both with the same radius rule and core size. "{REGIONS}": every patch, noise included, '
+            "goes to the cluster whose mean row is largest there, before maps are smoothed and pixels vote.",
+            "Colours of clusters are not those of classes; a cluster that stays keeps its colour. Black is noise, and "
+            "in the ground truth no label.",
             "purity: percent of patches that are of their cluster's most frequent class; noise is never right, and "
             "many small clusters make it high.",
         ],
