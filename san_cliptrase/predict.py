@@ -85,7 +85,7 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
     """Build what the command line asks for.
 
     Raises:
-        ValueError: Bad vocabulary, unknown model, tag or device, size below one patch.
+        ValueError: Bad vocabulary, unknown model, tag, device or attention rule, size below one patch.
         WeightsError: The weights cannot be fetched or do not fit.
     """
     file, background = options.vocabulary_file, _words(options.background)
@@ -138,7 +138,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--model", default="ViT-B-16", help="any ViT of open_clip, or scenes_vit, the demo's own (default: %(default)s)"
     )
     add("--pretrained", default="openai", help="tag or weights file; scenes for scenes_vit (default: %(default)s)")
-    add("--attention", default="cliptrase", choices=sorted(ATTENTION_RULES), help="rule of CLIP's last block")
+    rules = f"{', '.join(ATTENTION_RULES)}, or a combination, as qq+kk-mlp+neighbours (docs/architecture.md)"
+    add("--attention", default="cliptrase", metavar="RULE", help=f"rule of CLIP's last block: {rules}")
     add("--no-vote", action="store_true", help="classify every pixel by itself, without regions")
     add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")
     add("--eps", type=float, help="DBSCAN's radius (default: by the grid for ViT-B-16, else found in each picture)")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
+from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase.clustering import (
     PUBLISHED_TOWER,
@@ -18,7 +19,7 @@ from san_cliptrase.cliptrase.clustering import (
     core_radius,
     default_clustering,
 )
-from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
+from san_cliptrase.cliptrase.correlation import correlation_rule, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
     join_regions,
@@ -49,15 +50,18 @@ class Cliptrase:
         eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid if the tower is a ViT-B/16, for which
             the published radii were chosen, else ``core_radius``, from the image itself.
         min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
-        attention: Name of the last block's attention rule, see ``clip.attention``.
+        attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
         vote: Let regions vote; False: every pixel is classified by itself, as MaskCLIP and SCLIP do.
         cls_prior: See ``patch_logits``.
+        correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
-        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block.
+        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, and more where the
+            attention rule has a second path.
 
     Raises:
-        ValueError: Unknown attention rule, parameters of DBSCAN out of range, or a tower of fewer than two blocks.
+        ValueError: Unknown attention rule or correlation, parameters of DBSCAN out of range, or a tower of too few
+            blocks.
     """
 
     taps = (-2, -1)
@@ -70,6 +74,7 @@ class Cliptrase:
         attention: str = "cliptrase",
         vote: bool = True,
         cls_prior: bool = False,
+        correlation: str = "cosine",
     ) -> None:
         if visual.depth < 2:
             raise ValueError(
@@ -80,7 +85,9 @@ class Cliptrase:
         self.eps = eps
         self.min_samples = min_samples
         self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
-        self.attend = attention_rule(attention)
+        self.rule = attention_rule(attention)
+        self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule)}))
+        self.correlation = correlation_rule(correlation)
         self.vote = vote
         self.cls_prior = cls_prior
 
@@ -89,7 +96,7 @@ class Cliptrase:
         """Self-correlation in the second-to-last block, (B, T, T)."""
         index = self.visual.depth - 2
         block, tokens = self.visual.blocks[index], features.tokens[index]
-        return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
+        return self.correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
     def maps(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
@@ -131,12 +138,14 @@ class Cliptrase:
         return join_regions([regions_from_maps(m, features.valid, features.grid) for m in self.maps(features, scales)])
 
     @torch.no_grad()
-    def dense(self, features: ClipFeatures) -> Tensor:
-        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1."""
-        last = self.visual.depth - 1
-        bias = self.visual.key_bias(features.valid)
-        tokens = self.visual.run(features.tokens[last], last, last + 1, self.attend, bias)
-        return F.normalize(self.visual.head(tokens), dim=-1)
+    def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
+        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1.
+
+        Args:
+            features: With ``taps``.
+            classes: (B, L), the true class of each patch, for a rule with ``truth``.
+        """
+        return F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
 
     @torch.no_grad()
     def segment(
@@ -147,6 +156,7 @@ class Cliptrase:
         num_classes: int | None = None,
         background: Background | None = None,
         cls_prior: bool | None = None,
+        true_classes: Tensor | None = None,
     ) -> list[Tensor]:
         """Segment every image of a batch, each as if it were alone.
 
@@ -157,6 +167,7 @@ class Cliptrase:
             num_classes: K; words from there on mean background, which becomes class K. None: no background words.
             background: The same with a threshold on the probability; in place of ``num_classes``.
             cls_prior: In place of the one that the object was made with, if it is not None.
+            true_classes: (B, L), see :meth:`dense`.
 
         Returns:
             Per image (H, W) int64 class indices.
@@ -164,7 +175,7 @@ class Cliptrase:
         if background is None and num_classes is not None:
             background = Background(num_classes)
         results = []
-        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
+        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior, true_classes):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
             voted = regions is not None
@@ -195,11 +206,16 @@ class Cliptrase:
                 yield logits
 
     def _pixels(
-        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], cls_prior: bool | None
+        self,
+        features: ClipFeatures,
+        text_weights: Tensor,
+        sizes: Sequence[Size],
+        cls_prior: bool | None,
+        true_classes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image the logits (K, H, W) of its pixels, and the region (H, W) of each; None where none vote."""
         prior = self.cls_prior if cls_prior is None else cls_prior
-        logits = patch_logits(self.dense(features), text_weights, prior)
+        logits = patch_logits(self.dense(features, true_classes), text_weights, prior, self.rule.surgery)
         grids = image_grids(features.valid, features.grid)
         maps: list[Tensor | None] = [None] * len(grids)
         if self.vote:

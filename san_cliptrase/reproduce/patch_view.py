@@ -30,7 +30,7 @@ from san_cliptrase.reproduce.exhibit import Request
 
 BEFORE, AFTER = "[CLS] not subtracted", "[CLS] subtracted"
 PLAIN = "plain CLIP"
-CORRELATION, SUPPRESSED = "self-correlation", "global patches suppressed"
+CORRELATION, SUPPRESSED = "self-correlation", "suppressed correlation"
 COLOUR_MAP = "cividis"
 """Of all maps: reads alike for normal and colour-blind eyes (Nuñez et al., 2018)."""
 

@@ -9,7 +9,10 @@ RULE, VOTE = "MODEL.CLIPTRASE.ATTENTION", "MODEL.CLIPTRASE.VOTE"
 METHODS = {
     "CLIP": (RULE, "clip", VOTE, "False"),
     "MaskCLIP": (RULE, "maskclip", VOTE, "False"),
+    "CLIP Surgery": (RULE, "clip_surgery", VOTE, "False"),
     "SCLIP": (RULE, "sclip", VOTE, "False"),
+    "ClearCLIP": (RULE, "clearclip", VOTE, "False"),
+    "NACLIP": (RULE, "naclip", VOTE, "False"),
     "CLIPtrase": (RULE, "cliptrase", VOTE, "True"),
 }
 """The paper's columns CLIP, SCLIP and CLIPtrase, and rules that came with and after them."""
