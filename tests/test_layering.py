@@ -27,7 +27,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"meta_arch"},
     {"engine", "predict"},
     {"convergence", "export"},
-    {"demo"},
+    {"demo", "reproduce"},
     {"train_net"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -36,7 +36,18 @@ HOMES = {
     "open_clip": {"clip"},
     "timm": {"san/side_adapter"},
     "sklearn": {"engine/prototypes", "engine/unsupervised"},
-    "detectron2": {"compat", "losses", "data", "evaluation", "meta_arch", "engine", "convergence", "demo", "train_net"},
+    "detectron2": {
+        "compat",
+        "losses",
+        "data",
+        "evaluation",
+        "meta_arch",
+        "engine",
+        "convergence",
+        "demo",
+        "reproduce",
+        "train_net",
+    },
 }
 # What the training-free core must not know.
 UNKNOWN_TO_CLIPTRASE = ("san_cliptrase.clip.text", "san_cliptrase.config")

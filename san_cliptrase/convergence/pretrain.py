@@ -4,13 +4,13 @@
 ``MODEL.CLIP.NAME local-dir:DIR``, with a ``record.json`` of what was done and how well names are found.
 
 What supervises it: a square crop of a picture, and a caption that names classes with at least :data:`MIN_SHARE` of the
-crop's pixels; crops with rare classes are drawn more often. A crop is an image of its own, of 2x2 patches to two thirds
-of the picture's height, at about the scale at which the configurations show pictures to CLIP. Of the label maps only
-this set of names enters, never a position; but it is a set *per crop*, drawn anew for every crop, which says more of
-where a class is than one set per picture would. Sets per picture could not be used instead: nearly every picture shows
-sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on two cores; it
-is not a model that has only read captions. It learns the names of all classes, those too that no mask of SAN's
-training set shows.
+crop's pixels; crops are drawn so that every class is met about as often. A crop is an image of its own, of 2x2 patches
+to two thirds of the picture's height, at about the scale at which the configurations show pictures to CLIP. Of the
+label maps only this set of names enters, never a position; but it is a set *per crop*, drawn anew for every crop, which
+says more of where a class is than one set per picture would. Sets per picture could not be used instead: nearly every
+picture shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on
+two cores; it is not a model that has only read captions. It learns the names of all classes, those too that no mask of
+SAN's training set shows.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ JITTER = (0.3, 0.3, 0.3)
 """Brightness, contrast, saturation."""
 MIN_SHARE = 0.1
 """A class is named if it has this share of the crop's pixels."""
-TRIES = 20
-"""Crops that are looked at for one with a class chosen at random, so that rare classes are named too."""
+TRIES = 5
+"""Pictures that are looked at for a crop with a class chosen at random, so that rare and thin classes are named too."""
 TESTED = 512
 """Crops of each of two sizes whose largest class is guessed at each saving, of the training and of another split."""
 
@@ -86,12 +86,15 @@ class Crops:
                 self.labels.append(np.array(Image.fromarray(known).resize((width, height), Image.Resampling.NEAREST)))
         if not self.pictures:
             raise DataError(f"dataset {dataset!r} has no labelled pixel: there is nothing to make captions of")
+        shown = [set(np.unique(labels)) for labels in self.labels]
+        self._showing = [[i for i, classes in enumerate(shown) if k in classes] for k in range(len(self.names))]
         self._jitter = ColorJitter(*JITTER)
 
     def draw(self, rng: np.random.Generator, patches: int, augment: bool = True) -> tuple[np.ndarray, list[str]]:
         """A random crop in which at least one class has :data:`MIN_SHARE` of the pixels.
 
-        A class is chosen at random first; crops are drawn until one has it, or for :data:`TRIES` times.
+        A class is chosen at random, then one of the places where a crop has that much of it; where :data:`TRIES`
+        pictures have none, any place.
 
         Args:
             rng: decides picture, place, zoom and flip; the colour jitter draws from torch's generator.
@@ -106,17 +109,14 @@ class Crops:
         """
         zoom = np.exp(rng.uniform(*np.log(ZOOM))) if augment else 1.0
         side = int(np.clip(round(PATCH * patches / zoom), 1, SHORT_SIDE))
-        wanted, tries, names = rng.integers(len(self.names)), 0, []
-        while not names or (self.names[wanted] not in names and tries < TRIES):
-            tries += 1
-            if tries > 1000:
+        index, top, left = self._place_with_a_class(rng, side) or self._any_place(rng, side)
+        names, tries = self._names_in(index, top, left, side), 1
+        while not names:
+            if tries == 1000:
                 raise DataError(f"no class has {MIN_SHARE:.0%} of a crop in 1000 crops: the labels are too sparse")
-            index = int(rng.integers(len(self.pictures)))
-            labels = self.labels[index]
-            top, left = (int(rng.integers(size - side + 1)) for size in labels.shape)
-            inside = labels[top : top + side, left : left + side]
-            counts = np.bincount(inside.ravel(), minlength=len(self.names) + 1)[: len(self.names)]
-            names = [self.names[i] for i in np.argsort(-counts) if counts[i] >= MIN_SHARE * inside.size]
+            index, top, left = self._any_place(rng, side)
+            names, tries = self._names_in(index, top, left, side), tries + 1
+        labels = self.labels[index]
         picture = self.pictures[index]
         across, down = picture.width / labels.shape[1], picture.height / labels.shape[0]
         box = (left * across, top * down, (left + side) * across, (top + side) * down)
@@ -126,6 +126,30 @@ class Crops:
                 crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             crop = self._jitter(crop)
         return np.asarray(crop).transpose(2, 0, 1), names
+
+    def _any_place(self, rng: np.random.Generator, side: int) -> tuple[int, int, int]:
+        """Picture, top and left of a random crop of ``side`` pixels."""
+        index = int(rng.integers(len(self.pictures)))
+        top, left = (int(rng.integers(size - side + 1)) for size in self.labels[index].shape)
+        return index, top, left
+
+    def _place_with_a_class(self, rng: np.random.Generator, side: int) -> tuple[int, int, int] | None:
+        """The same of a crop with enough of a class that is chosen at random, if one is found."""
+        wanted = int(rng.integers(len(self.names)))
+        for _ in range(TRIES if self._showing[wanted] else 0):
+            index = int(rng.choice(self._showing[wanted]))
+            sums = np.pad((self.labels[index] == wanted).cumsum(0, np.int32).cumsum(1), ((1, 0), (1, 0)))
+            inside = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+            places = np.flatnonzero(inside >= MIN_SHARE * side**2)
+            if len(places):
+                return index, *map(int, np.unravel_index(rng.choice(places), inside.shape))
+        return None
+
+    def _names_in(self, index: int, top: int, left: int, side: int) -> list[str]:
+        """Classes with enough of a crop's pixels, the largest first."""
+        inside = self.labels[index][top : top + side, left : left + side]
+        counts = np.bincount(inside.ravel(), minlength=len(self.names) + 1)[: len(self.names)]
+        return [self.names[i] for i in np.argsort(-counts) if counts[i] >= MIN_SHARE * inside.size]
 
     def stack(
         self, rng: np.random.Generator, count: int, patches: int, augment: bool = True

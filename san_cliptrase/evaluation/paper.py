@@ -1,10 +1,11 @@
-"""The numbers that CLIPtrase's authors published, for settings that are theirs and for no others."""
+"""The numbers that CLIPtrase's authors published: beside ours where every setting agrees, and as whole tables."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,36 @@ def paper_numbers(dataset: str, setting: Callable[[str], Any]) -> dict[str, floa
     data = _read()
     if any(setting(key) not in values for key, values in data["settings"].items()):
         return None
-    values = data["sizes"].get(str(setting("TEST.SIZE")), {}).get(dataset)
-    return values and {_OURS.get(name, name): value for name, value in zip(data["metrics"], values, strict=True)}
+    table = data["tables"].get(data["sizes"].get(str(setting("TEST.SIZE"))))
+    values = table and table["rows"]["CLIPtrase"].get(dataset)
+    return values and {_OURS.get(name, name): value for name, value in zip(table["metrics"], values, strict=True)}
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table as it is printed.
+
+    Attributes:
+        title: what it shows.
+        rows: method -> registered name of the data set -> metric, by the paper's name -> percent.
+    """
+
+    title: str
+    rows: Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def paper_table(name: str) -> PaperTable:
+    """A table of the supplement.
+
+    Args:
+        name: "table1" to "table5".
+    """
+    table = _read()["tables"][name]
+    rows = {
+        method: {dataset: dict(zip(table["metrics"], values, strict=True)) for dataset, values in by_dataset.items()}
+        for method, by_dataset in table["rows"].items()
+    }
+    return PaperTable(table["title"], rows)
 
 
 def paper_source() -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.evaluate import report_details
+from san_cliptrase.evaluation.paper import paper_table
 from tests.conftest import ROOT
 
 AGREEING = ("TEST.PROTOCOL", "cliptrase", "TEST.SIZE", "224", "MODEL.DEVICE", "cpu")
@@ -50,3 +51,20 @@ def test_silence_wherever_a_setting_is_another(overrides):
 @pytest.mark.parametrize("dataset", ["demo_scenes_val", "camvid_val"])
 def test_silence_on_datasets_that_the_paper_does_not_have(dataset):
     assert paper(dataset) is None
+
+
+@pytest.mark.parametrize(
+    ("table", "averages"),  # the rows AVG. as printed, of CLIP, SCLIP and CLIPtrase
+    [
+        ("table3", [22.92, 21.77, 14.66, 11.17, 49.83, 49.59, 39.48, 30.76, 52.95, 52.79, 42.25, 32.66]),
+        ("table4", [22.87, 21.49, 14.64, 11.04, 50.49, 48.97, 40.21, 31.51, 53.93, 52.78, 43.22, 33.54]),
+    ],
+)
+def test_tables_average_to_what_is_printed(table, averages):
+    rows = paper_table(table).rows
+    ours = [
+        sum(metrics[m] for metrics in rows[method].values()) / 9
+        for method in ("CLIP", "SCLIP", "CLIPtrase")
+        for m in ("pAcc", "mAcc", "fwIoU", "mIoU")
+    ]
+    assert ours == pytest.approx(averages, abs=0.0051)

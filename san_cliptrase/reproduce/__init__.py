@@ -1,0 +1,1 @@
+"""Every table and figure of CLIPtrase's paper by one command each: what is measured here, and what the paper says."""

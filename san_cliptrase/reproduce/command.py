@@ -1,0 +1,91 @@
+"""One command per table and figure of CLIPtrase's paper: ``python -m san_cliptrase.reproduce table3``.
+
+Writes NAME.md, NAME.json and pictures into the output folder. The default configurations are those of the embedded
+scenes; with a user's own data, name another: ``--config configs/tables/cliptrase_224.yaml``.
+"""
+
+from __future__ import annotations
+
+import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
+
+# isort: split
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from san_cliptrase.engine.defaults import setup_logging
+from san_cliptrase.engine.launch import USER_ERRORS
+from san_cliptrase.engine.protocol import ConfigError
+from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
+from san_cliptrase.reproduce.figure1 import figure1
+from san_cliptrase.reproduce.tables import table3, table4, table5
+
+logger = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENES = "configs/demo/cliptrase.yaml"
+
+
+@dataclass(frozen=True)
+class Known:
+    """An exhibit that can be asked for.
+
+    Attributes:
+        make: does it.
+        config: the default configuration, relative to the repository.
+        about: one line.
+    """
+
+    make: Callable[[Request], Exhibit]
+    config: str
+    about: str
+
+
+EXHIBITS = {
+    "table3": Known(table3, "configs/demo/table3.yaml", "training-free methods, four metrics, the smaller size"),
+    "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
+    "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),
+    "figure1": Known(figure1, "docs/convergence/longer/report.json", "convergence of SAN, from a report or a new run"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    args = _parser().parse_intermixed_args(argv)
+    known = EXHIBITS[args.exhibit]
+    try:
+        output = args.output or Path("output/reproduce") / args.exhibit
+        setup_logging(output)
+        request = Request(args.config or _default(known), tuple(args.overrides), output, args.resume)
+        path = write_exhibit(known.make(request), output)
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {shown_path(path)}\n")
+    return 0
+
+
+def _default(known: Known) -> Path:
+    path = ROOT / known.config
+    if not path.exists():
+        raise ConfigError(f"{known.config} is only in a clone of the repository: name a configuration by --config FILE")
+    return path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m san_cliptrase.reproduce",
+        description=__doc__,
+        epilog="\n".join(["exhibits:", *(f"  {name:<16} {known.about}" for name, known in EXHIBITS.items())]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("exhibit", choices=list(EXHIBITS), metavar="TABLE_OR_FIGURE", help="see below")
+    add("--config", type=Path, metavar="FILE", help="configuration (default: the exhibit's, on the embedded scenes)")
+    add("--output", type=Path, metavar="DIR", help="folder (default: output/reproduce/NAME)")
+    add("--resume", action="store_true", help="keep what an earlier call finished, go on with what it began")
+    add("overrides", nargs="*", metavar="KEY VALUE", help="for every configuration, such as TEST.MAX_IMAGES 20")
+    return parser

@@ -1,0 +1,100 @@
+"""Rows of a table: one line of configuration each, scored as ``train_net.py --eval-only`` scores it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from detectron2.modeling import build_model
+from yacs.config import CfgNode
+
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
+from san_cliptrase.engine.launch import build
+from san_cliptrase.engine.protocol import ConfigError, protocol_title
+from san_cliptrase.engine.tables import format_results
+from san_cliptrase.files import write_text_atomically
+from san_cliptrase.reproduce.exhibit import Request, Row
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("pAcc", "mAcc", "fwIoU", "mIoU")
+SCRIPT = " (CLIPtrase script)"
+SETTING, SCORES = "setting.yaml", "scores.json"
+
+
+def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[Row]:
+    """Scores each line of configuration on every data set of the request's configuration.
+
+    Args:
+        request: its configuration must be CLIPtrase's; DATASETS.TEST says on what.
+        settings: name of a row -> its KEY, VALUE, ...
+
+    Returns:
+        Rows with the four metrics, under the protocol ``cliptrase`` those of the published script, and mIoU on seen and
+        unseen classes where a data set tells them apart.
+
+    Raises:
+        ConfigError: a row names a key or value that does not exist, or the model is not CLIPtrase.
+        DataError, FileNotFoundError, WeightsError, OutputError: see ``train_net.py``.
+    """
+    configs = {name: _config(request, name, overrides) for name, overrides in settings.items()}
+    for dataset in next(iter(configs.values())).DATASETS.TEST:  # missing data are found before anything is computed
+        dataset_records(dataset)
+    rows = []
+    for name, cfg in configs.items():
+        logger.info("%s (%d of %d)", name, len(rows) // len(cfg.DATASETS.TEST) + 1, len(configs))
+        for dataset, metrics in _scores(request, cfg).items():
+            rows.append(Row(name, dataset, _chosen(metrics, cfg), " ".join(settings[name])))
+            logger.info("%s", format_results({f"{name}, {dataset}": rows[-1].metrics}))
+    return rows
+
+
+def about(request: Request) -> list[str]:
+    """What a reader must know of how the rows were made."""
+    cfg = load_config(request.config, request.overrides)
+    clip = cfg.MODEL.CLIP
+    images = sum(len(dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]) for name in cfg.DATASETS.TEST)
+    return [
+        f"{protocol_title(cfg)}; {images} pictures of {', '.join(cfg.DATASETS.TEST)}",
+        f"CLIP {clip.NAME}, weights {clip.PRETRAINED or 'of that folder'}, templates {clip.TEMPLATES}",
+        f"configuration {request.config.name} {' '.join(request.overrides)}".rstrip(),
+    ]
+
+
+def _config(request: Request, name: str, overrides: Sequence[str]) -> CfgNode:
+    folder = request.output / "rows" / "".join(c if c.isalnum() else "_" for c in name)
+    cfg = load_config(request.config, [*request.overrides, *overrides, "OUTPUT_DIR", str(folder)])
+    if cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
+        raise ConfigError(
+            f"{request.config} describes {cfg.MODEL.META_ARCHITECTURE}; this exhibit needs CLIPtrase, such as "
+            "configs/cliptrase.yaml or configs/demo/cliptrase.yaml"
+        )
+    if not cfg.DATASETS.TEST:
+        raise ConfigError(f"{request.config}: DATASETS.TEST is empty")
+    return cfg
+
+
+def _scores(request: Request, cfg: CfgNode) -> dict[str, dict[str, float]]:
+    """Scores of one row; with --resume those of a finished row with this very configuration."""
+    folder = Path(cfg.OUTPUT_DIR)
+    setting, scores = folder / SETTING, folder / SCORES
+    same = setting.is_file() and setting.read_text(encoding="utf-8") == cfg.dump()
+    if request.resume and same and scores.is_file():
+        logger.info("finished before: %s", folder)
+        return json.loads(scores.read_text(encoding="utf-8"))
+    scores.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(setting, cfg.dump())
+    model = build(build_model, cfg).eval()
+    results = evaluate_only(cfg, model, resume=request.resume and same, show_classes=False)
+    write_text_atomically(scores, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def _chosen(metrics: Mapping[str, float], cfg: CfgNode) -> dict[str, float]:
+    names = {m: f"{m}{SCRIPT}" if cfg.TEST.PROTOCOL == "cliptrase" else m for m in METRICS}
+    chosen = {m: metrics.get(name, metrics[m]) for m, name in names.items()}
+    return chosen | {m: metrics[m] for m in ("mIoU seen", "mIoU unseen") if m in metrics}

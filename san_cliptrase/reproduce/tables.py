@@ -1,0 +1,56 @@
+"""Tables 3, 4 and 5 of the supplement: CLIP, SCLIP and CLIPtrase, with and without words."""
+
+from __future__ import annotations
+
+from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.scoring import about, score_rows
+
+RULE, VOTE = "MODEL.CLIPTRASE.ATTENTION", "MODEL.CLIPTRASE.VOTE"
+METHODS = {
+    "CLIP": (RULE, "clip", VOTE, "False"),
+    "MaskCLIP": (RULE, "maskclip", VOTE, "False"),
+    "SCLIP": (RULE, "sclip", VOTE, "False"),
+    "CLIPtrase": (RULE, "cliptrase", VOTE, "True"),
+}
+"""The paper's columns CLIP, SCLIP and CLIPtrase, and rules that came with and after them."""
+
+
+def table3(request: Request) -> Exhibit:
+    """Table 3: the smaller of the two sizes."""
+    return _methods(request, "table3", "Table 3: training-free methods at the smaller size")
+
+
+def table4(request: Request) -> Exhibit:
+    """Table 4: the larger of the two sizes."""
+    return _methods(request, "table4", "Table 4: training-free methods at the larger size")
+
+
+def _methods(request: Request, name: str, title: str) -> Exhibit:
+    return Exhibit(
+        name=name,
+        title=title,
+        rows=score_rows(request, METHODS),
+        paper=name,
+        about=about(request),
+        notes=["Rows without regions classify every pixel by itself, as their papers do; all else is CLIPtrase's."],
+    )
+
+
+def table5(request: Request) -> Exhibit:
+    """Table 5: unsupervised segmentation."""
+    key = "TEST.UNSUPERVISED.FEATURES"
+    rows = {
+        "k-means on plain CLIP's patches": (key, "patches"),
+        "k-means on CLIPtrase's regions": (key, "regions"),
+    }
+    return Exhibit(
+        name="table5",
+        title="Table 5: unsupervised segmentation",
+        rows=score_rows(request, rows),
+        paper="table5",
+        about=about(request),
+        notes=[
+            "No word is read: clusters are matched to classes one to one by the Hungarian method. The paper does not "
+            "say how its clusters were made; this is our reading.",
+        ],
+    )

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+
+from san_cliptrase.reproduce import command, scoring
+
+
+def run(*arguments):
+    return command.main([*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def table5(tmp_path_factory):
+    output = tmp_path_factory.mktemp("table5")
+    assert run("table5", "--output", output, "TEST.MAX_IMAGES", 8, "MODEL.DEVICE", "cpu") == 0
+    return output
+
+
+def test_a_table_is_written_as_text_numbers_and_picture_with_the_papers_beside(table5):
+    report = json.loads((table5 / "table5.json").read_text())
+    rows = {row["name"]: row["metrics"] for row in report["measured"]}
+    assert len(rows) == 2
+    text = (table5 / "table5.md").read_text()
+    measured, papers = text.split("## The paper's numbers")
+    for name, metrics in rows.items():
+        assert set(metrics) >= {"pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen"}
+        assert f"| {name} | demo_scenes_val | {metrics['pAcc']:.2f} |" in measured
+    assert "| STEGO | coco_stuff27_curated_val | 24.50 |" in papers
+    assert "protocol unsupervised" in measured
+    assert (table5 / "table5.png").stat().st_size > 1000
+
+
+def test_finished_rows_are_kept_only_on_request_and_only_with_the_same_settings(table5, monkeypatch):
+    before = json.loads((table5 / "table5.json").read_text())["measured"]
+    built = []
+    monkeypatch.setattr(scoring, "build_model", lambda cfg: built.append(cfg) or pytest.fail("computed again"))
+    same = ("table5", "--output", table5, "TEST.MAX_IMAGES", 8, "MODEL.DEVICE", "cpu")
+    assert run(*same, "--resume") == 0
+    assert json.loads((table5 / "table5.json").read_text())["measured"] == before
+    for changed in (same, (*same, "--resume", "TEST.SIZE", 48)):
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            run(*changed)
+    assert len(built) == 2
+
+
+def test_figure1_shows_a_report_of_the_lab(tmp_path):
+    assert run("figure1", "--output", tmp_path) == 0
+    assert "times as fast" in (tmp_path / "figure1.md").read_text()
+    assert (tmp_path / "figure1_curves.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("table3", "--config", "configs/demo/san.yaml"), "needs CLIPtrase"),
+        (("table3", "DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
+        (("table3", "MODEL.CLIPTRACE.EPS", "1"), "did you mean"),
+        (("figure1", "SEED", "1"), "takes no KEY VALUE"),
+        (("figure1", "--config", "configs/demo/absent.yaml"), "absent.yaml"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line(arguments, said, tmp_path, capsys):
+    assert run(*arguments, "--output", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
+    (tmp_path / "report.json").write_text('{"a": 1}')
+    assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
+    assert "is no report" in capsys.readouterr().err
