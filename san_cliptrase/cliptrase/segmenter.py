@@ -147,6 +147,7 @@ class Cliptrase:
         num_classes: int | None = None,
         background: Background | None = None,
         cls_prior: bool | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> list[Tensor]:
         """Segment every image of a batch, each as if it were alone.
 
@@ -157,6 +158,8 @@ class Cliptrase:
             num_classes: K; words from there on mean background, which becomes class K. None: no background words.
             background: The same with a threshold on the probability; in place of ``num_classes``.
             cls_prior: In place of the one that the object was made with, if it is not None.
+            regions: Of another source: per image (H, W) int64 >= 0, the region of each pixel, or None where it has
+                none. None: those of :meth:`partitions`.
 
         Returns:
             Per image (H, W) int64 class indices.
@@ -164,11 +167,10 @@ class Cliptrase:
         if background is None and num_classes is not None:
             background = Background(num_classes)
         results = []
-        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
+        for logits, own in self._pixels(features, text_weights, sizes, cls_prior, regions):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
-            voted = regions is not None
-            results.append(majority_vote(classes, regions, len(text_weights) + 1) if voted else classes)
+            results.append(classes if own is None else majority_vote(classes, own, len(text_weights) + 1))
         return results
 
     @torch.no_grad()
@@ -179,6 +181,7 @@ class Cliptrase:
         sizes: Sequence[Size],
         background: Background | None = None,
         cls_prior: bool | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> Iterator[Tensor]:
         """What is averaged where windows overlap, for the arguments of :meth:`segment`, image by image.
 
@@ -187,26 +190,49 @@ class Cliptrase:
             of the K.
         """
         count = len(text_weights) if background is None else background.index + 1
-        for logits, regions in self._pixels(features, text_weights, sizes, cls_prior):
+        for logits, own in self._pixels(features, text_weights, sizes, cls_prior, regions):
             if self.vote:
                 classes = decide_pixels(logits, logits.shape[-2:], background)
-                yield vote_shares(classes, regions, count)
+                yield vote_shares(classes, own, count)
             else:
                 yield logits
 
+    def own_maps(self, features: ClipFeatures) -> list[Tensor]:
+        """Region maps of each image (N, h, w) on its own patch grid, not smoothed; N = 0 where it has no cluster."""
+        (found,) = self.maps(features)
+        return own_maps(found, features.valid, features.grid)
+
+    @torch.no_grad()
+    def partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:
+        """Per image the region (H, W) of each of its pixels; None where it has no cluster."""
+        return [
+            partition_pixels(smooth_maps(maps), self._canvas(maps.shape[-2:]), size) if len(maps) else None
+            for maps, size in zip(self.own_maps(features), sizes, strict=True)
+        ]
+
+    @property
+    def uses_regions(self) -> bool:
+        """Whether regions have a say in what :meth:`segment` gives."""
+        return self.vote
+
     def _pixels(
-        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], cls_prior: bool | None
+        self,
+        features: ClipFeatures,
+        text_weights: Tensor,
+        sizes: Sequence[Size],
+        cls_prior: bool | None,
+        given: Sequence[Tensor | None] | None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image the logits (K, H, W) of its pixels, and the region (H, W) of each; None where none vote."""
         prior = self.cls_prior if cls_prior is None else cls_prior
         logits = patch_logits(self.dense(features), text_weights, prior)
         grids = image_grids(features.valid, features.grid)
-        maps: list[Tensor | None] = [None] * len(grids)
-        if self.vote:
-            (found,) = self.maps(features)
-            maps = [smooth_maps(own) for own in own_maps(found, features.valid, features.grid)]
-        for image_logits, keep, grid, size, image_maps in zip(logits, features.valid, grids, sizes, maps, strict=True):
-            canvas = (grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1])
-            votes = image_maps is not None and len(image_maps)
-            regions = partition_pixels(image_maps, canvas, size) if votes else None
-            yield pixel_logits(image_logits[keep].unflatten(0, grid), canvas, size), regions
+        if not self.uses_regions:
+            given = [None] * len(grids)
+        partitions = self.partitions(features, sizes) if given is None else given
+        for image_logits, keep, grid, size, own in zip(logits, features.valid, grids, sizes, partitions, strict=True):
+            yield pixel_logits(image_logits[keep].unflatten(0, grid), self._canvas(grid), size), own
+
+    def _canvas(self, grid: Size) -> Size:
+        """(height, width) in pixels that a grid of patches covers."""
+        return grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1]

@@ -2,7 +2,7 @@
 
 ``python -m san_cliptrase.masks.pretrain --output output/dino`` writes a folder that timm loads as the model
 ``local-dir:output/dino``: ``config.json``, ``model.safetensors`` and ``record.json``, what was done. It stands in for
-DINO's own weights where CLIPtrase's masks come from another model: ``MODEL.CLIPTRASE.REGIONS timm:local-dir:output/dino``.
+DINO's own weights where CLIPtrase's regions come from another model: MODEL.CLIPTRASE.REGIONS timm:local-dir:output/dino.
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ def train(args: argparse.Namespace) -> None:
     data = resolve_data_config(model=backbone)
     mean, std = (torch.tensor(data[key])[:, None, None] for key in ("mean", "std"))
     model = SelfDistillation(backbone, args.width)
-    optimizer = torch.optim.AdamW([p for p in model.student.parameters() if p.requires_grad], args.lr, weight_decay=0.04)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.student.parameters() if p.requires_grad], args.lr, weight_decay=0.04
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.steps, pct_start=WARM_UP)
     pictures, _ = draw_pictures(_SCENE_SEED, args.scenes, args.workers)
     whole, part = crops(GLOBAL, 0.4, 1.0), crops(LOCAL, 0.05, 0.4)
@@ -106,9 +108,7 @@ def train(args: argparse.Namespace) -> None:
 
 def save(backbone: torch.nn.Module, record: dict, output: Path) -> None:
     """Writes the folder that timm reads."""
-    save_for_hf(
-        backbone, str(output), model_args=shape(record["width"], record["depth"]), safe_serialization=True
-    )
+    save_for_hf(backbone, str(output), model_args=shape(record["width"], record["depth"]), safe_serialization=True)
     write_text_atomically(output / "record.json", json.dumps(record, indent=2) + "\n")
     logger.info("wrote %s: %s", output, record)
 

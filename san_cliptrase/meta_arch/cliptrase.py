@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
+from san_cliptrase.masks.source import MaskSource
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
     clip_from_config,
     cliptrase_from_config,
     image_batch,
+    mask_source_from_config,
     one_hot_scores,
     output_size,
 )
 from san_cliptrase.meta_arch.sliding import Windows
+from san_cliptrase.structures import ClipFeatures
 
 
 @META_ARCH_REGISTRY.register()
@@ -35,6 +38,7 @@ class CLIPtrase(nn.Module):
         templates: name of the prompt templates.
         background: reads what is background in a batch.
         windows: slide over images instead of seeing them whole; None: do not.
+        source: of the regions; None: CLIPtrase's own.
     """
 
     @configurable
@@ -46,19 +50,23 @@ class CLIPtrase(nn.Module):
         templates: str,
         background: BackgroundReader,
         windows: Windows | None = None,
+        source: MaskSource | None = None,
     ) -> None:
         super().__init__()
         self.clip, self.cliptrase = clip, cliptrase
         self.resolution, self.templates = resolution, templates
         self.background, self.windows = background, windows
+        self.source = source
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
         """Reads MODEL.CLIP, MODEL.CLIPTRASE and TEST."""
         clip = clip_from_config(cfg)
+        cliptrase = cliptrase_from_config(cfg, clip)
         return {
             "clip": clip,
-            "cliptrase": cliptrase_from_config(cfg, clip),
+            "cliptrase": cliptrase,
+            "source": mask_source_from_config(cfg, cliptrase),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
             "background": BackgroundReader.from_config(cfg),
@@ -106,8 +114,19 @@ class CLIPtrase(nn.Module):
         classes, words, background = self.background(inputs, self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
         prior = inputs[0].get("cls_prior") or None
-        found = self.cliptrase.segment(features, text, batch.image_sizes, background=background, cls_prior=prior)
+        regions = self._regions([entry["image"] for entry in inputs], batch.image_sizes, features)
+        found = self.cliptrase.segment(
+            features, text, batch.image_sizes, background=background, cls_prior=prior, regions=regions
+        )
         return [resize_labels(labels, output_size(entry)) for labels, entry in zip(found, inputs, strict=True)]
+
+    def _regions(
+        self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], features: ClipFeatures
+    ) -> list[Tensor | None] | None:
+        """Of uint8 images, at the sizes that CLIP sees; None: CLIPtrase finds its own."""
+        if self.source is None or not self.cliptrase.uses_regions:
+            return None
+        return self.source([image.to(self.device).float() / 255 for image in images], sizes, features)
 
     def _slide(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry], self.clip.logit_scale.item())
@@ -117,7 +136,8 @@ class CLIPtrase(nn.Module):
             batch = image_batch([{"image": crop} for crop in crops], self.clip, self.device, scale=self.resolution)
             features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
             prior = entry.get("cls_prior") or None
-            return self.cliptrase.scores(features, text, batch.image_sizes, background, prior)
+            regions = self._regions(crops, batch.image_sizes, features)
+            return self.cliptrase.scores(features, text, batch.image_sizes, background, prior, regions)
 
         average = self.windows.average(entry["image"], scores)
         # Where regions voted, background was a class of the vote.
