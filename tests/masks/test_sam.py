@@ -51,10 +51,14 @@ def sam_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sam")
     vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
     config = transformers.SamConfig(
-        vision_config={**vision, "output_channels": 16, "mlp_dim": 16, "window_size": 4, "global_attn_indexes": [0]},
+        vision_config={
+            **vision, "output_channels": 16, "mlp_dim": 16, "window_size": 4, "global_attn_indexes": [0],
+            "num_pos_feats": 8,
+        },
         prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 8, "mask_input_channels": 4},
         mask_decoder_config={
-            "hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "iou_head_hidden_dim": 16
+            "hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "num_hidden_layers": 1,
+            "iou_head_hidden_dim": 16,
         },
     )  # fmt: skip
     transformers.SamModel(config).save_pretrained(folder)
