@@ -50,6 +50,9 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     cfg.MODEL.CLIPTRASE = cliptrase = node()
     # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
     cliptrase.ATTENTION = "cliptrase"
+    # What is clustered: cosine (mean over heads), cosine_concatenated (heads side by side, the supplement's A.2), or
+    # inner_product (a control, table 1).
+    cliptrase.CORRELATION = "cosine"
     # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
     # 0 finds them: the core size from the patch grid; the radius too on a ViT-B/16, (0.7, 3) at 14x14 and (1.1, 7) at
     # 21x21, on other towers the one at which most patches are cores (``cliptrase.clustering.core_radius``).

@@ -18,7 +18,7 @@ from san_cliptrase.cliptrase.clustering import (
     core_radius,
     default_clustering,
 )
-from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
+from san_cliptrase.cliptrase.correlation import correlation_rule, suppress_global_patches
 from san_cliptrase.cliptrase.regions import (
     image_grids,
     join_regions,
@@ -52,12 +52,14 @@ class Cliptrase:
         attention: Name of the last block's attention rule, see ``clip.attention``.
         vote: Let regions vote; False: every pixel is classified by itself, as MaskCLIP and SCLIP do.
         cls_prior: See ``patch_logits``.
+        correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
         taps: Block inputs to ask of the encoder: those of the second-to-last and the last block.
 
     Raises:
-        ValueError: Unknown attention rule, parameters of DBSCAN out of range, or a tower of fewer than two blocks.
+        ValueError: Unknown attention rule or correlation, parameters of DBSCAN out of range, or a tower of fewer than
+            two blocks.
     """
 
     taps = (-2, -1)
@@ -70,6 +72,7 @@ class Cliptrase:
         attention: str = "cliptrase",
         vote: bool = True,
         cls_prior: bool = False,
+        correlation: str = "cosine",
     ) -> None:
         if visual.depth < 2:
             raise ValueError(
@@ -81,6 +84,7 @@ class Cliptrase:
         self.min_samples = min_samples
         self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
         self.attend = attention_rule(attention)
+        self.correlation = correlation_rule(correlation)
         self.vote = vote
         self.cls_prior = cls_prior
 
@@ -89,7 +93,7 @@ class Cliptrase:
         """Self-correlation in the second-to-last block, (B, T, T)."""
         index = self.visual.depth - 2
         block, tokens = self.visual.blocks[index], features.tokens[index]
-        return self_correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
+        return self.correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
     def maps(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> list[Tensor]:

@@ -40,6 +40,7 @@ def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
         attention=node.ATTENTION,
         vote=node.VOTE,
         cls_prior=node.CLS_PRIOR,
+        correlation=node.CORRELATION,
     )
 
 

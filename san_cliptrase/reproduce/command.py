@@ -19,6 +19,7 @@ from pathlib import Path
 from san_cliptrase.engine.defaults import setup_logging
 from san_cliptrase.engine.launch import USER_ERRORS
 from san_cliptrase.engine.protocol import ConfigError
+from san_cliptrase.reproduce.efficient import efficient
 from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
 from san_cliptrase.reproduce.tables import table3, table4, table5
@@ -48,6 +49,7 @@ EXHIBITS = {
     "table3": Known(table3, "configs/demo/table3.yaml", "training-free methods, four metrics, the smaller size"),
     "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
     "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),
+    "efficient": Known(efficient, SCENES, "A.2: heads concatenated before the correlation"),
     "figure1": Known(figure1, "docs/convergence/longer/report.json", "convergence of SAN, from a report or a new run"),
 }
 

@@ -1,7 +1,8 @@
+import pytest
 import torch
 import torch.nn.functional as F
 
-from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
+from san_cliptrase.cliptrase.correlation import correlation_rule, self_correlation, suppress_global_patches
 
 
 def qkv(dtype=torch.double):
@@ -37,3 +38,31 @@ def test_suppression_has_no_negatives_and_no_padding():
     assert rows[0, 3].eq(0).all()
     assert rows[0, :, 3].eq(0).all()
     assert rows[1].diagonal().gt(0).all()
+
+
+def test_heads_side_by_side_are_one_cosine_of_whole_vectors():
+    q, k, v = qkv()
+    expected = torch.zeros(2, 5, 5, dtype=torch.double)
+    for image in range(2):
+        for i in range(5):
+            for j in range(5):
+                a, b = ([t[image, :, n].flatten() for t in (q, k, v)] for n in (i, j))
+                cosines = [x @ y / (x.norm() * y.norm()) for x, y in zip(a, b, strict=True)]
+                expected[image, i, j] = sum(cosines) / 3
+    torch.testing.assert_close(correlation_rule("cosine_concatenated")(q, k, v), expected)
+
+
+def test_heads_of_equal_length_correlate_alike_in_both_variants():
+    q, k, v = (F.normalize(t, dim=-1) for t in qkv())
+    torch.testing.assert_close(correlation_rule("cosine_concatenated")(q, k, v), self_correlation(q, k, v))
+
+
+def test_inner_products_are_the_mean_of_scaled_attention_logits():
+    q, k, v = qkv()
+    logits = [torch.einsum("bmid,bmjd->bmij", t, t) / 2 for t in (q, k, v)]  # sqrt(d) = 2
+    torch.testing.assert_close(correlation_rule("inner_product")(q, k, v), torch.cat(logits, dim=1).mean(1))
+
+
+def test_an_unknown_correlation_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match="'dot'.*cosine, cosine_concatenated, inner_product"):
+        correlation_rule("dot")
