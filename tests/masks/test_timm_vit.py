@@ -29,14 +29,14 @@ def halves(height, width):
     return image
 
 
-def test_two_halves_are_two_regions_at_the_size_asked_for_alone_and_in_a_batch(folder):
+def test_two_halves_share_no_region_at_the_size_asked_for_alone_and_in_a_batch(folder):
     source = TimmRegions(load_timm(f"local-dir:{folder}"), min_samples=3)
     together = source([halves(96, 64), halves(60, 122)], SIZES, None)
     for index, (height, width) in enumerate(SIZES):
         found = together[index]
         assert found.shape == (height, width)
-        assert len(found[:, : width // 2 - 4].unique()) == len(found[:, width // 2 + 4 :].unique()) == 1
-        assert found[0, 0] != found[0, -1]
+        left, right = found[:, : width // 2 - 4].unique(), found[:, width // 2 + 4 :].unique()
+        assert not set(left.tolist()) & set(right.tolist())
         (alone,) = source([[halves(96, 64), halves(60, 122)][index]], [SIZES[index]], None)
         assert torch.equal(found, alone)
 
@@ -70,7 +70,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'resnet18' is no ViT"):
         load_timm("resnet18", "random")
     with pytest.raises(ValueError, match=r"no \[CLS\] token"):
-        load_timm("vit_base_patch16_siglip_224", "random")
+        load_timm("vit_pwee_patch16_reg1_gap_256", "random")
     (tmp_path / "bad.pth").write_bytes(b"text")
     with pytest.raises(WeightsError, match="neither 'default', 'random' nor a weights file.*"):
         load_timm("vit_small_patch16_224.dino", str(tmp_path / "bad.pth"))
