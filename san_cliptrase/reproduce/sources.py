@@ -32,11 +32,11 @@ def table2(request: Request) -> Exhibit:
         paper="table2",
         about=about(request),
         notes=[
-            "Rows with another ViT: cosine similarity of its output tokens, [CLS] row subtracted, DBSCAN, maps and vote as "
-            "for CLIP; DBSCAN's radius is found in each picture, so the last row is the fair comparison. The paper does not "
-            "say which features of DINO it took, nor which radius.",
-            "Three of the four numbers that the paper prints for Ours + DINOv2 are also those that its table 1 prints for "
-            "COS(x_i, x_j).",
+            "Rows with another ViT: cosine similarity of its output tokens, [CLS] row subtracted, DBSCAN, maps and "
+            "vote as for CLIP. DBSCAN's radius is found in each picture, so the last row is the fair comparison. The "
+            "paper says neither which features of DINO it took nor at which radius.",
+            "Three of the four numbers that the paper prints for Ours + DINOv2 are also those that its table 1 prints "
+            "for COS(x_i, x_j).",
         ],
     )
 
@@ -54,7 +54,7 @@ def sam(request: Request) -> Exhibit:
         rows=score_rows(request, rows),
         about=[*about(request), f"SAM {load_config(request.config, request.overrides).MODEL.CLIPTRASE.SAM_MODEL}"],
         notes=[
-            "The paper shows pictures of this application and no numbers. Ours: where masks overlap, the one with the highest "
-            "IoU that SAM predicts wins; pixels in no mask stay in CLIPtrase's regions.",
+            "Where masks overlap, the one with the highest IoU that SAM predicts wins; pixels in no mask stay in "
+            "CLIPtrase's regions. The supplement has no numbers for this application.",
         ],
     )
