@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
-SAM = ["transformers>=4.50"]
+SAM = ["transformers>=5.0"]
 
 setup(
     name="san_cliptrase",

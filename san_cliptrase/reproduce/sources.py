@@ -20,10 +20,10 @@ def table2(request: Request) -> Exhibit:
         f"Ours + {source.removeprefix('timm:')}{label}": (REGIONS, source) for source in request.sources or PUBLISHED
     }
     rows = {
-        "no regions": (VOTE, "False"),
-        **others,
+        **others,  # first: weights that are missing are found before anything is computed
         "CLIPtrase": (REGIONS, "cliptrase"),
         "CLIPtrase, radius found in each picture": (REGIONS, "cliptrase", EPS, "0.0"),
+        "no regions": (VOTE, "False"),
     }
     return Exhibit(
         name="table2",
@@ -33,8 +33,8 @@ def table2(request: Request) -> Exhibit:
         about=about(request),
         notes=[
             "Rows with another ViT: cosine similarity of its output tokens, [CLS] row subtracted, DBSCAN, maps and "
-            "vote as for CLIP. DBSCAN's radius is found in each picture, so the last row is the fair comparison. The "
-            "paper says neither which features of DINO it took nor at which radius.",
+            "vote as for CLIP. DBSCAN's radius is found in each picture, so the row of CLIPtrase that says the same is the "
+            "fair comparison. The paper says neither which features of DINO it took nor at which radius.",
             "Three of the four numbers that the paper prints for Ours + DINOv2 are also those that its table 1 prints "
             "for COS(x_i, x_j).",
         ],
@@ -44,9 +44,9 @@ def table2(request: Request) -> Exhibit:
 def sam(request: Request) -> Exhibit:
     """SAM's masks, which have no names, with CLIPtrase's classes; and CLIPtrase's regions with SAM's boundaries."""
     rows = {
-        "CLIPtrase": (REGIONS, "cliptrase"),
         "SAM's own masks": (REGIONS, "sam"),
         "SAM at CLIPtrase's points": (REGIONS, "sam_points"),
+        "CLIPtrase": (REGIONS, "cliptrase"),
     }
     return Exhibit(
         name="sam",

@@ -106,23 +106,33 @@ def test_points_give_cliptrases_regions_the_boundaries_of_sam(sam_folder, method
         assert set(refined.unique().tolist()) <= set(mine.unique().tolist())
 
 
-def test_masks_that_sam_finds_become_regions(sam_folder, method, monkeypatch):
+def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(sam_folder, method, monkeypatch):
     import transformers
 
-    masks = [torch.zeros(96, 80, dtype=torch.bool) for _ in range(2)]
-    masks[0][:40], masks[1][20:60] = True, True
-    monkeypatch.setattr(
-        transformers,
-        "pipeline",
-        lambda *_args, **_kwargs: lambda *_args, **_kwargs: {"masks": masks, "scores": torch.tensor([0.9, 0.8])},
-    )
-    source = build_mask_source("sam", method, sam_model=sam_folder)
+    real, seen = transformers.pipeline, []
+
+    def credulous(*args, **kwargs):
+        """A random SAM believes in no mask: every one passes."""
+        generate = real(*args, **kwargs)
+
+        def call(*inputs, **options):
+            seen.append(generate(*inputs, pred_iou_thresh=-1e9, stability_score_thresh=-1.0, **options))
+            return seen[-1]
+
+        return call
+
+    monkeypatch.setattr(transformers, "pipeline", credulous)
+    source = build_mask_source("sam", method, sam_model=sam_folder, sam_grid=3)
     features = method.visual(pictures()[:1], method.taps)
     (found,) = source([torch.rand(3, 96, 80)], [(48, 40)], features)
     (own,) = method.partitions(features, [(48, 40)])
-    assert len(found[:20].unique()) == len(found[20:30].unique()) == 1
-    assert found[0, 0] != found[25, 0]
-    assert len(found[30:].unique()) == len(own[30:].unique())
+    masks = torch.stack([torch.as_tensor(mask) for mask in seen[0]["masks"]])
+    assert masks.shape[1:] == (96, 80)
+    best = torch.nn.functional.avg_pool2d(masks[seen[0]["scores"].argmax()][None].float(), 2)[0] > 0.5
+    assert best.any()
+    assert len(found[best].unique()) == 1
+    rest = ~torch.nn.functional.max_pool2d(masks.any(0)[None].float(), 2)[0].bool()
+    assert len(torch.stack([found[rest], own[rest]]).unique(dim=1)[0]) == len(own[rest].unique())
 
 
 def test_a_sam_that_is_not_there_says_what_to_download(tmp_path):
