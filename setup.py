@@ -8,6 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
+SAM = ["transformers>=5.0"]
 
 setup(
     name="san_cliptrase",
@@ -41,5 +42,8 @@ setup(
         "torchvision>=0.19",
         "tqdm>=4.60",
     ],
-    extras_require={"test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6"]},
+    extras_require={
+        "sam": SAM,
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6", *SAM],
+    },
 )

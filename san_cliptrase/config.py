@@ -68,6 +68,15 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # scenes, whose CLIP has six blocks (docs/evaluation.md); CLIP must have as many.
     cliptrase.CLS_LAYER = -6
     cfg.register_renamed_key("MODEL.CLIPTRASE.VOTE", "MODEL.CLIPTRASE.CLASSIFY", "True is now vote, False is patches.")
+    # Where the regions come from: cliptrase; timm:MODEL, another ViT's correlations (timm:vit_small_patch16_224.dino,
+    # timm:vit_small_patch14_dinov2.lvd142m, timm:local-dir:FOLDER), EPS is then found in each picture; sam, SAM's own
+    # masks; sam_points, SAM's masks for a point in each of CLIPtrase's regions. See docs/architecture.md.
+    cliptrase.REGIONS = "cliptrase"
+    # timm:MODEL: "default" (the weights that the name stands for), a weights file, or "random".
+    cliptrase.REGIONS_PRETRAINED = "default"
+    # sam, sam_points: id on the Hugging Face hub, or folder with its files; sam: points along each side of the picture.
+    cliptrase.SAM_MODEL = "facebook/sam-vit-base"
+    cliptrase.SAM_GRID = 32
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.
     cliptrase.BACKGROUND = ()
     # Multiply patch logits by the [CLS] logits, as the paper does on VOC20.

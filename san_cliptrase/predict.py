@@ -30,6 +30,7 @@ from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.device import find_device
 from san_cliptrase.drawing import draw_overlay
 from san_cliptrase.images import read_image
+from san_cliptrase.masks.source import SOURCES, MaskSource, build_mask_source
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Predictor:
         text_weights: (K + background words, E).
         num_classes: K.
         size: Shorter side, in pixels, to which images are resized for CLIP.
+        source: Of the regions; None: CLIPtrase's own.
     """
 
     clip: FrozenClip
@@ -59,6 +61,7 @@ class Predictor:
     text_weights: Tensor
     num_classes: int
     size: int
+    source: MaskSource | None = None
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -78,7 +81,11 @@ class Predictor:
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(resized)).to(self.text_weights.device).permute(2, 0, 1) / 255
         features = self.clip.visual(self.clip.normalize(pixels)[None], self.method.taps)
-        labels = self.method.segment(features, self.text_weights, [(height, width)], self.num_classes)[0]
+        sizes, regions = [(height, width)], None
+        if self.source is not None and self.method.uses_regions:
+            whole = torch.from_numpy(image.copy()).to(self.text_weights.device).permute(2, 0, 1) / 255
+            regions = self.source([whole], sizes, features)
+        labels = self.method.segment(features, self.text_weights, sizes, self.num_classes, regions=regions)[0]
         return resize_labels(labels, image.shape[:2]).cpu().numpy()
 
 
@@ -116,6 +123,7 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
         text_weights=clip.text(vocabulary, options.templates, background),
         num_classes=len(vocabulary),
         size=size,
+        source=build_mask_source(options.regions, method, options.regions_pretrained, options.sam_model),
     )
 
 
@@ -149,6 +157,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     ways = "; ".join(f"{name}: {what}" for name, what in CLASSIFY.items())
     add("--classify", default="vote", choices=CLASSIFY, help=f"what decides a region's class. {ways}")
     add("--cls-layer", type=int, default=-6, help="cls: block that a region's [CLS] begins at (default: %(default)s)")
+    add("--regions", default=SOURCES[0], help=f"where regions come from: {', '.join(SOURCES)} (default: %(default)s)")
+    add("--regions-pretrained", default="default", metavar="FILE", help="weights file of timm:MODEL, or random")
+    add("--sam-model", default="facebook/sam-vit-base", help="SAM's id or folder (default: %(default)s)")
     add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")
     add("--eps", type=float, help="DBSCAN's radius (default: by the grid for ViT-B-16, else found in each picture)")
     add("--min-samples", type=int, help="DBSCAN's core size (default: from the patch grid; 3 at 14x14)")

@@ -23,7 +23,7 @@ LEVELS = [  # rooms of one level do not know each other
     },
     {"clip", "pooling", "class_lists"},
     {"cliptrase", "san"},
-    {"losses", "data", "evaluation"},
+    {"losses", "data", "evaluation", "masks"},
     {"meta_arch"},
     {"engine", "predict"},
     {"convergence", "export"},
@@ -34,7 +34,8 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # library -> the only places (rooms, or files as room/file) that import it
 HOMES = {
     "open_clip": {"clip"},
-    "timm": {"san/side_adapter"},
+    "timm": {"san/side_adapter", "masks"},
+    "transformers": {"masks/sam"},
     "sklearn": {"engine/prototypes", "engine/unsupervised"},
     "detectron2": {
         "compat",
@@ -87,7 +88,7 @@ def violations(path, source):
                 yield f"imports {name}, which is not below it"
             if room == "cliptrase" and name.startswith(UNKNOWN_TO_CLIPTRASE):
                 yield f"imports {name}, which the training-free core does not know"
-    if room in {"clip", "cliptrase", "san", "losses"}:
+    if room in {"clip", "cliptrase", "san", "losses", "masks"}:
         names = {getattr(node, "arg", getattr(node, "id", None)) for node in ast.walk(tree)}
         if "cfg" in names:
             yield "reads cfg, which only config, from_config and engine see"

@@ -53,6 +53,14 @@ def test_writes_overlay_labels_and_summary(tmp_path, photo):
     assert Image.open(out / "photo_overlay.png").width > 130
 
 
+def test_regions_come_from_another_vit(tmp_path, photo):
+    _, out = run(tmp_path, photo)
+    default = np.asarray(Image.open(out / "photo_labels.png")).copy()
+    assert run(tmp_path, photo, options=["--regions", "timm:test_vit", "--regions-pretrained", "random"])[0] == 0
+    assert (np.asarray(Image.open(out / "photo_labels.png")) != default).any()
+    assert run(tmp_path, photo, options=["--regions", "dino"])[0] == 1
+
+
 def test_options_reach_the_method(tmp_path, photo):
     _, out = run(tmp_path, photo)
     default = np.asarray(Image.open(out / "photo_labels.png")).copy()

@@ -165,6 +165,7 @@ class Cliptrase:
         background: Background | None = None,
         cls_prior: bool | None = None,
         true_classes: Tensor | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> list[Tensor]:
         """Segment every image of a batch, each as if it were alone.
 
@@ -176,6 +177,8 @@ class Cliptrase:
             background: The same with a threshold on the probability; in place of ``num_classes``.
             cls_prior: In place of the one that the object was made with, if it is not None.
             true_classes: (B, L), see :meth:`dense`.
+            regions: Of another source: per image (H, W) int64 >= 0, the region of each pixel, or None where it has
+                none. None: those of :meth:`partitions`.
 
         Returns:
             Per image (H, W) int64 class indices.
@@ -183,12 +186,12 @@ class Cliptrase:
         if background is None and num_classes is not None:
             background = Background(num_classes)
         results = []
-        for logits, regions in self._logits(features, text_weights, sizes, cls_prior, true_classes):
+        for logits, own in self._logits(features, text_weights, sizes, cls_prior, regions, true_classes):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
-            if regions is not None:
+            if own is not None:
                 voted = self.classify == "vote"
-                classes = majority_vote(classes, regions, len(text_weights) + 1) if voted else classes[regions, 0]
+                classes = majority_vote(classes, own, len(text_weights) + 1) if voted else classes[own, 0]
             results.append(classes)
         return results
 
@@ -200,6 +203,7 @@ class Cliptrase:
         sizes: Sequence[Size],
         background: Background | None = None,
         cls_prior: bool | None = None,
+        regions: Sequence[Tensor | None] | None = None,
     ) -> Iterator[Tensor]:
         """What is averaged where windows overlap, for the arguments of :meth:`segment`, image by image.
 
@@ -208,12 +212,30 @@ class Cliptrase:
             ``vote_shares`` (K, H, W), background one of the K.
         """
         count = len(text_weights) if background is None else background.index + 1
-        for logits, regions in self._logits(features, text_weights, sizes, cls_prior):
+        for logits, own in self._logits(features, text_weights, sizes, cls_prior, regions):
             if self.classify == "vote":
                 classes = decide_pixels(logits, logits.shape[-2:], background)
-                yield vote_shares(classes, regions, count)
+                yield vote_shares(classes, own, count)
             else:
                 yield logits if regions is None else logits[:, regions, 0]
+
+    def own_maps(self, features: ClipFeatures) -> list[Tensor]:
+        """Region maps of each image (N, h, w) on its own patch grid, not smoothed; N = 0 where it has no cluster."""
+        (found,) = self.maps(features)
+        return own_maps(found, features.valid, features.grid)
+
+    @torch.no_grad()
+    def partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:
+        """Per image the region (H, W) of each of its pixels; None where it has no cluster."""
+        return [
+            partition_pixels(smooth_maps(maps), self._canvas(maps.shape[-2:]), size) if len(maps) else None
+            for maps, size in zip(self.own_maps(features), sizes, strict=True)
+        ]
+
+    @property
+    def uses_regions(self) -> bool:
+        """Whether regions have a say in what :meth:`segment` gives."""
+        return self.classify != "patches"
 
     def _logits(
         self,
@@ -221,6 +243,7 @@ class Cliptrase:
         text_weights: Tensor,
         sizes: Sequence[Size],
         cls_prior: bool | None,
+        given: Sequence[Tensor | None] | None,
         true_classes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image logits, and the region (H, W) of each pixel; None where there are none.
@@ -230,7 +253,10 @@ class Cliptrase:
         """
         prior = self.cls_prior if cls_prior is None else cls_prior
         dense, grids = self.dense(features, true_classes), image_grids(features.valid, features.grid)
-        partitions = self._partitions(features, sizes)
+        if not self.uses_regions:
+            partitions: Sequence[Tensor | None] = [None] * len(grids)
+        else:
+            partitions = self.partitions(features, sizes) if given is None else given
         if self.classify in EMBEDDED:
             embedded = self._embedded(features, dense, partitions)
             named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
@@ -251,18 +277,6 @@ class Cliptrase:
         masks = [none if r is None else patch_masks(r, features.grid, self.visual.patch_size) for r in partitions]
         found = embed_regions(self.visual, features, dense, pad_sequence(masks, batch_first=True), self.cls_blocks)
         return torch.cat([dense[:, :1], found], dim=1)
-
-    def _partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:
-        """Per image the region (H, W) of each of its pixels; None where it has none, or none are asked for."""
-        grids = image_grids(features.valid, features.grid)
-        if self.classify == "patches":
-            return [None] * len(grids)
-        (found,) = self.maps(features)
-        maps = map(smooth_maps, own_maps(found, features.valid, features.grid))
-        return [
-            partition_pixels(own, self._canvas(grid), size) if len(own) else None
-            for own, grid, size in zip(maps, grids, sizes, strict=True)
-        ]
 
     def _canvas(self, grid: Size) -> Size:
         """(height, width) in pixels that a grid of patches covers."""

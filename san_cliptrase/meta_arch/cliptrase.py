@@ -14,11 +14,13 @@ from torchvision.transforms.functional import InterpolationMode, resize
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
+from san_cliptrase.masks.source import MaskSource
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
     clip_from_config,
     cliptrase_from_config,
     image_batch,
+    mask_source_from_config,
     one_hot_scores,
     output_size,
 )
@@ -39,6 +41,7 @@ class CLIPtrase(nn.Module):
         background: reads what is background in a batch.
         windows: slide over images instead of seeing them whole; None: do not.
         ignore_label: what marks pixels without a label, for attention rules that look at the ground truth.
+        source: of the regions; None: CLIPtrase's own.
 
     Raises:
         ValueError: an attention rule looks at the ground truth, and windows slide.
@@ -54,12 +57,13 @@ class CLIPtrase(nn.Module):
         background: BackgroundReader,
         windows: Windows | None = None,
         ignore_label: int = 255,
+        source: MaskSource | None = None,
     ) -> None:
         super().__init__()
         self.clip, self.cliptrase = clip, cliptrase
         self.resolution, self.templates = resolution, templates
         self.background, self.windows = background, windows
-        self.ignore_label = ignore_label
+        self.ignore_label, self.source = ignore_label, source
         if windows is not None and cliptrase.rule.truth:
             raise ValueError(
                 "an attention rule with '+truth' looks at whole images: TEST.PROTOCOL slide cannot have it"
@@ -69,9 +73,11 @@ class CLIPtrase(nn.Module):
     def from_config(cls, cfg: Any) -> dict:
         """Reads MODEL.CLIP, MODEL.CLIPTRASE and TEST."""
         clip = clip_from_config(cfg)
+        cliptrase = cliptrase_from_config(cfg, clip)
         return {
             "clip": clip,
-            "cliptrase": cliptrase_from_config(cfg, clip),
+            "cliptrase": cliptrase,
+            "source": mask_source_from_config(cfg, cliptrase),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
             "background": BackgroundReader.from_config(cfg),
@@ -121,8 +127,15 @@ class CLIPtrase(nn.Module):
         text = self.clip.text(classes, self.templates, words)
         prior = inputs[0].get("cls_prior") or None
         truth = self._true_classes(inputs, features, batch.image_sizes) if self.cliptrase.rule.truth else None
+        regions = self._regions([entry["image"] for entry in inputs], batch.image_sizes, features)
         found = self.cliptrase.segment(
-            features, text, batch.image_sizes, background=background, cls_prior=prior, true_classes=truth
+            features,
+            text,
+            batch.image_sizes,
+            background=background,
+            cls_prior=prior,
+            true_classes=truth,
+            regions=regions,
         )
         return [resize_labels(labels, output_size(entry)) for labels, entry in zip(found, inputs, strict=True)]
 
@@ -135,6 +148,14 @@ class CLIPtrase(nn.Module):
         canvas = tuple(n * p for n, p in zip(features.grid, self.clip.visual.patch_size, strict=True))
         return patch_classes(features, labels, canvas, self.ignore_label)
 
+    def _regions(
+        self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], features: ClipFeatures
+    ) -> list[Tensor | None] | None:
+        """Of uint8 images, at the sizes that CLIP sees; None: CLIPtrase finds its own."""
+        if self.source is None or not self.cliptrase.uses_regions:
+            return None
+        return self.source([image.to(self.device).float() / 255 for image in images], sizes, features)
+
     def _slide(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry], self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
@@ -143,7 +164,8 @@ class CLIPtrase(nn.Module):
             batch = image_batch([{"image": crop} for crop in crops], self.clip, self.device, scale=self.resolution)
             features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
             prior = entry.get("cls_prior") or None
-            return self.cliptrase.scores(features, text, batch.image_sizes, background, prior)
+            regions = self._regions(crops, batch.image_sizes, features)
+            return self.cliptrase.scores(features, text, batch.image_sizes, background, prior, regions)
 
         average = self.windows.average(entry["image"], scores)
         # Where regions vote, background is a class of the vote.

@@ -15,6 +15,7 @@ from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.images import DataError
+from san_cliptrase.masks.source import MaskSource, build_mask_source
 from san_cliptrase.san.network import resize_for_clip
 
 BACKGROUND = "background"
@@ -42,6 +43,12 @@ def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
         cls_prior=node.CLS_PRIOR,
         correlation=node.CORRELATION,
     )
+
+
+def mask_source_from_config(cfg: Any, cliptrase: Cliptrase) -> MaskSource | None:
+    """The source of regions that MODEL.CLIPTRASE.REGIONS names; None: CLIPtrase's own."""
+    node = cfg.MODEL.CLIPTRASE
+    return build_mask_source(node.REGIONS, cliptrase, node.REGIONS_PRETRAINED, node.SAM_MODEL, node.SAM_GRID)
 
 
 def image_batch(

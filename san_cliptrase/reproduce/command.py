@@ -26,6 +26,7 @@ from san_cliptrase.reproduce.figure1 import figure1
 from san_cliptrase.reproduce.figure2 import figure2
 from san_cliptrase.reproduce.figure3 import figure3
 from san_cliptrase.reproduce.global_patches import global_patches
+from san_cliptrase.reproduce.sources import sam, table2
 from san_cliptrase.reproduce.table1 import table1
 from san_cliptrase.reproduce.tables import table3, table4, table5
 
@@ -52,11 +53,13 @@ class Known:
 
 EXHIBITS = {
     "table1": Known(table1, SCENES, "what self-correlation is for: attention row by row, regions by two correlations"),
+    "table2": Known(table2, SCENES, "regions of DINO and DINOv2, or of --source, in place of CLIPtrase's own"),
     "table3": Known(table3, "configs/demo/table3.yaml", "training-free methods, four metrics, the smaller size"),
     "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
     "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),
     "efficient": Known(efficient, SCENES, "A.2: heads concatenated before the correlation"),
     "classification": Known(classification, SCENES, "A.3: what decides the class of a region"),
+    "sam": Known(sam, SCENES, "SAM's masks with CLIPtrase's classes, and SAM asked at CLIPtrase's points"),
     "figure1": Known(figure1, "docs/convergence/longer/report.json", "convergence of SAN, from a report or a new run"),
     "figure2": Known(figure2, SCENES, "attention and correlation of chosen patches, and a page"),
     "figure3": Known(figure3, SCENES, "clusters with and without global patches, and the segmentation"),
@@ -71,7 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         output = args.output or Path("output/reproduce") / args.exhibit
         setup_logging(output)
-        request = Request(args.config or _default(known), tuple(args.overrides), output, args.resume)
+        request = Request(
+            args.config or _default(known), tuple(args.overrides), output, args.resume, tuple(args.source)
+        )
         path = write_exhibit(known.make(request), output)
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {error}\n")
@@ -99,5 +104,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", type=Path, metavar="FILE", help="configuration (default: the exhibit's, on the embedded scenes)")
     add("--output", type=Path, metavar="DIR", help="folder (default: output/reproduce/NAME)")
     add("--resume", action="store_true", help="keep what an earlier call finished, go on with what it began")
+    add("--source", action="append", default=[], metavar="timm:MODEL", help="table2: a source of regions; repeatable")
     add("overrides", nargs="*", metavar="KEY VALUE", help="for every configuration, such as TEST.MAX_IMAGES 20")
     return parser

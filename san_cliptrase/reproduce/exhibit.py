@@ -27,12 +27,14 @@ class Request:
         overrides: KEY, VALUE, ... for every configuration of the exhibit.
         output: folder.
         resume: keep rows that were finished with the same configuration.
+        sources: of regions, values of MODEL.CLIPTRASE.REGIONS, for ``table2``; (): those of the paper.
     """
 
     config: Path
     overrides: tuple[str, ...]
     output: Path
     resume: bool = False
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,21 @@ def test_without_a_cluster_patches_decide(clip, text_weights, classify):
     assert torch.equal(nothing.segment(features, text_weights, size)[0], plain.segment(features, text_weights, size)[0])
 
 
+def test_regions_of_another_source_take_the_place_of_its_own(clip, text_weights):
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2)
+    canvas, sizes = pad_together(pictures())
+    features = clip.visual(canvas, method.taps, sizes)
+    own = method.segment(features, text_weights, sizes)
+    given = method.segment(features, text_weights, sizes, regions=method.partitions(features, sizes))
+    assert all(torch.equal(a, b) for a, b in zip(own, given, strict=True))
+    rows = [torch.arange(h)[:, None].expand(h, w) for h, w in sizes]
+    plain = Cliptrase(clip.visual, classify="patches").segment(features, text_weights, sizes)
+    for labels, pixels in zip(method.segment(features, text_weights, sizes, regions=rows), plain, strict=True):
+        assert torch.equal(labels, pixels.mode(dim=1, keepdim=True).values.expand_as(pixels))
+    scores = method.scores(features, text_weights, sizes, regions=[None, *rows[1:]])
+    assert torch.equal(next(scores).argmax(0), plain[0])
+
+
 def test_background_words_become_the_class_after_the_last(clip):
     features = clip.visual(images(1, 64, 64), Cliptrase.taps)
     weights = clip.text(WORDS, templates="none", background=["wall", "shadow", "floor"])

@@ -102,3 +102,35 @@ def test_attention_inside_the_ground_truth_gives_a_batch_what_each_image_gets_al
 def test_attention_inside_the_ground_truth_does_not_slide(world):
     with pytest.raises(ValueError, match="whole images"):
         world.model("cliptrase", model__cliptrase__attention="sclip+truth", test__protocol="slide")
+
+
+@pytest.fixture(scope="module")
+def other_vit(tmp_path_factory):
+    """A random ViT of timm with patches of 12 pixels, as a folder."""
+    import timm
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("vit")
+    shape = {"img_size": 48, "patch_size": 12, "embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": 0}
+    model = timm.create_model("vit_tiny_patch16_224", **shape)
+    timm.models.save_for_hf(model, str(folder), model_args=shape, safe_serialization=True)
+    return f"timm:local-dir:{folder}"
+
+
+@pytest.mark.parametrize("protocol", ["whole", "slide"])
+def test_regions_come_from_another_vit_by_one_line(world, other_vit, protocol):
+    changes = {"test__protocol": protocol, "test__slide__window": 64, "test__slide__stride": 32}
+    model = world.model("cliptrase", model__cliptrase__regions=other_vit, **changes).eval()
+    entries = [entry(64, 96, 0), entry(80, 64, 1)]
+    together = model.label_maps(entries)
+    for labels, one in zip(together, entries, strict=True):
+        assert torch.equal(labels, model.label_maps([one])[0])
+    own = world.model("cliptrase", **changes).eval().label_maps(entries)
+    assert any(not torch.equal(a, b) for a, b in zip(own, together, strict=True))
+    # The other ViT is no part of what a checkpoint must have.
+    assert model.state_dict().keys() == world.model("cliptrase").state_dict().keys()
+
+
+def test_a_source_that_does_not_exist_is_refused(world):
+    with pytest.raises(ValueError, match="unknown source of regions 'dino'; choose one of: cliptrase, timm:MODEL, sam"):
+        world.model("cliptrase", model__cliptrase__regions="dino")

@@ -71,3 +71,23 @@ def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
     (tmp_path / "report.json").write_text('{"a": 1}')
     assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
     assert "is no report" in capsys.readouterr().err
+
+
+def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
+    few = ("TEST.MAX_IMAGES", 2, "MODEL.DEVICE", "cpu", "MODEL.CLIP.TEMPLATES", "none")
+    few = (*few, "MODEL.CLIPTRASE.REGIONS_PRETRAINED", "random")
+    source = "timm:test_vit"
+    assert run("table2", "--output", tmp_path, "--source", source, *few) == 0
+    text = (tmp_path / "table2.md").read_text()
+    assert "| Ours + test_vit (random weights: a path check, no result) | demo_scenes_val |" in text
+    assert "| Ours + DINOv2 | voc20_val | 80.23 |" in text.split("## The paper's numbers")[1]
+
+
+def test_sources_whose_weights_are_missing_are_refused_in_one_line(tmp_path, capsys):
+    empty = tmp_path / "sam"
+    empty.mkdir()
+    absent = ("--source", f"timm:local-dir:{empty}")
+    for exhibit, more in (("table2", absent), ("sam", ("MODEL.CLIPTRASE.SAM_MODEL", empty))):
+        assert run(exhibit, "--output", tmp_path, *more, "MODEL.DEVICE", "cpu", "TEST.MAX_IMAGES", 1) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
