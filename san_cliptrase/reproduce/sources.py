@@ -33,8 +33,8 @@ def table2(request: Request) -> Exhibit:
         about=about(request),
         notes=[
             "Rows with another ViT: cosine similarity of its output tokens, [CLS] row subtracted, DBSCAN, maps and "
-            "vote as for CLIP. DBSCAN's radius is found in each picture, so the row of CLIPtrase that says the same is the "
-            "fair comparison. The paper says neither which features of DINO it took nor at which radius.",
+            "vote as for CLIP. DBSCAN's radius is found in each picture, so the row of CLIPtrase that says the same is "
+            "the fair comparison. The paper says neither which features of DINO it took nor at which radius.",
             "Three of the four numbers that the paper prints for Ours + DINOv2 are also those that its table 1 prints "
             "for COS(x_i, x_j).",
         ],
