@@ -24,7 +24,7 @@ from tqdm import tqdm
 # Run as a file, Python knows only the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from san_cliptrase.clip.attention import qq_kk_vv_attention
+from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.cliptrase import Cliptrase
@@ -90,7 +90,7 @@ class MiddleBlock(Trial):
     def _tokens(self, features: ClipFeatures, layer: int) -> Tensor:
         """What enters a block behind the middle one."""
         behind = self.middle + 1
-        changed = self.visual.run(features.tokens[self.middle], self.middle, behind, qq_kk_vv_attention)
+        changed = self.visual.run(features.tokens[self.middle], self.middle, behind, ATTENTION_RULES["cliptrase"])
         return self.visual.run(changed, behind, layer)
 
 

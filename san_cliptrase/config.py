@@ -16,6 +16,7 @@ def add_san_cliptrase_config(cfg: Any) -> None:
     _add_cliptrase(cfg, node)
     _add_san(cfg, node)
     _add_data_and_solver(cfg, node)
+    _add_figures(cfg, node)
 
 
 def _add_clip(cfg: Any, node: type) -> None:
@@ -48,7 +49,8 @@ def _add_clip(cfg: Any, node: type) -> None:
 
 def _add_cliptrase(cfg: Any, node: type) -> None:
     cfg.MODEL.CLIPTRASE = cliptrase = node()
-    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip or cliptrase.
+    # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip, cliptrase, clearclip, naclip,
+    # clip_surgery, or a combination, as "qq+kk-mlp+neighbours" (docs/architecture.md, "Attention rules").
     cliptrase.ATTENTION = "cliptrase"
     # What is clustered: cosine (mean over heads), cosine_concatenated (heads side by side, the supplement's A.2), or
     # inner_product (a control, table 1).
@@ -196,3 +198,17 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
     cfg.LOG_PERIOD = 20
     # Write pictures of regions and predictions of this many validation images at every evaluation.
     cfg.VIS_IMAGES = 4
+
+
+def _add_figures(cfg: Any, node: type) -> None:
+    # Pictures of python -m san_cliptrase.reproduce: which image is looked at, by its place in the first data set of
+    # DATASETS.TEST, or any image file instead.
+    cfg.FIGURES = figures = node()
+    figures.IMAGE_INDEX = 0
+    figures.IMAGE_FILE = ""
+    # figure2: patches to look from, ((row, column), ...) counted from the top left, 0 first; (): the middles of the
+    # largest regions.
+    figures.POINTS = ()
+    # global_patches: CLIPs side by side, "NAME=MODEL@WEIGHTS, NAME=local-dir:FOLDER, ..."; without @WEIGHTS they are
+    # random, or those of the folder. "": that of MODEL.CLIP, and the same with random weights.
+    figures.MODELS = ""

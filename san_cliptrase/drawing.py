@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import distance_transform_edt
 
+from san_cliptrase.colors import class_colors
+
 SHORTEST_SIDE = 480
 OPACITY = 0.5
-
-
-@functools.cache
-def class_colors(count: int) -> np.ndarray:
-    """Distinct RGB colours, (count, 3) uint8; the first ones do not depend on ``count``.
-
-    Each colour is the one of a lattice that is farthest from all before it, as in Glasbey et al., "Colour displays for
-    categorical images", 2007; black, white and greys, which mean no class, count as taken.
-    """
-    levels = np.linspace(0, 255, 13)
-    lattice = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    # The eye tells greens apart best and blues worst.
-    weights = np.sqrt((3, 4, 2))
-    taken = np.array([(grey, grey, grey) for grey in (0, 128, 255)])
-    distance = (np.linalg.norm((lattice[:, None] - taken) * weights, axis=-1)).min(1)
-    colors = np.empty((count, 3))
-    for index in range(count):
-        colors[index] = lattice[distance.argmax()]
-        distance = np.minimum(distance, np.linalg.norm((lattice - colors[index]) * weights, axis=-1))
-    return np.round(colors).astype(np.uint8)
 
 
 def outlines(labels: np.ndarray) -> np.ndarray:

@@ -86,7 +86,7 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
     """Build what the command line asks for.
 
     Raises:
-        ValueError: Bad vocabulary, unknown model, tag or device, size below one patch.
+        ValueError: Bad vocabulary, unknown model, tag, device or attention rule, size below one patch.
         WeightsError: The weights cannot be fetched or do not fit.
     """
     file, background = options.vocabulary_file, _words(options.background)
@@ -144,7 +144,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         "--model", default="ViT-B-16", help="any ViT of open_clip, or scenes_vit, the demo's own (default: %(default)s)"
     )
     add("--pretrained", default="openai", help="tag or weights file; scenes for scenes_vit (default: %(default)s)")
-    add("--attention", default="cliptrase", choices=sorted(ATTENTION_RULES), help="rule of CLIP's last block")
+    rules = f"{', '.join(ATTENTION_RULES)}, or a combination, as qq+kk-mlp+neighbours (docs/architecture.md)"
+    add("--attention", default="cliptrase", metavar="RULE", help=f"rule of CLIP's last block: {rules}")
     ways = "; ".join(f"{name}: {what}" for name, what in CLASSIFY.items())
     add("--classify", default="vote", choices=CLASSIFY, help=f"what decides a region's class. {ways}")
     add("--cls-layer", type=int, default=-6, help="cls: block that a region's [CLS] begins at (default: %(default)s)")

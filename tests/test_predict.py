@@ -56,7 +56,7 @@ def test_writes_overlay_labels_and_summary(tmp_path, photo):
 def test_options_reach_the_method(tmp_path, photo):
     _, out = run(tmp_path, photo)
     default = np.asarray(Image.open(out / "photo_labels.png")).copy()
-    assert run(tmp_path, photo, options=["--attention", "maskclip", "--classify", "patches"])[0] == 0
+    assert run(tmp_path, photo, options=["--attention", "v-mlp", "--classify", "patches"])[0] == 0
     assert (np.asarray(Image.open(out / "photo_labels.png")) != default).any()
 
 
@@ -120,6 +120,7 @@ def test_a_panorama_of_too_many_patches_is_refused(tmp_path, photo, caplog):
         ("grass", ["--model", "scene_vit"], "unknown CLIP model 'scene_vit'; did you mean: scenes_vit"),
         ("grass", ["--pretrained", "scene"], "no pretrained tag 'scene'.*scenes"),
         ("grass", ["--size", "7"], "--size 7 is less than one patch"),
+        ("grass", ["--attention", "qq+residual"], r"'qq\+residual': '\+residual' is none of"),
         ("grass", ["--device", "abacus"], "device 'abacus' cannot be used"),
     ],
 )

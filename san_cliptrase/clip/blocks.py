@@ -47,27 +47,25 @@ def _project(block: nn.Module, tokens: Tensor, first: int) -> tuple[Tensor, ...]
     return tuple(p.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for p in projected)
 
 
-def finish_block(block: nn.Module, tokens: Tensor, mixed: Tensor) -> Tensor:
-    """Everything a block does after attention: output projection, residual, MLP, residual.
+def attention_output(
+    block: nn.Module, tokens: Tensor, attend: AttentionRule = softmax_attention, bias: Tensor | None = None
+) -> Tensor:
+    """What a block's attention adds to the tokens: ``ls_1(W_o mix(q, k, v))``; arguments and shape as ``run_block``."""
+    mixed = attend(*project_qkv(block, tokens), bias)
+    return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
 
-    ``x = x + ls_1(W_o mixed); x = x + ls_2(mlp(ln_2(x)))``
 
-    Args:
-        block: A residual attention block of open_clip.
-        tokens: (B, T, C), the tokens that entered the block.
-        mixed: (B, M, T, d), what the attention rule returned for them.
-
-    Returns:
-        (B, T, C), the tokens that leave the block.
-    """
-    tokens = tokens + block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
+def mlp_output(block: nn.Module, tokens: Tensor) -> Tensor:
+    """What a block's feed-forward part adds to the tokens: ``ls_2(mlp(ln_2(x)))``, (B, T, C)."""
+    return block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 def run_block(
     block: nn.Module, tokens: Tensor, attend: AttentionRule = softmax_attention, bias: Tensor | None = None
 ) -> Tensor:
     """Run one block with its own weights under the given attention rule.
+
+    ``x = x + ls_1(W_o mix(q, k, v)); x = x + ls_2(mlp(ln_2(x)))``
 
     Args:
         block: A residual attention block of open_clip.
@@ -78,4 +76,5 @@ def run_block(
     Returns:
         (B, T, C), the tokens leaving the block.
     """
-    return finish_block(block, tokens, attend(*project_qkv(block, tokens), bias))
+    tokens = tokens + attention_output(block, tokens, attend, bias)
+    return tokens + mlp_output(block, tokens)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,7 @@ def fit(
     weights: Path | None = None,
     patch_dropout: float = 0.0,
     embed: Callable[[torch.nn.Module, Tensor], Tensor] = encode_image,
+    keep: bool = False,
 ) -> None:
     """Trains a CLIP; writes the checkpoint on the way too: a killed run leaves a whole one.
 
@@ -114,6 +116,7 @@ def fit(
         weights: file to start from; without, weights are random.
         patch_dropout: share of the patches that is dropped, but for the last :data:`UNMASKED` of the steps.
         embed: model and normalised images (B, 3, H, W) -> (B, E) embeddings, L2-normalised.
+        keep: write each checkpoint into a folder of its own too, ``step_00120`` and so on in ``output``.
     """
     torch.manual_seed(record["seed"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -144,7 +147,11 @@ def fit(
         if step % save_every == 0 or step == steps:
             minutes = round((time.monotonic() - started) / 60, 1)
             now = {**record, "steps": step, "device": str(device), "minutes": minutes, "loss": loss.item()}
-            save(model, {**now, **measure(model, normalise, tokenizer)}, output)
+            now |= measure(model, normalise, tokenizer)
+            save(model, now, output)
+            if keep:
+                others = shutil.ignore_patterns("step_*")
+                shutil.copytree(output, output / f"step_{step:05d}", ignore=others, dirs_exist_ok=True)
 
 
 def _build(output: Path, shape: dict, weights: Path | None, patch_dropout: float) -> tuple[torch.nn.Module, Tokenizer]:

@@ -76,12 +76,18 @@ def caption_accuracy(
 @torch.no_grad()
 def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer, workers: int) -> dict:
     """Top-1 accuracy on held-out pictures: which of 256 captions belongs to a scene, and which material a swatch is."""
-    scenes = caption_accuracy(model, normalise, tokenizer, *draw_pictures(_TEST_SEED, 256, workers))
-    swatches, truth = draw_pictures(_SWATCH_SEED, 10 * len(CLASS_NAMES), workers)
+    pictures, (swatches, truth) = _held_out(workers)
+    scenes = caption_accuracy(model, normalise, tokenizer, *pictures)
     image = embed_images(model, normalise, swatches)
     words = model.encode_text(tokenizer([f"a photo of {n}." for n in CLASS_NAMES]).to(image.device), normalize=True)
     named = [CLASS_NAMES[i] == t[0] for i, t in zip((image @ words.T).argmax(1).tolist(), truth, strict=True)]
     return {"scene_to_caption_top1_of_256": scenes, "swatch_top1_of_24": float(np.mean(named))}
+
+
+@functools.cache
+def _held_out(workers: int) -> tuple[tuple[Tensor, list[list[str]]], tuple[Tensor, list[list[str]]]]:
+    """Scenes and swatches with their names, drawn once a process."""
+    return draw_pictures(_TEST_SEED, 256, workers), draw_pictures(_SWATCH_SEED, 10 * len(CLASS_NAMES), workers)
 
 
 def train(args: argparse.Namespace, shape: dict) -> None:
@@ -104,7 +110,7 @@ def train(args: argparse.Namespace, shape: dict) -> None:
     record = {key: getattr(args, key) for key in ("seed", "steps", "batch", "scenes", "lr")}
     record |= {key: shape["vision_cfg"][key] for key in ("layers", "width")}
     measure = functools.partial(retrieval_accuracy, workers=args.workers)
-    fit(draw, measure, record, args.output, args.save_every, shape, patch_dropout=PATCH_DROPOUT)
+    fit(draw, measure, record, args.output, args.save_every, shape, patch_dropout=PATCH_DROPOUT, keep=args.keep)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -120,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--save-every", type=int, default=300)
+    parser.add_argument("--keep", action="store_true", help="keep every checkpoint, in DIR/step_00300 and so on")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:

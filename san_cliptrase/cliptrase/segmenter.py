@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.blocks import project_qkv
+from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits, patch_masks
@@ -52,7 +53,7 @@ class Cliptrase:
         eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid if the tower is a ViT-B/16, for which
             the published radii were chosen, else ``core_radius``, from the image itself.
         min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
-        attention: Name of the last block's attention rule, see ``clip.attention``.
+        attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
         classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: there are no regions, as
             in MaskCLIP and SCLIP.
         cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
@@ -60,8 +61,8 @@ class Cliptrase:
         correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
-        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, and with ``cls`` of
-            all that the regions' [CLS] tokens pass.
+        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, more where the
+            attention rule has a second path, and with ``cls`` those of all blocks that the regions' [CLS] tokens pass.
 
     Raises:
         ValueError: Unknown attention rule, correlation or way to classify, parameters of DBSCAN out of range, or a
@@ -90,11 +91,11 @@ class Cliptrase:
         self.eps = eps
         self.min_samples = min_samples
         self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
-        self.attend = attention_rule(attention)
+        self.rule = attention_rule(attention)
         self.classify = classify
         self.cls_blocks = classification_blocks(visual, classify, cls_layer)
-        if self.cls_blocks:
-            self.taps = (*self.taps, *recognition_taps(visual, self.cls_blocks))
+        of_regions = recognition_taps(visual, self.cls_blocks) if self.cls_blocks else ()
+        self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule), *of_regions}))
         self.correlation = correlation_rule(correlation)
         self.cls_prior = cls_prior
 
@@ -145,12 +146,14 @@ class Cliptrase:
         return join_regions([regions_from_maps(m, features.valid, features.grid) for m in self.maps(features, scales)])
 
     @torch.no_grad()
-    def dense(self, features: ClipFeatures) -> Tensor:
-        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1."""
-        last = self.visual.depth - 1
-        bias = self.visual.key_bias(features.valid)
-        tokens = self.visual.run(features.tokens[last], last, last + 1, self.attend, bias)
-        return F.normalize(self.visual.head(tokens), dim=-1)
+    def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
+        """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1.
+
+        Args:
+            features: With ``taps``.
+            classes: (B, L), the true class of each patch, for a rule with ``truth``.
+        """
+        return F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
 
     @torch.no_grad()
     def segment(
@@ -161,6 +164,7 @@ class Cliptrase:
         num_classes: int | None = None,
         background: Background | None = None,
         cls_prior: bool | None = None,
+        true_classes: Tensor | None = None,
     ) -> list[Tensor]:
         """Segment every image of a batch, each as if it were alone.
 
@@ -171,6 +175,7 @@ class Cliptrase:
             num_classes: K; words from there on mean background, which becomes class K. None: no background words.
             background: The same with a threshold on the probability; in place of ``num_classes``.
             cls_prior: In place of the one that the object was made with, if it is not None.
+            true_classes: (B, L), see :meth:`dense`.
 
         Returns:
             Per image (H, W) int64 class indices.
@@ -178,7 +183,7 @@ class Cliptrase:
         if background is None and num_classes is not None:
             background = Background(num_classes)
         results = []
-        for logits, regions in self._logits(features, text_weights, sizes, cls_prior):
+        for logits, regions in self._logits(features, text_weights, sizes, cls_prior, true_classes):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
             if regions is not None:
@@ -211,7 +216,12 @@ class Cliptrase:
                 yield logits if regions is None else logits[:, regions, 0]
 
     def _logits(
-        self, features: ClipFeatures, text_weights: Tensor, sizes: Sequence[Size], cls_prior: bool | None
+        self,
+        features: ClipFeatures,
+        text_weights: Tensor,
+        sizes: Sequence[Size],
+        cls_prior: bool | None,
+        true_classes: Tensor | None = None,
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image logits, and the region (H, W) of each pixel; None where there are none.
 
@@ -219,11 +229,12 @@ class Cliptrase:
         the regions (K, N, 1).
         """
         prior = self.cls_prior if cls_prior is None else cls_prior
-        dense, grids = self.dense(features), image_grids(features.valid, features.grid)
+        dense, grids = self.dense(features, true_classes), image_grids(features.valid, features.grid)
         partitions = self._partitions(features, sizes)
         if self.classify in EMBEDDED:
-            named = patch_logits(self._embedded(features, dense, partitions), text_weights, prior)
-        logits = patch_logits(dense, text_weights, prior)
+            embedded = self._embedded(features, dense, partitions)
+            named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
+        logits = patch_logits(dense, text_weights, prior, self.rule.surgery)
         for index, (regions, size) in enumerate(zip(partitions, sizes, strict=True)):
             if self.classify in EMBEDDED and regions is not None:
                 yield named[index].T[..., None], regions

@@ -11,9 +11,11 @@ from torch import Tensor
 Size = tuple[int, int]
 CLASSES_AT_ONCE = 64
 SCORES_AT_ONCE = 2**27
+# Li et al., 2023: how sharply [CLS] tells classes apart.
+SURGERY_SCALE = 2.0
 
 
-def patch_logits(tokens: Tensor, text_weights: Tensor, cls_prior: bool = False) -> Tensor:
+def patch_logits(tokens: Tensor, text_weights: Tensor, cls_prior: bool = False, surgery: bool = False) -> Tensor:
     """Cosine similarity of every patch with every word.
 
     Args:
@@ -21,12 +23,34 @@ def patch_logits(tokens: Tensor, text_weights: Tensor, cls_prior: bool = False) 
         text_weights: (K, E), rows of length 1.
         cls_prior: Multiply by the [CLS] token's own similarities, which favours words that the whole image is about
             (CLIPtrase on VOC20).
+        surgery: ``feature_surgery`` of them, the prior's included.
 
     Returns:
         (B, L, K)
     """
     logits = tokens @ text_weights.to(tokens).T
-    return logits[:, 1:] * logits[:, :1] if cls_prior else logits[:, 1:]
+    patches = logits[:, 1:] * logits[:, :1] if cls_prior else logits[:, 1:]
+    return feature_surgery(patches, logits[:, :1]) if surgery else patches
+
+
+def feature_surgery(logits: Tensor, cls_logits: Tensor) -> Tensor:
+    """Take from each class's score what all classes share.
+
+    ``s_k = sum_c (w_k x_c t_kc - mean_j w_j x_c t_jc)`` with the weights ``w_k = p_k / mean_j p_j``,
+    ``p = softmax(2 x_cls t^T)`` (Li et al., "A closer look at the explainability of contrastive language-image
+    pre-training", 2023). The sum over channels c goes through: ``s_k = w_k x.t_k - mean_j w_j x.t_j``. What is
+    taken off is the same for all classes of a patch, so classes change places through the weights alone.
+
+    Args:
+        logits: (B, L, K), cosines ``x.t_k`` of patches and words.
+        cls_logits: (B, 1, K), those of [CLS].
+
+    Returns:
+        (B, L, K)
+    """
+    probability = (SURGERY_SCALE * cls_logits).softmax(dim=-1)
+    weighted = logits * (probability / probability.mean(dim=-1, keepdim=True))
+    return weighted - weighted.mean(dim=-1, keepdim=True)
 
 
 def pixel_logits(logits: Tensor, canvas: Size, size: Size) -> Tensor:

@@ -25,10 +25,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from matplotlib.figure import Figure
 
+from san_cliptrase.colors import class_colors
 from san_cliptrase.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.convergence.markdown import headline
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.drawing import class_colors
 from san_cliptrase.engine.defaults import load_config, setup_logging
 from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
 from san_cliptrase.engine.pictures import region_map

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from san_cliptrase.drawing import class_colors, outlines
+from san_cliptrase.colors import class_colors
+from san_cliptrase.drawing import outlines
 from san_cliptrase.meta_arch.inputs import image_batch
 from san_cliptrase.meta_arch.san import SAN
 

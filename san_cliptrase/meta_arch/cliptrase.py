@@ -9,6 +9,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
+from torchvision.transforms.functional import InterpolationMode, resize
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.segmenter import Cliptrase
@@ -21,7 +22,9 @@ from san_cliptrase.meta_arch.inputs import (
     one_hot_scores,
     output_size,
 )
+from san_cliptrase.meta_arch.region_sources import patch_classes
 from san_cliptrase.meta_arch.sliding import Windows
+from san_cliptrase.structures import ClipFeatures
 
 
 @META_ARCH_REGISTRY.register()
@@ -35,6 +38,10 @@ class CLIPtrase(nn.Module):
         templates: name of the prompt templates.
         background: reads what is background in a batch.
         windows: slide over images instead of seeing them whole; None: do not.
+        ignore_label: what marks pixels without a label, for attention rules that look at the ground truth.
+
+    Raises:
+        ValueError: an attention rule looks at the ground truth, and windows slide.
     """
 
     @configurable
@@ -46,11 +53,17 @@ class CLIPtrase(nn.Module):
         templates: str,
         background: BackgroundReader,
         windows: Windows | None = None,
+        ignore_label: int = 255,
     ) -> None:
         super().__init__()
         self.clip, self.cliptrase = clip, cliptrase
         self.resolution, self.templates = resolution, templates
         self.background, self.windows = background, windows
+        self.ignore_label = ignore_label
+        if windows is not None and cliptrase.rule.truth:
+            raise ValueError(
+                "an attention rule with '+truth' looks at whole images: TEST.PROTOCOL slide cannot have it"
+            )
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
@@ -63,6 +76,7 @@ class CLIPtrase(nn.Module):
             "templates": cfg.MODEL.CLIP.TEMPLATES,
             "background": BackgroundReader.from_config(cfg),
             "windows": Windows.from_config(cfg),
+            "ignore_label": cfg.INPUT.IGNORE_LABEL,
         }
 
     @property
@@ -106,8 +120,20 @@ class CLIPtrase(nn.Module):
         classes, words, background = self.background(inputs, self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
         prior = inputs[0].get("cls_prior") or None
-        found = self.cliptrase.segment(features, text, batch.image_sizes, background=background, cls_prior=prior)
+        truth = self._true_classes(inputs, features, batch.image_sizes) if self.cliptrase.rule.truth else None
+        found = self.cliptrase.segment(
+            features, text, batch.image_sizes, background=background, cls_prior=prior, true_classes=truth
+        )
         return [resize_labels(labels, output_size(entry)) for labels, entry in zip(found, inputs, strict=True)]
+
+    def _true_classes(self, inputs: list[dict], features: ClipFeatures, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """The ground truth of every patch, as CLIP sees the images."""
+        labels = [
+            resize(entry["sem_seg"][None], list(size), InterpolationMode.NEAREST)[0] if "sem_seg" in entry else None
+            for entry, size in zip(inputs, sizes, strict=True)
+        ]
+        canvas = tuple(n * p for n, p in zip(features.grid, self.clip.visual.patch_size, strict=True))
+        return patch_classes(features, labels, canvas, self.ignore_label)
 
     def _slide(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry], self.clip.logit_scale.item())

@@ -161,7 +161,12 @@ def shuffle_regions(regions: Regions, features: ClipFeatures) -> Regions:
 
 
 def truth_regions(features: ClipFeatures, labels: Sequence[Tensor | None], canvas: Size, ignore_label: int) -> Regions:
-    """One region per class of the ground truth: every patch goes to the class that covers most of it.
+    """One region per class of the ground truth on the patch grid; see :func:`patch_classes`."""
+    return _regions_from_labels(patch_classes(features, labels, canvas, ignore_label), features)
+
+
+def patch_classes(features: ClipFeatures, labels: Sequence[Tensor | None], canvas: Size, ignore_label: int) -> Tensor:
+    """The class that covers most of each patch: (B, L), -1 where that is no class, or the patch is padding.
 
     Raises:
         ValueError: An image has no label map.
@@ -169,14 +174,14 @@ def truth_regions(features: ClipFeatures, labels: Sequence[Tensor | None], canva
     patches = []
     for index, (image, valid) in enumerate(zip(labels, features.valid, strict=True)):
         if image is None:
-            raise ValueError(f"image {index} of the batch has no label map to take regions from")
+            raise ValueError(f"image {index} of the batch has no label map to take the ground truth from")
         below, right = canvas[0] - image.shape[0], canvas[1] - image.shape[1]
         padded = F.pad(image.to(valid.device), (0, right, 0, below), value=ignore_label)
         classes = padded.unique()
         shares = F.adaptive_avg_pool2d((padded == classes[:, None, None]).float(), features.grid)
         found = classes[shares.flatten(1).argmax(0)]
         patches.append(found.where(valid & (found != ignore_label), -1))
-    return _regions_from_labels(torch.stack(patches), features)
+    return torch.stack(patches)
 
 
 def _regions_from_labels(labels: Tensor, features: ClipFeatures) -> Regions:

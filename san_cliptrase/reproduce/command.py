@@ -23,6 +23,10 @@ from san_cliptrase.reproduce.classification import classification
 from san_cliptrase.reproduce.efficient import efficient
 from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
+from san_cliptrase.reproduce.figure2 import figure2
+from san_cliptrase.reproduce.figure3 import figure3
+from san_cliptrase.reproduce.global_patches import global_patches
+from san_cliptrase.reproduce.table1 import table1
 from san_cliptrase.reproduce.tables import table3, table4, table5
 
 logger = logging.getLogger(__name__)
@@ -47,12 +51,16 @@ class Known:
 
 
 EXHIBITS = {
+    "table1": Known(table1, SCENES, "what self-correlation is for: attention row by row, regions by two correlations"),
     "table3": Known(table3, "configs/demo/table3.yaml", "training-free methods, four metrics, the smaller size"),
     "table4": Known(table4, "configs/demo/table4.yaml", "the same at the larger size"),
     "table5": Known(table5, "configs/demo/table5.yaml", "unsupervised segmentation, against k-means on plain CLIP"),
     "efficient": Known(efficient, SCENES, "A.2: heads concatenated before the correlation"),
     "classification": Known(classification, SCENES, "A.3: what decides the class of a region"),
     "figure1": Known(figure1, "docs/convergence/longer/report.json", "convergence of SAN, from a report or a new run"),
+    "figure2": Known(figure2, SCENES, "attention and correlation of chosen patches, and a page"),
+    "figure3": Known(figure3, SCENES, "clusters with and without global patches, and the segmentation"),
+    "global_patches": Known(global_patches, SCENES, "section A.1: patches that take the attention of all"),
 }
 
 

@@ -65,6 +65,7 @@ class Exhibit:
         notes: how the paper was read, what differs, what the numbers say.
         data: more for the JSON file.
         figures: pictures and pages in the output folder.
+        bars: draw the rows as bars too.
     """
 
     name: str
@@ -75,10 +76,11 @@ class Exhibit:
     notes: Sequence[str] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Path] = ()
+    bars: bool = True
 
 
 def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
-    """Writes NAME.md, NAME.json and, if there are rows, NAME.png with their bars.
+    """Writes NAME.md, NAME.json and, if there are rows and bars are wanted, NAME.png with them.
 
     Returns:
         The Markdown file.
@@ -87,7 +89,7 @@ def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
         OutputError: a file cannot be written.
     """
     figures = list(exhibit.figures)
-    if exhibit.rows:
+    if exhibit.rows and exhibit.bars:
         figures.insert(0, output / f"{exhibit.name}.png")
         picture = draw_bars(exhibit)
         write_whole(figures[0], lambda path: picture.savefig(path, dpi=110, format="png"))

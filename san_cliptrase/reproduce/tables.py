@@ -9,7 +9,10 @@ RULE, CLASSIFY = "MODEL.CLIPTRASE.ATTENTION", "MODEL.CLIPTRASE.CLASSIFY"
 METHODS = {
     "CLIP": (RULE, "clip", CLASSIFY, "patches"),
     "MaskCLIP": (RULE, "maskclip", CLASSIFY, "patches"),
+    "CLIP Surgery": (RULE, "clip_surgery", CLASSIFY, "patches"),
     "SCLIP": (RULE, "sclip", CLASSIFY, "patches"),
+    "ClearCLIP": (RULE, "clearclip", CLASSIFY, "patches"),
+    "NACLIP": (RULE, "naclip", CLASSIFY, "patches"),
     "CLIPtrase": (RULE, "cliptrase", CLASSIFY, "vote"),
 }
 """The paper's columns CLIP, SCLIP and CLIPtrase, and rules that came with and after them."""

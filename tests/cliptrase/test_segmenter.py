@@ -33,7 +33,11 @@ def pictures():
     return result
 
 
-@pytest.mark.parametrize("name", sorted(ATTENTION_RULES))
+# This tower has four blocks, fewer than the second path of CLIP Surgery.
+RULES = (*sorted({*ATTENTION_RULES} - {"clip_surgery"}), "vv-mlp+dual3+surgery", "cliptrase+neighbours+surgery")
+
+
+@pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("classify", CLASSIFY)
 def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, name, classify):
     method = Cliptrase(clip.visual, attention=name, classify=classify, cls_layer=-3, eps=0.4, min_samples=2)
@@ -82,6 +86,16 @@ def test_background_words_become_the_class_after_the_last(clip):
     assert torch.equal(labels, separate.clamp(max=3))
 
 
+def test_surgery_changes_class_scores_and_only_those(clip, text_weights):
+    features = clip.visual(pictures()[2][None], Cliptrase.taps)
+    plain, changed = (Cliptrase(clip.visual, attention=name, classify="patches") for name in ("clip", "clip+surgery"))
+    assert torch.equal(plain.dense(features), changed.dense(features))
+    (scores,) = changed.scores(features, text_weights, [(64, 64)])
+    torch.testing.assert_close(scores.sum(0), torch.zeros(64, 64), atol=1e-5, rtol=0)
+    (before,) = plain.scores(features, text_weights, [(64, 64)])
+    assert before.sum(0).abs().max() > 1e-2
+
+
 def test_no_gradient_is_kept(clip):
     features = clip.visual(images(1).requires_grad_(), Cliptrase.taps)
     method = Cliptrase(clip.visual)
@@ -118,6 +132,8 @@ def test_regions_of_several_radii_are_those_of_each_together(clip):
 def test_bad_arguments(clip):
     with pytest.raises(ValueError, match="unknown attention rule 'x'"):
         Cliptrase(clip.visual, attention="x")
+    with pytest.raises(ValueError, match="last 6 blocks"):
+        Cliptrase(clip.visual, attention="clip_surgery")
     with pytest.raises(ValueError, match="1 block"):
         Cliptrase(ClipVisualEncoder(tiny_open_clip(layers=1).visual))
 

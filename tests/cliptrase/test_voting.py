@@ -5,6 +5,7 @@ from san_cliptrase.cliptrase import voting
 from san_cliptrase.cliptrase.voting import (
     Background,
     decide_pixels,
+    feature_surgery,
     majority_vote,
     merge_background,
     patch_logits,
@@ -20,6 +21,31 @@ def test_patch_logits_and_cls_prior():
     torch.testing.assert_close(patch_logits(tokens, words), torch.tensor([[[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]]]))
     prior = torch.tensor([0.6, 0.8, -0.6])
     torch.testing.assert_close(patch_logits(tokens, words, cls_prior=True), patch_logits(tokens, words) * prior)
+
+
+def test_feature_surgery_takes_the_mean_over_classes_off_every_channel():
+    generator = torch.Generator().manual_seed(0)
+    tokens, words = (
+        torch.nn.functional.normalize(torch.randn(*s, generator=generator), dim=-1) for s in ((2, 5, 6), (4, 6))
+    )
+    found = patch_logits(tokens, words, surgery=True)
+    for image in range(2):
+        p = torch.stack([(2 * tokens[image, 0] @ word).exp() for word in words])
+        p = p / p.sum()
+        w = p / (sum(p) / 4)
+        for patch in range(4):
+            features = [w[k] * tokens[image, 1 + patch] * words[k] for k in range(4)]
+            redundant = sum(features) / 4
+            expected = torch.stack([(feature - redundant).sum() for feature in features])
+            torch.testing.assert_close(found[image, patch], expected)
+
+
+def test_surgery_favours_what_the_whole_image_is_about():
+    logits = torch.tensor([[[0.3, 0.31, 0.2]]])
+    assert logits.argmax() == 1
+    assert feature_surgery(logits, torch.tensor([[[0.5, 0.1, 0.1]]])).argmax() == 0
+    # All classes alike in [CLS]: only a constant is taken off.
+    torch.testing.assert_close(feature_surgery(logits, torch.ones(1, 1, 3)), logits - 0.27)
 
 
 def test_pixels_take_the_upsampled_maximum_inside_the_image():

@@ -2,11 +2,11 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.attention import ATTENTION_RULES, attention_rule
 from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.meta_arch import CLIPtrase
 
-RULES = ("clip", "maskclip", "sclip", "cliptrase")
+RULES = (*ATTENTION_RULES, "sclip-mlp+neighbours", "qk+dual3")
 
 
 def test_it_is_found_by_its_name():
@@ -43,7 +43,7 @@ def test_settings_reach_the_method(world):
     model = world.model("cliptrase", model__cliptrase__eps=0.5, model__cliptrase__min_samples=4, **changes)
     method = model.cliptrase
     assert (method.eps, method.min_samples, method.cls_prior) == (0.5, 4, True)
-    assert method.attend is attention_rule("sclip")
+    assert method.rule == attention_rule("sclip")
     automatic = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=0).cliptrase
     assert (automatic.eps, automatic.min_samples) == (None, None)
     half = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=4).cliptrase
@@ -81,3 +81,24 @@ def test_a_batch_has_one_vocabulary(world, name, vocabularies):
     entries = [{**entry(64, 64, 0), "vocabulary": words} for words in vocabularies]
     with pytest.raises(ValueError, match="same non-empty 'vocabulary'"):
         world.model(name).eval()(entries)
+
+
+def test_attention_inside_the_ground_truth_gives_a_batch_what_each_image_gets_alone(world):
+    changes = {"model__cliptrase__classify": "patches", "model__clip__resolution": 0.5}
+    model = world.model("cliptrase", model__cliptrase__attention="sclip+truth", **changes).eval()
+    entries = [entry(99, 97, 0, height=99, width=97), entry(64, 127, 1, height=32, width=64)]
+    for one in entries:
+        one["sem_seg"] = torch.full((one["height"], one["width"]), 1)
+        one["sem_seg"][: one["height"] // 2], one["sem_seg"][0] = 0, 255
+    together = model.label_maps(entries)
+    for labels, one in zip(together, entries, strict=True):
+        assert torch.equal(labels, model.label_maps([one])[0])
+    other = world.model("cliptrase", model__cliptrase__attention="sclip", **changes).eval()
+    assert any(not torch.equal(a, b) for a, b in zip(together, other.label_maps(entries), strict=True))
+    with pytest.raises(ValueError, match="no label map"):
+        model.label_maps([entry(64, 64, 0)])
+
+
+def test_attention_inside_the_ground_truth_does_not_slide(world):
+    with pytest.raises(ValueError, match="whole images"):
+        world.model("cliptrase", model__cliptrase__attention="sclip+truth", test__protocol="slide")
