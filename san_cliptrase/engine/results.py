@@ -17,6 +17,9 @@ from san_cliptrase.files import OutputError, write_text_atomically
 
 logger = logging.getLogger(__name__)
 
+COLUMN = "; table 3 (224 pixels) and table 4 (336 pixels), columns CLIPtrase"
+"""Where in the paper the numbers beside ours are printed."""
+
 
 @dataclass
 class Evaluated:
@@ -47,7 +50,7 @@ def show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:
     for name, report in evaluated.reports.items() if show_classes else ():
         logger.info("%s, classes\n%s", name, format_classes(report["classes"]))
         logger.info("%s, most frequent confusions\n%s", name, format_confusions(report["confusions"]))
-    source = f"\nthe paper's: {paper_source()}" if any(r["paper"] for r in evaluated.reports.values()) else ""
+    source = f"\nthe paper's: {paper_source()}{COLUMN}" if any(r["paper"] for r in evaluated.reports.values()) else ""
     logger.info("results\n%s%s", format_results(rows, protocol_title(cfg)), source)
 
 
@@ -59,7 +62,7 @@ def write_table(cfg: Any, evaluated: Evaluated, path: Path) -> None:
         about |= {"background": report["background"], "images": report["images"], "left out": len(report["skipped"])}
         rows.append({**about, "numbers": "measured", **report["metrics"]})
         if report["paper"] and not report["skipped"]:
-            rows.append({"dataset": name, "numbers": f"the paper's: {paper_source()}", **report["paper"]})
+            rows.append({"dataset": name, "numbers": f"the paper's: {paper_source()}{COLUMN}", **report["paper"]})
     try:
         write_text_atomically(path, csv_text(rows))
     except OutputError as error:
