@@ -83,7 +83,7 @@ class MiddleBlock(Trial):
         q, k, _ = project_qkv(self.visual.blocks[-2], self._tokens(features, self.visual.depth - 2))
         return (q @ k.transpose(2, 3)).mean(1) / q.shape[-1] ** 0.5
 
-    def dense(self, features: ClipFeatures) -> Tensor:
+    def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
         """What leaves the last block."""
         return F.normalize(self.visual.head(self._tokens(features, self.visual.depth)), dim=-1)
 
