@@ -217,7 +217,7 @@ class Cliptrase:
                 classes = decide_pixels(logits, logits.shape[-2:], background)
                 yield vote_shares(classes, own, count)
             else:
-                yield logits if regions is None else logits[:, regions, 0]
+                yield logits if own is None else logits[:, own, 0]
 
     def own_maps(self, features: ClipFeatures) -> list[Tensor]:
         """Region maps of each image (N, h, w) on its own patch grid, not smoothed; N = 0 where it has no cluster."""

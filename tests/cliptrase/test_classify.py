@@ -29,7 +29,7 @@ def text(clip):
 def halves(monkeypatch, clip, classify, partition=HALVES, cls_layer=-3, **options):
     """A method whose regions are given, and features of one image."""
     method = Cliptrase(clip.visual, classify=classify, cls_layer=cls_layer, **options)
-    monkeypatch.setattr(method, "_partitions", lambda *_: [partition])
+    monkeypatch.setattr(method, "partitions", lambda *_: [partition])
     return method, clip.visual(images(1), method.taps)
 
 
