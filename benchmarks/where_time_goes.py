@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.speed import TrainingFree
 from benchmarks.timing import add_device, clock
 from benchmarks.training_cost import Iteration, synthetic
-from san_cliptrase.cliptrase import segmenter
+from san_cliptrase.cliptrase import finder, segmenter
 
 
 class Parts:
@@ -84,14 +84,14 @@ def cliptrase(device: str, rate: float, rounds: int) -> None:
     parts.watch(pair.clip.visual, "forward", "CLIP's blocks but the last")
     parts.watch(pair.method, "dense", "last block under the attention rule")
     parts.watch(pair.method, "maps", "self-correlation, clustering, region maps")
-    for attribute, name in (
-        ("smooth_maps", "smoothing of the region maps"),
-        ("partition_pixels", "regions of the pixels"),
-        ("pixel_logits", "logits of the pixels"),
-        ("decide_pixels", "class of each pixel"),
-        ("majority_vote", "vote"),
+    for module, attribute, name in (
+        (finder, "smooth_maps", "smoothing of the region maps"),
+        (finder, "partition_pixels", "regions of the pixels"),
+        (segmenter, "pixel_logits", "logits of the pixels"),
+        (segmenter, "decide_pixels", "class of each pixel"),
+        (segmenter, "majority_vote", "vote"),
     ):
-        parts.watch(segmenter, attribute, name)
+        parts.watch(module, attribute, name)
     report("CLIPtrase, 336 px, batch 1", pair.segment, parts, rate, rounds)
 
 

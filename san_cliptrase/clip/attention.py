@@ -66,10 +66,14 @@ def equal_lengths(vectors: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         vectors: queries, keys or values.
         bias: of the attention logits; tokens that it hides from [CLS] are padding and do not count in the mean.
+
+    Returns:
+        (B, M, T, d); a vector of length zero, which has no direction, stays zero.
     """
     lengths = vectors.norm(dim=-1, keepdim=True)
     shown = torch.ones_like(lengths) if bias is None else bias[..., 0, :, None].isfinite().to(lengths)
-    return vectors / lengths * ((lengths * shown).sum(2, keepdim=True) / shown.expand_as(lengths).sum(2, keepdim=True))
+    mean = (lengths * shown).sum(2, keepdim=True) / shown.expand_as(lengths).sum(2, keepdim=True)
+    return vectors / lengths.clamp(min=torch.finfo(lengths.dtype).tiny) * mean
 
 
 @dataclasses.dataclass(frozen=True)

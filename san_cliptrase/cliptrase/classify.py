@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from san_cliptrase.clip.recognition import recognise, recognition_taps
+from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder, resolve_layer
 from san_cliptrase.cliptrase.voting import count_classes
 from san_cliptrase.pooling import mask_average_pool
@@ -41,7 +41,12 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
         raise ValueError(f"unknown way to classify regions {classify!r}; choose one of: {', '.join(CLASSIFY)}")
     if classify != "cls":
         return 0
-    return len(recognition_taps(visual, visual.depth - resolve_layer(cls_layer, visual.depth)))
+    if not -visual.depth <= cls_layer < visual.depth:
+        raise ValueError(
+            f"a region's [CLS] token cannot begin at block {cls_layer} (CLS_LAYER, predict: --cls-layer): this tower "
+            f"has {visual.depth} blocks; choose -{visual.depth} to -1"
+        )
+    return visual.depth - resolve_layer(cls_layer, visual.depth)
 
 
 def patch_masks(regions: Tensor, grid: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
@@ -77,9 +82,12 @@ def mean_logits(logits: Tensor, regions: Tensor) -> Tensor:
     Returns:
         (K, N), zero for a region without a pixel.
     """
-    numbers = torch.arange(int(regions.max()) + 1, device=regions.device)
-    members = (regions.flatten()[:, None] == numbers).to(logits)
-    return logits.flatten(1) @ (members / members.sum(0).clamp(min=1))
+    numbers = regions.flatten()
+    areas = numbers.bincount()
+    sums = torch.zeros(len(logits), len(areas), device=logits.device)
+    # Not a product with one-hot rows: masks of SAM are many, pixels times masks do not fit into memory.
+    sums.scatter_add_(1, numbers.expand(len(logits), -1), logits.flatten(1).float())
+    return sums / areas.clamp(min=1)
 
 
 def embed_regions(

@@ -101,6 +101,23 @@ def partition_pixels(maps: Tensor, canvas: Size, size: Size) -> Tensor:
     return pixels[:, : size[0], : size[1]].max(dim=0).indices  # argmax is four times slower on a CPU
 
 
+def numbered_regions(regions: Tensor | None, size: Size) -> Tensor | None:
+    """A partition that came from elsewhere, its regions numbered from 0 without gaps: each has a pixel.
+
+    Args:
+        regions: (H, W) int64, the region of each pixel; None: there is none.
+        size: (H, W) of the image.
+
+    Raises:
+        ValueError: The partition has another size.
+    """
+    if regions is None:
+        return None
+    if tuple(regions.shape) != tuple(size):
+        raise ValueError(f"regions of {tuple(regions.shape)} pixels were given for an image of {tuple(size)}")
+    return regions.unique(return_inverse=True)[1]
+
+
 def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:
     """Hard regions on the patch grid: every patch, noise included, goes to the region whose map is largest there.
 

@@ -10,28 +10,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from san_cliptrase.clip.attention import attention_rule
-from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits, patch_masks
-from san_cliptrase.cliptrase.clustering import (
-    PUBLISHED_TOWER,
-    check_parameters,
-    cluster_rows,
-    core_radius,
-    default_clustering,
-)
-from san_cliptrase.cliptrase.correlation import correlation_rule, suppress_global_patches
-from san_cliptrase.cliptrase.regions import (
-    image_grids,
-    join_regions,
-    own_maps,
-    partition_pixels,
-    region_maps,
-    regions_from_maps,
-    smooth_maps,
-)
+from san_cliptrase.cliptrase.finder import RegionFinder, Size
+from san_cliptrase.cliptrase.regions import image_grids, numbered_regions
 from san_cliptrase.cliptrase.voting import (
     Background,
     decide_pixels,
@@ -40,25 +24,19 @@ from san_cliptrase.cliptrase.voting import (
     pixel_logits,
     vote_shares,
 )
-from san_cliptrase.structures import ClipFeatures, Regions
-
-Size = tuple[int, int]
+from san_cliptrase.structures import ClipFeatures
 
 
-class Cliptrase:
-    """CLIPtrase (Shao et al., 2024) on top of a frozen CLIP image tower; a plain object that owns no parameter.
+class Cliptrase(RegionFinder):
+    """CLIPtrase (Shao et al., 2024) on top of a frozen CLIP image tower: regions, and what their pixels show.
 
     Args:
-        visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
-        eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid if the tower is a ViT-B/16, for which
-            the published radii were chosen, else ``core_radius``, from the image itself.
-        min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
+        visual: See ``RegionFinder``, and ``eps``, ``min_samples``, ``correlation``.
         attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
         classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: there are no regions, as
             in MaskCLIP and SCLIP.
         cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
         cls_prior: See ``patch_logits``.
-        correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
 
     Attributes:
         taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, more where the
@@ -82,68 +60,13 @@ class Cliptrase:
         cls_prior: bool = False,
         correlation: str = "cosine",
     ) -> None:
-        if visual.depth < 2:
-            raise ValueError(
-                f"CLIPtrase correlates the second-to-last block, but this tower has {visual.depth} block(s)"
-            )
-        check_parameters(eps, min_samples)
-        self.visual = visual
-        self.eps = eps
-        self.min_samples = min_samples
-        self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
+        super().__init__(visual, eps, min_samples, correlation)
         self.rule = attention_rule(attention)
         self.classify = classify
         self.cls_blocks = classification_blocks(visual, classify, cls_layer)
         of_regions = recognition_taps(visual, self.cls_blocks) if self.cls_blocks else ()
         self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule), *of_regions}))
-        self.correlation = correlation_rule(correlation)
         self.cls_prior = cls_prior
-
-    @torch.no_grad()
-    def correlate(self, features: ClipFeatures) -> Tensor:
-        """Self-correlation in the second-to-last block, (B, T, T)."""
-        index = self.visual.depth - 2
-        block, tokens = self.visual.blocks[index], features.tokens[index]
-        return self.correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
-
-    @torch.no_grad()
-    def maps(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
-        """Region maps of all images, (B, N, L) for each multiple of DBSCAN's radius; see ``region_maps``.
-
-        At the precision of the tower's weights also under autocast: rounding to half precision moves patches across
-        DBSCAN's radius, and pixels between maps that are nearly equal.
-        """
-        with torch.autocast(features.valid.device.type, enabled=False):
-            rows = suppress_global_patches(self.correlate(features), features.valid)
-            eps, min_samples = self._parameters(rows, features)
-            labels = (cluster_rows(rows, features.valid, scale * eps, min_samples) for scale in scales)
-            return [region_maps(rows, found) for found in labels]
-
-    def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
-        """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""
-        return cluster_rows(rows, features.valid, *self._parameters(rows, features))
-
-    def _parameters(self, rows: Tensor, features: ClipFeatures) -> tuple[float | Tensor, int | Tensor]:
-        """DBSCAN's radius and core size, those that were given or each image's own (B,)."""
-        eps: float | Tensor | None = self.eps
-        min_samples: int | Tensor | None = self.min_samples
-        if eps is None or min_samples is None:
-            defaults = [default_clustering(grid) for grid in image_grids(features.valid, features.grid)]
-            min_samples = torch.tensor([default for _, default in defaults]) if min_samples is None else min_samples
-            if eps is None and self.published_tower:
-                eps = torch.tensor([default for default, _ in defaults], device=rows.device)
-            elif eps is None:
-                eps = core_radius(rows, features.valid, min_samples)
-        return eps, min_samples
-
-    def regions(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> Regions:
-        """Regions of each image on the patch grid; patches need none of the smoothing that pixels get. No gradient.
-
-        Args:
-            features: With ``taps``.
-            scales: Multiples of the radius; the regions found at each are taken together.
-        """
-        return join_regions([regions_from_maps(m, features.valid, features.grid) for m in self.maps(features, scales)])
 
     @torch.no_grad()
     def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
@@ -177,11 +100,14 @@ class Cliptrase:
             background: The same with a threshold on the probability; in place of ``num_classes``.
             cls_prior: In place of the one that the object was made with, if it is not None.
             true_classes: (B, L), see :meth:`dense`.
-            regions: Of another source: per image (H, W) int64 >= 0, the region of each pixel, or None where it has
-                none. None: those of :meth:`partitions`.
+            regions: Of another source: per image (H, W) int64, the region of each pixel, numbered in any way, or None
+                where it has none. None: those of :meth:`partitions`.
 
         Returns:
             Per image (H, W) int64 class indices.
+
+        Raises:
+            ValueError: Regions of another source have not the size of their image.
         """
         if background is None and num_classes is not None:
             background = Background(num_classes)
@@ -219,19 +145,6 @@ class Cliptrase:
             else:
                 yield logits if own is None else logits[:, own, 0]
 
-    def own_maps(self, features: ClipFeatures) -> list[Tensor]:
-        """Region maps of each image (N, h, w) on its own patch grid, not smoothed; N = 0 where it has no cluster."""
-        (found,) = self.maps(features)
-        return own_maps(found, features.valid, features.grid)
-
-    @torch.no_grad()
-    def partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:
-        """Per image the region (H, W) of each of its pixels; None where it has no cluster."""
-        return [
-            partition_pixels(smooth_maps(maps), self._canvas(maps.shape[-2:]), size) if len(maps) else None
-            for maps, size in zip(self.own_maps(features), sizes, strict=True)
-        ]
-
     @property
     def uses_regions(self) -> bool:
         """Whether regions have a say in what :meth:`segment` gives."""
@@ -255,8 +168,10 @@ class Cliptrase:
         dense, grids = self.dense(features, true_classes), image_grids(features.valid, features.grid)
         if not self.uses_regions:
             partitions: Sequence[Tensor | None] = [None] * len(grids)
+        elif given is None:
+            partitions = self.partitions(features, sizes)
         else:
-            partitions = self.partitions(features, sizes) if given is None else given
+            partitions = [numbered_regions(*one) for one in zip(given, sizes, strict=True)]
         if self.classify in EMBEDDED:
             embedded = self._embedded(features, dense, partitions)
             named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
@@ -266,7 +181,7 @@ class Cliptrase:
                 yield named[index].T[..., None], regions
                 continue
             own = logits[index][features.valid[index]].unflatten(0, grids[index])
-            pixels = pixel_logits(own, self._canvas(grids[index]), size)
+            pixels = pixel_logits(own, self.canvas(grids[index]), size)
             if self.classify == "mean_logits" and regions is not None:
                 pixels = mean_logits(pixels, regions)[..., None]
             yield pixels, regions
@@ -277,7 +192,3 @@ class Cliptrase:
         masks = [none if r is None else patch_masks(r, features.grid, self.visual.patch_size) for r in partitions]
         found = embed_regions(self.visual, features, dense, pad_sequence(masks, batch_first=True), self.cls_blocks)
         return torch.cat([dense[:, :1], found], dim=1)
-
-    def _canvas(self, grid: Size) -> Size:
-        """(height, width) in pixels that a grid of patches covers."""
-        return grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1]

@@ -53,6 +53,12 @@ def check_test(cfg: Any) -> None:
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters CLIPtrase's features: META_ARCHITECTURE is not"
         )
+    source = cfg.MODEL.CLIPTRASE.REGIONS
+    if test.PROTOCOL == "unsupervised" and test.UNSUPERVISED.FEATURES == "regions" and source != "cliptrase":
+        raise ConfigError(
+            "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
+            f"MODEL.CLIPTRASE.REGIONS is {source!r}: leave it at 'cliptrase'"
+        )
 
 
 def settle_protocol(cfg: Any) -> None:

@@ -127,6 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--save-every", type=int, default=250)
     args = parser.parse_args(argv)
+    for name in ("steps", "batch", "scenes", "depth", "save_every"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is less than 1")
     if args.width < 32 or args.width % 32:
         parser.error(f"--width {args.width} is no multiple of 32, the width of a head")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from san_cliptrase.clip.build import WeightsError
-from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.cliptrase.finder import RegionFinder
 from san_cliptrase.structures import ClipFeatures
 
 Size = tuple[int, int]
@@ -94,17 +94,17 @@ class SamMasks:
 
     Args:
         model: See ``load_sam``, and ``processor``.
-        cliptrase: Gives the regions of pixels that no mask covers; where it has none either, these are one region.
+        finder: Gives the regions of pixels that no mask covers; where it has none either, these are one region.
         grid: Points along each side of the picture.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, cliptrase: Cliptrase, grid: int = 32) -> None:
-        self.model, self.processor, self.cliptrase, self.grid = model, processor, cliptrase, grid
+    def __init__(self, model: nn.Module, processor: Any, finder: RegionFinder, grid: int = 32) -> None:
+        self.model, self.processor, self.finder, self.grid = model, processor, finder, grid
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor], sizes: Sequence[Size], features: ClipFeatures) -> list[Tensor | None]:
         """One image at a time, SAM at the image's own size."""
-        below = self.cliptrase.partitions(features, sizes)
+        below = self.finder.partitions(features, sizes)
         return [self._regions(*one) for one in zip(images, sizes, below, strict=True)]
 
     def _regions(self, image: Tensor, size: Size, below: Tensor | None) -> Tensor | None:
@@ -122,8 +122,7 @@ class SamMasks:
         masks = torch.stack([torch.as_tensor(np.asarray(mask)) for mask in found["masks"]]).to(image.device)
         rest = torch.zeros(size, dtype=torch.int64, device=image.device) if below is None else below
         labels = torch.arange(len(masks), device=image.device) + int(rest.max()) + 1
-        painted = paint(_resized(masks, size), torch.as_tensor(found["scores"]), rest, labels)
-        return painted.unique(return_inverse=True)[1]
+        return paint(_resized(masks, size), torch.as_tensor(found["scores"]), rest, labels)
 
 
 class SamPoints:
@@ -134,22 +133,21 @@ class SamPoints:
 
     Args:
         model: See ``load_sam``, and ``processor``.
-        cliptrase: Whose regions they are.
+        finder: Whose regions they are.
     """
 
-    def __init__(self, model: nn.Module, processor: Any, cliptrase: Cliptrase) -> None:
-        self.model, self.processor, self.cliptrase = model, processor, cliptrase
+    def __init__(self, model: nn.Module, processor: Any, finder: RegionFinder) -> None:
+        self.model, self.processor, self.finder = model, processor, finder
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor], sizes: Sequence[Size], features: ClipFeatures) -> list[Tensor | None]:
         """One image at a time, SAM at the image's own size."""
-        below, maps = self.cliptrase.partitions(features, sizes), self.cliptrase.own_maps(features)
-        return [
-            None if rest is None else self._regions(image, size, rest, own)
-            for image, size, rest, own in zip(images, sizes, below, maps, strict=True)
-        ]
+        return [self._regions(*one) for one in zip(images, sizes, self.finder.own_maps(features), strict=True)]
 
-    def _regions(self, image: Tensor, size: Size, below: Tensor, maps: Tensor) -> Tensor:
+    def _regions(self, image: Tensor, size: Size, maps: Tensor) -> Tensor | None:
+        below = self.finder.partition(maps, size)
+        if below is None:
+            return None
         present, points = central_points(maps, tuple(image.shape[-2:]))
         inputs = self.processor(_picture(image), input_points=[points[:, None].tolist()], return_tensors="pt")
         shapes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")

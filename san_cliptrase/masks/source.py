@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.cliptrase.finder import RegionFinder
 from san_cliptrase.masks.sam import SamMasks, SamPoints, load_sam
 from san_cliptrase.masks.timm_vit import TimmRegions, load_timm
 from san_cliptrase.structures import ClipFeatures
@@ -22,7 +22,8 @@ from san_cliptrase.structures import ClipFeatures
 Size = tuple[int, int]
 MaskSource = Callable[[Sequence[Tensor], Sequence[Size], ClipFeatures], list[Tensor | None]]
 """Images (3, H, W) in [0, 1], RGB; for each the (height, width) that its regions are wanted at; CLIP's features with
-CLIPtrase's taps. Gives for each image the region (height, width) int64 of every pixel; None: it has none."""
+CLIPtrase's taps. Gives for each image the region (height, width) int64 of every pixel, numbered in any way, or None
+where it has none."""
 
 OWN, TIMM = "cliptrase", "timm:"
 SOURCES = (OWN, f"{TIMM}MODEL", "sam", "sam_points")
@@ -30,7 +31,7 @@ SOURCES = (OWN, f"{TIMM}MODEL", "sam", "sam_points")
 
 def build_mask_source(
     name: str,
-    cliptrase: Cliptrase,
+    finder: RegionFinder,
     pretrained: str = "default",
     sam_model: str = "facebook/sam-vit-base",
     sam_grid: int = 32,
@@ -39,7 +40,7 @@ def build_mask_source(
 
     Args:
         name: One of ``SOURCES``.
-        cliptrase: Whose regions SAM refines; gives DBSCAN's core size too.
+        finder: Whose regions SAM refines; gives DBSCAN's core size too.
         pretrained: Of a timm model, see ``load_timm``.
         sam_model: Of SAM, see ``load_sam``.
         sam_grid: Of ``sam``: points along each side of the picture.
@@ -54,9 +55,9 @@ def build_mask_source(
     if name == OWN:
         return None
     if name.startswith(TIMM):
-        return TimmRegions(load_timm(name.removeprefix(TIMM), pretrained), cliptrase.min_samples)
+        return TimmRegions(load_timm(name.removeprefix(TIMM), pretrained), finder.min_samples)
     if name == "sam":
-        return SamMasks(*load_sam(sam_model), cliptrase, sam_grid)
+        return SamMasks(*load_sam(sam_model), finder, sam_grid)
     if name == "sam_points":
-        return SamPoints(*load_sam(sam_model), cliptrase)
+        return SamPoints(*load_sam(sam_model), finder)
     raise ValueError(f"unknown source of regions {name!r}; choose one of: {', '.join(SOURCES)}")

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
+from san_cliptrase.cliptrase.finder import RegionFinder
 from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.images import DataError
-from san_cliptrase.masks.source import MaskSource, build_mask_source
+from san_cliptrase.masks.source import OWN, MaskSource, build_mask_source
 from san_cliptrase.san.network import resize_for_clip
 
 BACKGROUND = "background"
@@ -28,6 +29,21 @@ def clip_from_config(cfg: Any) -> FrozenClip:
     clip = build_clip(node.NAME, node.PRETRAINED, node.INTERPOLATE_OFFSET, node.TRAINABLE, node.SYNONYMS)
     clip.text.cache = cache_folder(node.TEXT_CACHE)
     return clip
+
+
+def finder_from_config(cfg: Any, clip: FrozenClip) -> RegionFinder:
+    """CLIPtrase's regions on that CLIP, for what names them otherwise: the settings of how CLIP is read do not matter.
+
+    Raises:
+        ValueError: MODEL.CLIPTRASE.REGIONS names another source.
+    """
+    node = cfg.MODEL.CLIPTRASE
+    if node.REGIONS != OWN:
+        raise ValueError(
+            f"MODEL.CLIPTRASE.REGIONS is {node.REGIONS!r}, but SAN's regions come from where "
+            f"MODEL.SAN.QUERY_INIT.SOURCE says: leave REGIONS at {OWN!r}"
+        )
+    return RegionFinder(clip.visual, node.EPS or None, node.MIN_SAMPLES or None, node.CORRELATION)
 
 
 def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:

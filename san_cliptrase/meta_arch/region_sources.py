@@ -21,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from san_cliptrase.clip.cache import BoundedMemory, content_key
 from san_cliptrase.clip.visual import resolve_layer
+from san_cliptrase.cliptrase.finder import RegionFinder
 from san_cliptrase.cliptrase.regions import image_grids
-from san_cliptrase.cliptrase.segmenter import Cliptrase
 from san_cliptrase.structures import ClipFeatures, Regions
 
 REGION_SOURCES = ("cliptrase", "grid", "random", "shuffled", "truth")
@@ -34,7 +34,7 @@ class RegionSource:
 
     Args:
         name: One of ``REGION_SOURCES``.
-        cliptrase: The frozen CLIP's CLIPtrase.
+        finder: Of the frozen CLIP's regions.
         scales: Multiples of DBSCAN's radius; the regions found at each are taken together.
         side: Of ``grid``: squares along each side; of ``random``: the square root of the number of cells.
         ignore_label: Of ``truth``: pixels that belong to no region.
@@ -48,7 +48,7 @@ class RegionSource:
     def __init__(
         self,
         name: str,
-        cliptrase: Cliptrase,
+        finder: RegionFinder,
         scales: Sequence[float] = (1.0,),
         side: int = 3,
         ignore_label: int = 255,
@@ -58,14 +58,14 @@ class RegionSource:
             raise ValueError(f"unknown source of regions {name!r}; choose one of: {', '.join(REGION_SOURCES)}")
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales of DBSCAN's radius must be above 0, at least one of them; got {list(scales)}")
-        self.name, self.cliptrase, self.scales = name, cliptrase, tuple(scales)
+        self.name, self.finder, self.scales = name, finder, tuple(scales)
         self.side, self.ignore_label = side, ignore_label
         self._kept: BoundedMemory[Tensor] | None = BoundedMemory(keep_gb) if keep_gb else None
 
     @property
     def taps(self) -> tuple[int, ...]:
         """CLIP taps that the source needs."""
-        return self.cliptrase.taps if self.name in ("cliptrase", "shuffled") else ()
+        return self.finder.taps if self.name in ("cliptrase", "shuffled") else ()
 
     @property
     def needs_labels(self) -> bool:
@@ -105,8 +105,8 @@ class RegionSource:
 
     def _cliptrase_regions(self, features: ClipFeatures) -> Regions:
         if self._kept is None:
-            return self.cliptrase.regions(features, self.scales)
-        masks, depth = [], self.cliptrase.visual.depth
+            return self.finder.regions(features, self.scales)
+        masks, depth = [], self.finder.visual.depth
         for image in range(len(features.valid)):
             taps = (resolve_layer(tap, depth) for tap in self.taps)
             tokens = {tap: features.tokens[tap][image : image + 1] for tap in taps}
@@ -114,7 +114,7 @@ class RegionSource:
             key = content_key((*tokens.values(), own.valid), str(features.grid))
             found = self._kept.get(key)
             if found is None:
-                found = self.cliptrase.regions(own, self.scales).masks[0].bool()
+                found = self.finder.regions(own, self.scales).masks[0].bool()
                 self._kept.keep(key, found, found.nbytes)
             masks.append(found)
         padded = pad_sequence(masks, batch_first=True)

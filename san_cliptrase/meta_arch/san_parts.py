@@ -10,7 +10,7 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
-from san_cliptrase.meta_arch.inputs import cliptrase_from_config
+from san_cliptrase.meta_arch.inputs import finder_from_config
 from san_cliptrase.meta_arch.region_sources import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
 from san_cliptrase.san.network import SideAdapterNetwork
@@ -51,9 +51,9 @@ def region_source_from_config(cfg: Any, clip: FrozenClip) -> RegionSource | None
     init = cfg.MODEL.SAN.QUERY_INIT
     if init.NAME == "off":
         return None
-    cliptrase = cliptrase_from_config(cfg, clip)
+    finder = finder_from_config(cfg, clip)
     keep_gb = cfg.MODEL.CLIP.CACHE_GB
-    return RegionSource(init.SOURCE, cliptrase, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep_gb)
+    return RegionSource(init.SOURCE, finder, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep_gb)
 
 
 def criterion_from_config(cfg: Any) -> SetCriterion | None:

@@ -102,3 +102,12 @@ def test_the_order_of_parts_does_not_matter():
 def test_errors_point_at_the_part(text, message):
     with pytest.raises(ValueError, match=message):
         attention_rule(text)
+
+
+@pytest.mark.parametrize("dtype", [torch.double, torch.float, torch.half])
+def test_a_vector_without_a_direction_stays_without_one(qkv, dtype):
+    q, k, v = (t.to(dtype).clone() for t in qkv)
+    q[:, :, 2] = 0
+    found = attention_rule("qq+cosine")(q, k, v)
+    torch.testing.assert_close(found[:, :, 2], v.mean(2), atol=1e-2 if dtype == torch.half else 1e-6, rtol=0)
+    assert found.isfinite().all()

@@ -174,3 +174,16 @@ def test_a_padded_batch_gives_what_each_image_alone_gives(visual, name):
 def test_more_blocks_than_the_tower_has(visual):
     with pytest.raises(ValueError, match=r"last 6 blocks, but this tower has 4.*\+dual4"):
         dense_taps(visual, attention_rule("clip_surgery"))
+
+
+@pytest.mark.parametrize("name", ["cliptrase", "naclip", "qk+cosine+neighbours", "vv-mlp+dual3", "sclip+truth"])
+def test_mixed_precision_keeps_the_type_of_the_tokens(name):
+    tower = ClipVisualEncoder(tiny_open_clip().visual)
+    canvas, sizes = pad_together([images(1, 40, 24)[0], images(1, 17, 50)[0]])
+    given = tower(canvas, range(5), sizes)
+    classes = torch.arange(given.valid.shape[1]).expand(2, -1) % 3 - 1
+    exact = read_densely(tower, given, attention_rule(name), classes)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = read_densely(tower, given, attention_rule(name), classes)
+    assert found.dtype == exact.dtype
+    torch.testing.assert_close(found, exact, atol=0.05, rtol=0.05)

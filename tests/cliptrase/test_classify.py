@@ -124,7 +124,8 @@ def test_background_of_regions(monkeypatch, clip, text, classify):
 def test_bad_arguments(clip):
     with pytest.raises(ValueError, match="'max'; choose one of: patches, vote, mean_logits, pooled, cls"):
         Cliptrase(clip.visual, classify="max")
-    with pytest.raises(ValueError, match="taps go from -4 to 4"):
-        Cliptrase(clip.visual, classify="cls", cls_layer=-5)
-    with pytest.raises(ValueError, match="last 0 blocks"):
-        Cliptrase(clip.visual, classify="cls", cls_layer=4)
+    for layer in (-5, 4):
+        with pytest.raises(ValueError, match=f"block {layer} .*CLS_LAYER.* has 4 blocks; choose -4 to -1"):
+            Cliptrase(clip.visual, classify="cls", cls_layer=layer)
+    for name in {*CLASSIFY} - {"cls"}:
+        Cliptrase(clip.visual, classify=name)  # deeper than this tower, but without a meaning here

@@ -2,12 +2,10 @@ import pytest
 import torch
 
 from san_cliptrase.clip.attention import ATTENTION_RULES
-from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase import Cliptrase
 from san_cliptrase.cliptrase.classify import CLASSIFY
-from san_cliptrase.cliptrase.clustering import cluster_rows, core_radius, default_clustering
-from san_cliptrase.cliptrase.correlation import suppress_global_patches
-from tests.clip.tiny import images, pad_together, tiny_clip, tiny_open_clip
+from tests.clip.tiny import images, pad_together, tiny_clip
+from tests.cliptrase.pictures import pictures
 
 WORDS = ["grass", "water", "brick"]
 
@@ -20,17 +18,6 @@ def clip():
 @pytest.fixture(scope="module")
 def text_weights(clip):
     return clip.text(WORDS, templates="none")
-
-
-def pictures():
-    """Three images of other sizes, each half one colour and half another, so that there are regions."""
-    result = []
-    for index, (h, w) in enumerate([(48, 40), (30, 61), (64, 64)]):
-        picture = 0.2 * images(1, h, w)[0]
-        picture[index % 3, :, : w // 2] += 2
-        picture[(index + 1) % 3, :, w // 2 :] -= 2
-        result.append(picture)
-    return result
 
 
 # This tower has four blocks, fewer than the second path of CLIP Surgery.
@@ -119,61 +106,53 @@ def test_no_gradient_is_kept(clip):
     assert not method.regions(features).masks.requires_grad
 
 
-def test_mixed_precision_does_not_move_regions(clip):
-    method = Cliptrase(clip.visual, eps=0.4, min_samples=2)
-    features = clip.visual(pictures()[2][None], method.taps)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        (maps,) = method.maps(features)
-    assert maps.dtype == torch.float32
-    assert torch.equal(maps, method.maps(features)[0])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = clip.visual(pictures()[2][None], method.taps)
-        assert method.regions(half).masks.sum() == 64
-
-
-def test_regions_of_several_radii_are_those_of_each_together(clip):
-    method = Cliptrase(clip.visual, eps=0.4, min_samples=2)
-    features = clip.visual(torch.stack([pictures()[2], pictures()[2].flip(2)]), method.taps)
-    both = method.regions(features, (0.7, 1.4))
-    for scale in (0.7, 1.4):
-        alone = Cliptrase(clip.visual, eps=0.4 * scale, min_samples=2).regions(features)
-        for image in range(2):
-            found = {tuple(mask.flatten().tolist()) for mask in both.masks[image][both.valid[image]]}
-            assert {tuple(mask.flatten().tolist()) for mask in alone.masks[image][alone.valid[image]]} <= found
-    counts = [method.regions(features, (scale,)).valid.sum() for scale in (0.7, 1.4)]
-    assert both.valid.sum() == sum(counts)
-
-
 def test_bad_arguments(clip):
     with pytest.raises(ValueError, match="unknown attention rule 'x'"):
         Cliptrase(clip.visual, attention="x")
     with pytest.raises(ValueError, match="last 6 blocks"):
         Cliptrase(clip.visual, attention="clip_surgery")
-    with pytest.raises(ValueError, match="1 block"):
-        Cliptrase(ClipVisualEncoder(tiny_open_clip(layers=1).visual))
 
 
-def test_the_radius_is_the_published_one_on_vit_b_16_and_found_in_the_picture_elsewhere():
-    base = {"image_size": 64, "patch_size": 16, "layers": 12, "width": 48, "head_width": 4}
-    rows = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(0))
-    for changes, published in (({}, True), ({"layers": 24}, False), ({"patch_size": 8, "image_size": 32}, False)):
-        method = Cliptrase(ClipVisualEncoder(tiny_open_clip(**{**base, **changes}).visual))
-        side = 4 * method.visual.patch_size[0]
-        features = method.visual(images(1, side, side), method.taps)
-        eps, min_samples = default_clustering((4, 4))
-        if not published:
-            eps = core_radius(rows, features.valid, min_samples)
-        assert torch.equal(method.cluster(rows, features), cluster_rows(rows, features.valid, eps, min_samples))
-    assert eps != default_clustering((4, 4))[0]
+BY_REGION = [name for name in CLASSIFY if name != "patches"]
 
 
-def test_pictures_are_neither_one_region_nor_noise_on_a_tower_without_published_radii(clip):
-    pictures_together, sizes = pad_together(pictures())
-    features = clip.visual(pictures_together, Cliptrase.taps, sizes)
-    method = Cliptrase(clip.visual)
-    rows = suppress_global_patches(method.correlate(features), features.valid)
-    for changed in (rows, 0.02 * rows):
-        labels = method.cluster(changed, features)
-        assert (labels.amax(1) > 0).all()
-        noise = ((labels < 0) & features.valid).sum(1)
-        assert (noise <= (0.1 * features.valid.sum(1)).ceil()).all()
+@pytest.mark.parametrize("classify", BY_REGION)
+def test_numbers_of_given_regions_do_not_matter_and_there_may_be_more_than_patches(clip, text_weights, classify):
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2, classify=classify, cls_layer=-3)
+    canvas, sizes = pad_together(pictures())
+    features = clip.visual(canvas, method.taps, sizes)
+    own = method.partitions(features, sizes)
+    pixels = torch.arange(48 * 40).view(48, 40) // 9  # 214 regions on 6x5 patches
+    given = [10**12 - 7 * pixels, None, own[2]]
+    found = method.segment(features, text_weights, sizes, regions=given)
+    plain = Cliptrase(clip.visual, classify="patches").segment(features, text_weights, sizes)
+    assert torch.equal(found[0], method.segment(features, text_weights, sizes, regions=[pixels, None, own[2]])[0])
+    assert torch.equal(found[1], plain[1])
+    assert torch.equal(found[2], method.segment(features, text_weights, sizes)[2])
+    assert all(len(region.unique()) == 1 for region in found[0].flatten()[:1917].split(9))
+    for labels, scores in zip(found, method.scores(features, text_weights, sizes, regions=given), strict=True):
+        assert torch.equal(scores.argmax(0), labels)
+
+
+def test_given_regions_have_the_size_of_their_image(clip, text_weights):
+    features = clip.visual(images(1, 32, 32), Cliptrase.taps)
+    with pytest.raises(ValueError, match=r"regions of \(16, 32\) pixels.*image of \(32, 32\)"):
+        Cliptrase(clip.visual).segment(features, text_weights, [(32, 32)], regions=[torch.zeros(16, 32).long()])
+
+
+@pytest.mark.parametrize("classify", CLASSIFY)
+def test_attention_inside_the_ground_truth_where_patches_have_no_label(clip, text_weights, classify):
+    rule = {"attention": "cliptrase+truth+cosine", "classify": classify, "cls_layer": -3}
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2, **rule)
+    canvas, sizes = pad_together(pictures())
+    features = clip.visual(canvas, method.taps, sizes)
+    truth = torch.arange(64).expand(3, -1) % 4 - 1  # one patch in four has no label
+    truth = truth.where(features.valid, torch.tensor(-1))
+    assert method.dense(features, truth).isfinite().all()
+    together = method.segment(features, text_weights, sizes, true_classes=truth)
+    for index, picture in enumerate(pictures()):
+        alone = clip.visual(picture[None], method.taps)
+        own = truth[index][features.valid[index]][None]
+        assert torch.equal(
+            together[index], method.segment(alone, text_weights, sizes[index : index + 1], true_classes=own)[0]
+        )

@@ -1,6 +1,7 @@
 import json
 import math
 
+import pytest
 import timm
 import torch
 
@@ -42,3 +43,10 @@ def test_training_writes_a_folder_that_timm_loads(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "record.json").read_text())["steps"] == 10
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert (model.embed_dim, len(model.blocks), model.patch_embed.patch_size) == (32, 1, (8, 8))
+
+
+@pytest.mark.parametrize("option", ["--steps", "--batch", "--scenes", "--depth", "--save-every"])
+def test_nothing_is_less_than_one(tmp_path, capsys, option):
+    with pytest.raises(SystemExit):
+        pretrain.main(["--output", str(tmp_path / "out"), option, "0"])
+    assert f"{option} 0 is less than 1" in capsys.readouterr().err
