@@ -7,6 +7,7 @@ import torch
 
 from san_cliptrase.clip.build import WeightsError
 from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.masks.sam import central_points, load_sam, paint
 from san_cliptrase.masks.source import build_mask_source
 from tests.clip.tiny import images, tiny_clip
@@ -104,6 +105,32 @@ def test_points_give_cliptrases_regions_the_boundaries_of_sam(sam_folder, method
     assert any(not torch.equal(a, b) for a, b in zip(own, found, strict=True))
     for mine, refined in zip(own, found, strict=True):
         assert set(refined.unique().tolist()) <= set(mine.unique().tolist())
+
+
+def test_points_need_one_clustering(sam_folder, method, monkeypatch):
+    calls = []
+    monkeypatch.setattr(method, "maps", lambda *given, maps=method.maps: calls.append(1) or maps(*given))
+    features = method.visual(pictures(), method.taps)
+    build_mask_source("sam_points", method, sam_model=sam_folder)(
+        list(torch.rand(2, 3, 48, 40)), [(48, 40)] * 2, features
+    )
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["sam", "sam_points"])
+@pytest.mark.parametrize("classify", [name for name in CLASSIFY if name != "patches"])
+def test_its_regions_are_classified_in_every_way(sam_folder, name, classify):
+    clip = tiny_clip(interpolate_offset=0.1)
+    method = Cliptrase(clip.visual, eps=0.4, min_samples=2, classify=classify, cls_layer=-3)
+    source = build_mask_source(name, method, sam_model=sam_folder, sam_grid=3)
+    features, sizes = method.visual(pictures(), method.taps), [(48, 40)] * 2
+    regions = source(list(torch.rand(2, 3, 96, 80)), sizes, features)
+    text = clip.text(["grass", "water", "brick"], templates="none")
+    found = method.segment(features, text, sizes, regions=regions)
+    scores = list(method.scores(features, text, sizes, regions=regions))
+    for labels, score, own in zip(found, scores, regions, strict=True):
+        assert all(len(labels[own == region].unique()) == 1 for region in own.unique())
+        assert torch.equal(score.argmax(0), labels)
 
 
 def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(sam_folder, method, monkeypatch):

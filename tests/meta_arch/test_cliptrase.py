@@ -117,9 +117,12 @@ def other_vit(tmp_path_factory):
     return f"timm:local-dir:{folder}"
 
 
-@pytest.mark.parametrize("protocol", ["whole", "slide"])
-def test_regions_come_from_another_vit_by_one_line(world, other_vit, protocol):
+@pytest.mark.parametrize(
+    ("protocol", "classify"), [("whole", "vote"), ("slide", "vote"), ("whole", "cls"), ("slide", "pooled")]
+)
+def test_regions_come_from_another_vit_by_one_line(world, other_vit, protocol, classify):
     changes = {"test__protocol": protocol, "test__slide__window": 64, "test__slide__stride": 32}
+    changes["model__cliptrase__classify"] = classify
     model = world.model("cliptrase", model__cliptrase__regions=other_vit, **changes).eval()
     entries = [entry(64, 96, 0), entry(80, 64, 1)]
     together = model.label_maps(entries)

@@ -3,7 +3,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from san_cliptrase.clip.build import build_clip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import RegionFinder
 from san_cliptrase.meta_arch.region_sources import (
     REGION_SOURCES,
     RegionSource,
@@ -89,11 +89,20 @@ def test_san_trains_and_predicts_from_every_source(world, source):
     assert all("sem_seg" in found for found in model.eval()(world.batch(train=False)))
 
 
+def test_how_cliptrase_reads_clip_is_nothing_to_san(world):
+    """A rule with a second path would ask CLIP for more tokens, or for more blocks than it has."""
+    changes = {"attention": "qq+dual3", "classify": "cls", "cls_layer": -40}
+    model = world.model("san_cliptrase", **{f"model__cliptrase__{key}": value for key, value in changes.items()})
+    assert model.region_source.taps == (-2,)
+    with pytest.raises(ValueError, match="REGIONS is 'sam'.*QUERY_INIT.SOURCE"):
+        world.model("san_cliptrase", model__cliptrase__regions="sam")
+
+
 def test_kept_regions_are_those_that_are_found(monkeypatch):
     clip = build_clip("scenes_vit", "scenes")
     images = torch.stack([torch.from_numpy(make_scene((74, i)).image[::2, ::2].copy()) for i in range(3)])
     pixels = clip.normalize(images.permute(0, 3, 1, 2) / 255)
-    method = Cliptrase(clip.visual, eps=0.8, min_samples=2)
+    method = RegionFinder(clip.visual, eps=0.8, min_samples=2)
     sizes = [(96, 96), (96, 48), (64, 96)]
     given = picture_features(clip.visual(pixels, method.taps), sizes, (96, 96))
     expected = method.regions(given)
