@@ -258,6 +258,7 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
         ({"test__background": "learned"}, "CLIPtrase learns none"),
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),
+        ({"test__protocol": "unsupervised", "model__cliptrase__regions": "sam"}, "REGIONS is 'sam'"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(world, changes, named):
