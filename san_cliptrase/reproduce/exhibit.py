@@ -156,14 +156,14 @@ def draw_bars(exhibit: Exhibit) -> Figure:
     metric = "mIoU" if "mIoU" in exhibit.rows[0].metrics else next(iter(exhibit.rows[0].metrics))
     columns = min(3, len(datasets))
     lines = -(-len(datasets) // columns)
-    figure = Figure(figsize=(2.5 + 3.2 * columns, lines * (1.0 + 0.34 * len(names))), layout="constrained")
+    figure = Figure(figsize=(4.4 + 2.4 * columns, lines * (1.0 + 0.34 * len(names))), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axes, dataset in zip(panels, datasets, strict=False):
         values = {row.name: row.metrics[metric] for row in exhibit.rows if row.dataset == dataset}
         bars = axes.barh([names.index(name) for name in values], list(values.values()), color=_BAR)
         axes.bar_label(bars, fmt="%.1f", padding=3)
         axes.set(title=dataset, xlabel=metric)
-        axes.margins(x=0.15)
+        axes.margins(x=0.2)
         axes.set_yticks(range(len(names)), names)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()

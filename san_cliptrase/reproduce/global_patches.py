@@ -65,6 +65,7 @@ def global_patches(request: Request) -> Exhibit:
             f"means over {count} pictures of {dataset}; attention is softmax(q k^T / sqrt(d)), mean over heads",
             f"a patch is global if it receives at least {FAIR_SHARES:g} times its fair share of the patches' attention "
             f"and at least {REACH:.0%} of the patches give it more than a fair share; a fair share is 1 / L",
+            request.title(),
         ],
         notes=[
             "Columns: percent of patches that are global; percent of pictures that have any; what the strongest "

@@ -31,6 +31,10 @@ class Request:
     resume: bool = False
     sources: tuple[str, ...] = ()
 
+    def title(self) -> str:
+        """Configuration and overrides, for the reader; without the folders above, which are of one machine."""
+        return " ".join(["configuration", "/".join(self.config.parts[-2:]), *self.overrides])
+
 
 def request_config(request: Request, overrides: Sequence[str] = (), cliptrase: bool = True) -> CfgNode:
     """The configuration of a request.

@@ -67,7 +67,7 @@ def about(request: Request, cfg: CfgNode | None = None) -> list[str]:
     return [
         *([measured] if images else []),
         f"CLIP {clip.NAME}, weights {clip.PRETRAINED or 'of that folder'}, templates {clip.TEMPLATES}",
-        f"configuration {request.config.name} {' '.join(request.overrides)}".rstrip(),
+        request.title(),
     ]
 
 
