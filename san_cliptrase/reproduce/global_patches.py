@@ -84,7 +84,7 @@ def asked_models(cfg: CfgNode) -> dict[str, tuple[str, str]]:
     """Name -> (model, weights) of FIGURES.MODELS, or MODEL.CLIP beside the same tower with random weights.
 
     Raises:
-        ConfigError: a part is not NAME=MODEL or NAME=MODEL@WEIGHTS.
+        ConfigError: a part is not NAME=MODEL or NAME=MODEL@WEIGHTS, or a name stands twice.
     """
     clip, models = cfg.MODEL.CLIP, {}
     if not cfg.FIGURES.MODELS:
@@ -96,6 +96,8 @@ def asked_models(cfg: CfgNode) -> dict[str, tuple[str, str]]:
         name, equals, model = (text.strip() for text in part.partition("="))
         if not (name and equals and model):
             raise ConfigError(f"FIGURES.MODELS: {part.strip()!r} is not NAME=MODEL or NAME=MODEL@WEIGHTS")
+        if name in models:
+            raise ConfigError(f"FIGURES.MODELS: the name {name!r} stands twice")
         model, _, weights = model.partition("@")
         models[name] = (model, weights)
     return models

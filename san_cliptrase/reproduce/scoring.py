@@ -40,6 +40,7 @@ def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[
         ConfigError: a row names a key or value that does not exist, or the model is not CLIPtrase.
         DataError, FileNotFoundError, WeightsError, OutputError: see ``train_net.py``.
     """
+    request_config(request)  # a wrong key of the user's is named without the rows' own beside it
     configs = {name: _config(request, name, overrides) for name, overrides in settings.items()}
     first = next(iter(configs.values()))
     for dataset in first.DATASETS.TEST:  # missing data are found before anything is computed
