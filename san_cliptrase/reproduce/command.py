@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         path = write_exhibit(known.make(request), output)
     except USER_ERRORS as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")  # libraries' own messages may have many lines
         return 1
     sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {shown_path(path)}\n")
     return 0

@@ -44,6 +44,7 @@ def figure3(request: Request) -> Exhibit:
             "goes to the cluster whose mean row is largest there, before maps are smoothed and pixels vote.",
             "Colours of clusters are not those of classes; a cluster that stays keeps its colour. Black is noise, and "
             "in the ground truth no label.",
+            "noise, largest: percent of the patches that are noise, or in the largest cluster.",
             "purity: percent of patches that are of their cluster's most frequent class; noise is never right, and "
             "many small clusters make it high.",
         ],

@@ -64,6 +64,7 @@ def test_figure1_shows_a_report_of_the_lab(tmp_path):
         (("table3", "MODEL.CLIPTRACE.EPS", "1"), "did you mean"),
         (("figure1", "SEED", "1"), "takes no KEY VALUE"),
         (("figure1", "--config", "configs/demo/absent.yaml"), "absent.yaml"),
+        (("figure1", "--config", "README.md"), "README.md"),
     ],
 )
 def test_bad_requests_are_refused_in_one_line_before_a_model_is_built(arguments, said, tmp_path, capsys, monkeypatch):
