@@ -18,8 +18,8 @@ def classification(request: Request) -> Exhibit:
         about=about(request),
         notes=[
             "The paper prints no numbers for this. Of mask pooling with a [CLS] token for each mask, by an attention "
-            'bias, it says that "since this method requires separately designing and training some layers for attention '
-            'bias, [...] it was abandoned".',
+            'bias, it says that "since this method requires separately designing and training some layers for '
+            'attention bias, [...] it was abandoned".',
             "The two halves stand apart here, each without training: pooled is the pooling, cls the [CLS] token, a "
             "copy of which sees only itself and the patches of its region, from block MODEL.CLIPTRASE.CLS_LAYER on. "
             "Nothing is learned, so this says nothing about a trained bias.",
