@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from san_cliptrase.cliptrase.classify import CLASSIFY
-from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.exhibit import Exhibit
+from san_cliptrase.reproduce.request import Request
 from san_cliptrase.reproduce.scoring import about, score_rows
 
 
@@ -16,13 +17,12 @@ def classification(request: Request) -> Exhibit:
         rows=score_rows(request, settings),
         about=about(request),
         notes=[
-            'The paper prints no numbers for this. It names as "more consistent" with models that are trained to '
-            '"perform mask pooling on the CLIP features, and use the masks as the attention bias to generate its '
-            'corresponding [CLS] token for each mask", and says that "since this method requires separately designing '
-            'and training some layers for attention bias, [...] it was abandoned".',
+            "The paper prints no numbers for this. Of mask pooling with a [CLS] token for each mask, by an attention "
+            'bias, it says that "since this method requires separately designing and training some layers for '
+            'attention bias, [...] it was abandoned".',
             "The two halves stand apart here, each without training: pooled is the pooling, cls the [CLS] token, a "
             "copy of which sees only itself and the patches of its region, from block MODEL.CLIPTRASE.CLS_LAYER on. "
             "Nothing is learned, so this says nothing about a trained bias.",
-            "All rows but patches have the same regions and the same dense features.",
+            "All rows but patches have the same regions; all but cls read the same dense features.",
         ],
     )

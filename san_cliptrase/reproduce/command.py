@@ -21,11 +21,12 @@ from san_cliptrase.engine.launch import USER_ERRORS
 from san_cliptrase.engine.protocol import ConfigError
 from san_cliptrase.reproduce.classification import classification
 from san_cliptrase.reproduce.efficient import efficient
-from san_cliptrase.reproduce.exhibit import Exhibit, Request, shown_path, write_exhibit
+from san_cliptrase.reproduce.exhibit import Exhibit, shown_path, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
 from san_cliptrase.reproduce.figure2 import figure2
 from san_cliptrase.reproduce.figure3 import figure3
 from san_cliptrase.reproduce.global_patches import global_patches
+from san_cliptrase.reproduce.request import Request
 from san_cliptrase.reproduce.sources import sam, table2
 from san_cliptrase.reproduce.table1 import table1
 from san_cliptrase.reproduce.tables import table3, table4, table5
@@ -70,8 +71,8 @@ EXHIBITS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = _parser().parse_intermixed_args(argv)
-    known = EXHIBITS[args.exhibit]
     try:
+        known = _known(args.exhibit, args.source)
         output = args.output or Path("output/reproduce") / args.exhibit
         setup_logging(output)
         request = Request(
@@ -79,10 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         path = write_exhibit(known.make(request), output)
     except USER_ERRORS as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")  # libraries' own messages may have many lines
         return 1
     sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {shown_path(path)}\n")
     return 0
+
+
+def _known(name: str, sources: Sequence[str]) -> Known:
+    if name not in EXHIBITS:
+        raise ConfigError(f"there is no exhibit {name!r}; there are: {', '.join(EXHIBITS)}")
+    if sources and name != "table2":
+        raise ConfigError(f"{name} takes no --source; table2 does")
+    return EXHIBITS[name]
 
 
 def _default(known: Known) -> Path:
@@ -100,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("exhibit", choices=list(EXHIBITS), metavar="TABLE_OR_FIGURE", help="see below")
+    add("exhibit", metavar="TABLE_OR_FIGURE", help="see below")
     add("--config", type=Path, metavar="FILE", help="configuration (default: the exhibit's, on the embedded scenes)")
     add("--output", type=Path, metavar="DIR", help="folder (default: output/reproduce/NAME)")
     add("--resume", action="store_true", help="keep what an earlier call finished, go on with what it began")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.exhibit import Exhibit
+from san_cliptrase.reproduce.request import Request
 from san_cliptrase.reproduce.scoring import about, score_rows
 
 KEY = "MODEL.CLIPTRASE.CORRELATION"

@@ -19,25 +19,6 @@ _BAR = "#0072B2"  # Okabe and Ito's blue
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked for on the command line.
-
-    Attributes:
-        config: configuration file.
-        overrides: KEY, VALUE, ... for every configuration of the exhibit.
-        output: folder.
-        resume: keep rows that were finished with the same configuration.
-        sources: of regions, values of MODEL.CLIPTRASE.REGIONS, for ``table2``; (): those of the paper.
-    """
-
-    config: Path
-    overrides: tuple[str, ...]
-    output: Path
-    resume: bool = False
-    sources: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Row:
     """One method on one data set.
 
@@ -93,8 +74,7 @@ def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
     figures = list(exhibit.figures)
     if exhibit.rows and exhibit.bars:
         figures.insert(0, output / f"{exhibit.name}.png")
-        picture = draw_bars(exhibit)
-        write_whole(figures[0], lambda path: picture.savefig(path, dpi=110, format="png"))
+        write_picture(draw_bars(exhibit), figures[0])
     date, published = now(), exhibit.paper and paper_table(exhibit.paper)
     report = {
         "exhibit": exhibit.name,
@@ -110,6 +90,15 @@ def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
     path = output / f"{exhibit.name}.md"
     write_text_atomically(path, render(exhibit, figures, date))
     return path
+
+
+def write_picture(figure: Figure, path: Path) -> None:
+    """Writes a PNG whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_whole(path, lambda file: figure.savefig(file, dpi=100, format="png"))
 
 
 def render(exhibit: Exhibit, figures: Sequence[Path], date: str) -> str:
@@ -130,10 +119,23 @@ def render(exhibit: Exhibit, figures: Sequence[Path], date: str) -> str:
             for method, by_dataset in published.rows.items()
             for dataset, metrics in by_dataset.items()
         ]
-        where = f"{paper_source()}, {published.title}. ViT-B/16 of OpenAI, other pictures than above."
-        parts += ["## The paper's numbers", where, table(cells)]
-    parts += [f"- {note}" for note in exhibit.notes]
+        where = f"{paper_source()}, {published.title}; ViT-B/16 of OpenAI."
+        measured = {row.dataset for row in exhibit.rows}
+        both = [name for name in dict.fromkeys(dataset for _, dataset, _, _ in cells) if name in measured]
+        parts += ["## The paper's numbers", f"{where} {_comparable(both)}", table(cells)]
+    if exhibit.notes:
+        parts.append("\n".join(f"- {note}" for note in exhibit.notes))
     return "\n\n".join(parts) + "\n"
+
+
+def _comparable(datasets: Sequence[str]) -> str:
+    """What numbers of ours and the paper's have in common, given the data sets that are in both tables."""
+    if not datasets:
+        return "None of its data sets is in the table above, so single numbers cannot be compared."
+    return (
+        f"In both tables: {', '.join(datasets)}. Their numbers can be compared as far as CLIP, protocol, size and "
+        "number of pictures, which stand at the top, are the paper's."
+    )
 
 
 def table(rows: Sequence[tuple[str, str, Mapping[str, float], str]], more: Sequence[str] = (), digits: int = 2) -> str:
@@ -142,7 +144,8 @@ def table(rows: Sequence[tuple[str, str, Mapping[str, float], str]], more: Seque
     lines = [["", "data set", *metrics, *more], ["---", "---", *["---:"] * len(metrics), *["---"] * len(more)]]
     for name, dataset, values, setting in rows:
         numbers = [f"{values[metric]:.{digits}f}" if metric in values else "" for metric in metrics]
-        lines.append([name, dataset, *numbers, *([f"`{setting}`" if setting else ""] if more else [])])
+        shown = name.replace("<", "\\<")  # "<x_i, x_j>" is no HTML
+        lines.append([shown, dataset, *numbers, *([f"`{setting}`" if setting else ""] if more else [])])
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -153,14 +156,14 @@ def draw_bars(exhibit: Exhibit) -> Figure:
     metric = "mIoU" if "mIoU" in exhibit.rows[0].metrics else next(iter(exhibit.rows[0].metrics))
     columns = min(3, len(datasets))
     lines = -(-len(datasets) // columns)
-    figure = Figure(figsize=(2.5 + 3.2 * columns, lines * (1.0 + 0.34 * len(names))), layout="constrained")
+    figure = Figure(figsize=(4.4 + 2.4 * columns, lines * (1.0 + 0.34 * len(names))), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axes, dataset in zip(panels, datasets, strict=False):
         values = {row.name: row.metrics[metric] for row in exhibit.rows if row.dataset == dataset}
         bars = axes.barh([names.index(name) for name in values], list(values.values()), color=_BAR)
         axes.bar_label(bars, fmt="%.1f", padding=3)
         axes.set(title=dataset, xlabel=metric)
-        axes.margins(x=0.15)
+        axes.margins(x=0.2)
         axes.set_yticks(range(len(names)), names)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()

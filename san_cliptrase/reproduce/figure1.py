@@ -11,7 +11,8 @@ from san_cliptrase.convergence.experiment_file import read_experiment
 from san_cliptrase.convergence.markdown import headline
 from san_cliptrase.convergence.plots import plot_curves
 from san_cliptrase.engine.protocol import ConfigError
-from san_cliptrase.reproduce.exhibit import Exhibit, Request, Row
+from san_cliptrase.reproduce.exhibit import Exhibit, Row
+from san_cliptrase.reproduce.request import Request
 
 
 def figure1(request: Request) -> Exhibit:

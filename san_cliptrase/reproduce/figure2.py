@@ -9,11 +9,11 @@ from matplotlib.figure import Figure
 from scipy.ndimage import distance_transform_edt
 
 from san_cliptrase.engine.protocol import ConfigError
-from san_cliptrase.files import write_whole
-from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.exhibit import Exhibit, write_picture
 from san_cliptrase.reproduce.patch_scores import mean_rows, same_class_auc
-from san_cliptrase.reproduce.patch_view import COLOUR_MAP, PatchView, chosen_entry, load_cliptrase, unit, view_patches
+from san_cliptrase.reproduce.patch_view import COLOUR_MAP, PatchView, look, unit
 from san_cliptrase.reproduce.patches_page import write_page
+from san_cliptrase.reproduce.request import Request
 from san_cliptrase.reproduce.scoring import about
 
 Point = tuple[int, int]
@@ -33,23 +33,20 @@ def figure2(request: Request) -> Exhibit:
         ConfigError: there is no such picture or patch.
         DataError, WeightsError: pictures or weights cannot be used.
     """
-    cfg, model = load_cliptrase(request)
-    view = view_patches(model, *chosen_entry(cfg), cfg.INPUT.IGNORE_LABEL)
+    cfg, model, view = look(request)
     points = checked_points(cfg.FIGURES.POINTS, view.grid) or middles(view.regions, view.grid)
     path, page = request.output / "figure2.png", request.output / "patches.html"
-    picture = draw_points(view, points)
-    write_whole(path, lambda file: picture.savefig(file, dpi=100, format="png"))
+    write_picture(draw_points(view, points), path)
     write_page(view, points[0], page)
-    rows = [] if cfg.FIGURES.IMAGE_FILE else mean_rows(cfg, model, _scores)
     return Exhibit(
         name="figure2",
         title="Figure 2: attention of plain CLIP, and the correlation that is recovered",
-        rows=rows,
+        rows=mean_rows(cfg, model, _scores),
         bars=False,
         about=[
             f"picture: {view.title}; patches (row, column) {', '.join(map(str, points))} of "
             f"{view.grid[0]}x{view.grid[1]}, counted from 0",
-            *about(request),
+            *about(request, cfg),
         ],
         notes=[
             "Plain CLIP: attention softmax(q k^T / sqrt(d)), mean over heads, in fair shares (1: even). The other "

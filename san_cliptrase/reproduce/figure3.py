@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from san_cliptrase.colors import class_colors
-from san_cliptrase.files import write_whole
-from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.exhibit import Exhibit, write_picture
 from san_cliptrase.reproduce.patch_scores import mean_rows, purity
-from san_cliptrase.reproduce.patch_view import AFTER, BEFORE, PatchView, chosen_entry, load_cliptrase, view_patches
+from san_cliptrase.reproduce.patch_view import AFTER, BEFORE, PatchView, look
+from san_cliptrase.reproduce.request import Request
 from san_cliptrase.reproduce.scoring import about
 
 REGIONS = "regions (every patch)"
@@ -29,23 +29,22 @@ def figure3(request: Request) -> Exhibit:
         ConfigError: there is no such picture.
         DataError, WeightsError: pictures or weights cannot be used.
     """
-    cfg, model = load_cliptrase(request)
-    view = view_patches(model, *chosen_entry(cfg), cfg.INPUT.IGNORE_LABEL)
+    cfg, model, view = look(request)
     path = request.output / "figure3.png"
-    picture = draw_clusters(view)
-    write_whole(path, lambda file: picture.savefig(file, dpi=100, format="png"))
+    write_picture(draw_clusters(view), path)
     return Exhibit(
         name="figure3",
         title="Figure 3: clusters before and after global patches are suppressed",
-        rows=[] if cfg.FIGURES.IMAGE_FILE else mean_rows(cfg, model, _scores),
+        rows=mean_rows(cfg, model, _scores),
         bars=False,
-        about=[f"picture: {view.title}", *about(request)],
+        about=[f"picture: {view.title}", *about(request, cfg)],
         notes=[
             f'"{BEFORE}": DBSCAN on the rows of the correlation itself; "{AFTER}": on relu(w_ij - w_cls,j), as '
             f'CLIPtrase does; both with the same radius rule and core size. "{REGIONS}": every patch, noise included, '
             "goes to the cluster whose mean row is largest there, before maps are smoothed and pixels vote.",
             "Colours of clusters are not those of classes; a cluster that stays keeps its colour. Black is noise, and "
             "in the ground truth no label.",
+            "noise, largest: percent of the patches that are noise, or in the largest cluster.",
             "purity: percent of patches that are of their cluster's most frequent class; noise is never right, and "
             "many small clusters make it high.",
         ],

@@ -12,13 +12,11 @@ from yacs.config import CfgNode
 
 from san_cliptrase.cliptrase.global_patches import FAIR_SHARES, MEASURES, REACH, block_attention, measure_attention
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.launch import build
 from san_cliptrase.engine.protocol import ConfigError
-from san_cliptrase.files import write_whole
 from san_cliptrase.meta_arch.inputs import clip_from_config, image_batch
-from san_cliptrase.reproduce.exhibit import Exhibit, Request, Row
+from san_cliptrase.reproduce.exhibit import Exhibit, Row, write_picture
+from san_cliptrase.reproduce.request import Request, pictures, request_config
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +43,15 @@ def global_patches(request: Request) -> Exhibit:
         ConfigError: FIGURES.MODELS cannot be read, or names a model that does not exist.
         DataError, WeightsError: pictures or weights cannot be used.
     """
-    base = load_config(request.config, request.overrides)
-    if not base.DATASETS.TEST:
-        raise ConfigError(f"{request.config}: DATASETS.TEST is empty, so there are no pictures to measure")
+    base = request_config(request, cliptrase=False)
     dataset, found = base.DATASETS.TEST[0], {}
+    count = len(pictures(base, dataset))
     for name, (model, weights) in asked_models(base).items():
         clip = ["MODEL.CLIP.NAME", model, "MODEL.CLIP.PRETRAINED", weights]
-        found[name] = measure_blocks(load_config(request.config, [*request.overrides, *clip]), dataset)
+        found[name] = measure_blocks(request_config(request, clip, cliptrase=False), dataset)
         logger.info("%s: %s", name, [round(block["top 5 % receive"], 1) for block in found[name]])
     path = request.output / "global_patches_by_block.png"
-    picture = plot_blocks(found)
-    write_whole(path, lambda file: picture.savefig(file, dpi=110, format="png"))
-    count = len(dataset_records(dataset)[: base.TEST.MAX_IMAGES or None])
+    write_picture(plot_blocks(found), path)
     return Exhibit(
         name="global_patches",
         title="Global patches (supplement, section A.1)",
@@ -70,6 +65,7 @@ def global_patches(request: Request) -> Exhibit:
             f"means over {count} pictures of {dataset}; attention is softmax(q k^T / sqrt(d)), mean over heads",
             f"a patch is global if it receives at least {FAIR_SHARES:g} times its fair share of the patches' attention "
             f"and at least {REACH:.0%} of the patches give it more than a fair share; a fair share is 1 / L",
+            request.title(),
         ],
         notes=[
             "Columns: percent of patches that are global; percent of pictures that have any; what the strongest "
@@ -88,7 +84,7 @@ def asked_models(cfg: CfgNode) -> dict[str, tuple[str, str]]:
     """Name -> (model, weights) of FIGURES.MODELS, or MODEL.CLIP beside the same tower with random weights.
 
     Raises:
-        ConfigError: a part is not NAME=MODEL or NAME=MODEL@WEIGHTS.
+        ConfigError: a part is not NAME=MODEL or NAME=MODEL@WEIGHTS, or a name stands twice.
     """
     clip, models = cfg.MODEL.CLIP, {}
     if not cfg.FIGURES.MODELS:
@@ -100,6 +96,8 @@ def asked_models(cfg: CfgNode) -> dict[str, tuple[str, str]]:
         name, equals, model = (text.strip() for text in part.partition("="))
         if not (name and equals and model):
             raise ConfigError(f"FIGURES.MODELS: {part.strip()!r} is not NAME=MODEL or NAME=MODEL@WEIGHTS")
+        if name in models:
+            raise ConfigError(f"FIGURES.MODELS: the name {name!r} stands twice")
         model, _, weights = model.partition("@")
         models[name] = (model, weights)
     return models
@@ -111,7 +109,7 @@ def measure_blocks(cfg: Any, dataset: str) -> Measured:
     torch.manual_seed(cfg.SEED)  # weights may be random
     clip = build(clip_from_config, cfg).to(cfg.MODEL.DEVICE).eval()
     visual, mapper = clip.visual, build_test_mapper(cfg, dataset)
-    records = dataset_records(dataset)[: cfg.TEST.MAX_IMAGES or None]
+    records = pictures(cfg, dataset)
     total = [dict.fromkeys(MEASURES, 0.0) for _ in range(visual.depth)]
     for start in range(0, len(records), cfg.TEST.BATCH_SIZE):
         entries = [mapper(record) for record in records[start : start + cfg.TEST.BATCH_SIZE]]
@@ -126,7 +124,7 @@ def measure_blocks(cfg: Any, dataset: str) -> Measured:
 
 def plot_blocks(found: Mapping[str, Measured]) -> Figure:
     """A panel for each of four measures: the blocks of every CLIP, first to last, from left to right."""
-    figure = Figure(figsize=(10.5, 6.6), layout="constrained")
+    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
     depths = {len(blocks) for blocks in found.values()}
     same = len(depths) == 1  # towers of different depths share the axis by their relative depth
     for axes, (measure, title) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):

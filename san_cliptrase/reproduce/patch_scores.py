@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
 from san_cliptrase.reproduce.exhibit import Row
 from san_cliptrase.reproduce.patch_view import PatchView, view_patches
+from san_cliptrase.reproduce.request import pictures
 
 UNKNOWN = -1
 
@@ -76,31 +76,27 @@ def purity(clusters: np.ndarray, classes: np.ndarray) -> float:
     return right / max(1, int(known.sum()))
 
 
-def views_of_dataset(cfg: Any, model: CLIPtrase) -> Iterator[PatchView]:
-    """Every picture of the first data set of DATASETS.TEST, at most TEST.MAX_IMAGES."""
-    dataset = cfg.DATASETS.TEST[0]
-    mapper = build_test_mapper(cfg, dataset)
-    for record in dataset_records(dataset)[: cfg.TEST.MAX_IMAGES or None]:
-        yield view_patches(model, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
-
-
 def mean_rows(
     cfg: Any, model: CLIPtrase, score: Callable[[PatchView, np.ndarray], Mapping[str, Mapping[str, float]]]
 ) -> list[Row]:
-    """Rows of means over a data set.
+    """Rows of means over the pictures of DATASETS.TEST, a data set after the other.
 
     Args:
-        cfg: see :func:`views_of_dataset`.
+        cfg: configuration.
         model: in evaluation mode.
         score: a picture and the classes of its patches -> name of a row -> metric -> value; NaN does not count.
     """
-    found: dict[str, dict[str, list[float]]] = {}
-    for view in views_of_dataset(cfg, model):
-        classes = patch_classes(view.truth, view.grid, view.cell)
-        for name, metrics in score(view, classes).items():
-            for metric, value in metrics.items():
-                found.setdefault(name, {}).setdefault(metric, []).append(value)
-    return [
-        Row(name, cfg.DATASETS.TEST[0], {metric: float(np.nanmean(values)) for metric, values in metrics.items()})
-        for name, metrics in found.items()
-    ]
+    rows = []
+    for dataset in cfg.DATASETS.TEST:
+        found: dict[str, dict[str, list[float]]] = {}
+        mapper = build_test_mapper(cfg, dataset)
+        for record in pictures(cfg, dataset):
+            view = view_patches(model, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
+            for name, metrics in score(view, patch_classes(view.truth, view.grid, view.cell)).items():
+                for metric, value in metrics.items():
+                    found.setdefault(name, {}).setdefault(metric, []).append(value)
+        rows += [
+            Row(name, dataset, {metric: float(np.nanmean(values)) for metric, values in metrics.items()})
+            for name, metrics in found.items()
+        ]
+    return rows

@@ -19,14 +19,13 @@ from san_cliptrase.cliptrase.global_patches import block_attention
 from san_cliptrase.cliptrase.regions import region_maps, regions_from_maps
 from san_cliptrase.data.mapper import replacement_words
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.launch import build
 from san_cliptrase.engine.protocol import ConfigError
 from san_cliptrase.images import read_image
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
 from san_cliptrase.meta_arch.inputs import image_batch
-from san_cliptrase.reproduce.exhibit import Request
+from san_cliptrase.reproduce.request import Request, request_config
 
 BEFORE, AFTER = "[CLS] not subtracted", "[CLS] subtracted"
 PLAIN = "plain CLIP"
@@ -69,19 +68,24 @@ def unit(name: str) -> str:
     return "fair shares" if name.startswith(PLAIN) else "correlation"
 
 
-def load_cliptrase(request: Request) -> tuple[Any, CLIPtrase]:
-    """Configuration and model of a request.
+def look(request: Request) -> tuple[Any, CLIPtrase, PatchView]:
+    """Configuration, model and the picture that FIGURES asks for.
+
+    Returns:
+        Of the configuration's data sets the first is kept, as pictures to measure on; none if FIGURES.IMAGE_FILE names
+        a picture without ground truth.
 
     Raises:
-        ConfigError: it names a key or value that does not exist, or the model is not CLIPtrase.
+        ConfigError: see :func:`request_config`; or the data set has no picture of the number asked for.
+        DataError, FileNotFoundError: the picture, its labels or the data set cannot be used.
+        WeightsError: weights cannot be used.
     """
-    cfg = load_config(request.config, request.overrides)
-    if cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
-        raise ConfigError(f"{request.config} describes {cfg.MODEL.META_ARCHITECTURE}; this exhibit needs CLIPtrase")
-    if not cfg.DATASETS.TEST:
-        raise ConfigError(f"{request.config}: DATASETS.TEST is empty, so there are no pictures and no words")
+    cfg = request_config(request)
+    title, entry = chosen_entry(cfg)  # what is not there is found before the model is built
+    cfg.DATASETS.TEST = () if cfg.FIGURES.IMAGE_FILE else cfg.DATASETS.TEST[:1]
     torch.manual_seed(cfg.SEED)  # weights may be random
-    return cfg, build(build_model, cfg).eval()
+    model = build(build_model, cfg).eval()
+    return cfg, model, view_patches(model, title, entry, cfg.INPUT.IGNORE_LABEL)
 
 
 def chosen_entry(cfg: Any) -> tuple[str, dict]:
@@ -93,7 +97,7 @@ def chosen_entry(cfg: Any) -> tuple[str, dict]:
     """
     dataset = cfg.DATASETS.TEST[0]
     if cfg.FIGURES.IMAGE_FILE:
-        return Path(cfg.FIGURES.IMAGE_FILE).name, _file_entry(cfg, dataset)
+        return f"{Path(cfg.FIGURES.IMAGE_FILE).name}, in the words of {dataset}", _file_entry(cfg, dataset)
     records, index = dataset_records(dataset), cfg.FIGURES.IMAGE_INDEX
     if not 0 <= index < len(records):
         raise ConfigError(f"FIGURES.IMAGE_INDEX is {index}; {dataset} has pictures 0 to {len(records) - 1}")

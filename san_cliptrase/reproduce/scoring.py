@@ -10,13 +10,13 @@ from pathlib import Path
 from detectron2.modeling import build_model
 from yacs.config import CfgNode
 
-from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
+from san_cliptrase.engine.evaluate import evaluate_only
 from san_cliptrase.engine.launch import build
-from san_cliptrase.engine.protocol import ConfigError, protocol_title
+from san_cliptrase.engine.protocol import protocol_title
 from san_cliptrase.engine.tables import format_results
 from san_cliptrase.files import write_text_atomically
-from san_cliptrase.reproduce.exhibit import Request, Row
+from san_cliptrase.reproduce.exhibit import Row
+from san_cliptrase.reproduce.request import Request, pictures, request_config
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,11 @@ def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[
         ConfigError: a row names a key or value that does not exist, or the model is not CLIPtrase.
         DataError, FileNotFoundError, WeightsError, OutputError: see ``train_net.py``.
     """
+    request_config(request)  # a wrong key of the user's is named without the rows' own beside it
     configs = {name: _config(request, name, overrides) for name, overrides in settings.items()}
-    for dataset in next(iter(configs.values())).DATASETS.TEST:  # missing data are found before anything is computed
-        dataset_records(dataset)
+    first = next(iter(configs.values()))
+    for dataset in first.DATASETS.TEST:  # missing data are found before anything is computed
+        pictures(first, dataset)
     rows = []
     for name, cfg in configs.items():
         logger.info("%s (%d of %d)", name, len(rows) // len(cfg.DATASETS.TEST) + 1, len(configs))
@@ -52,29 +54,27 @@ def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[
     return rows
 
 
-def about(request: Request) -> list[str]:
-    """What a reader must know of how the rows were made."""
-    cfg = load_config(request.config, request.overrides)
+def about(request: Request, cfg: CfgNode | None = None) -> list[str]:
+    """What a reader must know of how the rows were made.
+
+    Args:
+        request: see :class:`Request`.
+        cfg: its configuration, if DATASETS.TEST was cut to what was measured; of (), nothing is said.
+    """
+    cfg = cfg or request_config(request)
     clip = cfg.MODEL.CLIP
-    images = sum(len(dataset_records(name)[: cfg.TEST.MAX_IMAGES or None]) for name in cfg.DATASETS.TEST)
+    images = sum(len(pictures(cfg, name)) for name in cfg.DATASETS.TEST)
+    measured = f"{protocol_title(cfg)}; {images} pictures of {', '.join(cfg.DATASETS.TEST)}"
     return [
-        f"{protocol_title(cfg)}; {images} pictures of {', '.join(cfg.DATASETS.TEST)}",
+        *([measured] if images else []),
         f"CLIP {clip.NAME}, weights {clip.PRETRAINED or 'of that folder'}, templates {clip.TEMPLATES}",
-        f"configuration {request.config.name} {' '.join(request.overrides)}".rstrip(),
+        request.title(),
     ]
 
 
 def _config(request: Request, name: str, overrides: Sequence[str]) -> CfgNode:
     folder = request.output / "rows" / "".join(c if c.isalnum() else "_" for c in name)
-    cfg = load_config(request.config, [*request.overrides, *overrides, "OUTPUT_DIR", str(folder)])
-    if cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
-        raise ConfigError(
-            f"{request.config} describes {cfg.MODEL.META_ARCHITECTURE}; this exhibit needs CLIPtrase, such as "
-            "configs/cliptrase.yaml or configs/demo/cliptrase.yaml"
-        )
-    if not cfg.DATASETS.TEST:
-        raise ConfigError(f"{request.config}: DATASETS.TEST is empty")
-    return cfg
+    return request_config(request, [*overrides, "OUTPUT_DIR", str(folder)])
 
 
 def _scores(request: Request, cfg: CfgNode) -> dict[str, dict[str, float]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.exhibit import Exhibit
+from san_cliptrase.reproduce.request import Request, request_config
 from san_cliptrase.reproduce.scoring import about, score_rows
 from san_cliptrase.reproduce.tables import CLASSIFY
 
@@ -14,7 +14,7 @@ PUBLISHED = ("timm:vit_small_patch16_224.dino", "timm:vit_small_patch14_dinov2.l
 
 def table2(request: Request) -> Exhibit:
     """Table 2: CLIPtrase's regions against those of another ViT, classified by the same features of CLIP."""
-    random = load_config(request.config, request.overrides).MODEL.CLIPTRASE.REGIONS_PRETRAINED == "random"
+    random = request_config(request).MODEL.CLIPTRASE.REGIONS_PRETRAINED == "random"
     label = " (random weights: a path check, no result)" if random else ""
     others = {
         f"Ours + {source.removeprefix('timm:')}{label}": (REGIONS, source) for source in request.sources or PUBLISHED
@@ -52,7 +52,7 @@ def sam(request: Request) -> Exhibit:
         name="sam",
         title="CLIPtrase and SAM",
         rows=score_rows(request, rows),
-        about=[*about(request), f"SAM {load_config(request.config, request.overrides).MODEL.CLIPTRASE.SAM_MODEL}"],
+        about=[*about(request), f"SAM {request_config(request).MODEL.CLIPTRASE.SAM_MODEL}"],
         notes=[
             "Where masks overlap, the one with the highest IoU that SAM predicts wins; pixels in no mask stay in "
             "CLIPtrase's regions. The supplement has no numbers for this application.",

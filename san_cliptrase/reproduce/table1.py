@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from san_cliptrase.reproduce.exhibit import Exhibit, Request
+from san_cliptrase.reproduce.exhibit import Exhibit
+from san_cliptrase.reproduce.request import Request
 from san_cliptrase.reproduce.scoring import about, score_rows
 from san_cliptrase.reproduce.tables import CLASSIFY, RULE
 
@@ -20,7 +21,7 @@ def table1(request: Request) -> Exhibit:
     }
     rows = {name: (RULE, rule, CLASSIFY, "patches") for name, rule in attention.items()}
     rows["CLIPtrase, regions from inner products"] = (CORRELATION, "inner_product")
-    rows["CLIPtrase, the same, radius from the picture"] = (CORRELATION, "inner_product", EPS, "0")
+    rows["CLIPtrase, inner products, radius from the picture"] = (CORRELATION, "inner_product", EPS, "0")
     rows["CLIPtrase, regions from cosines"] = (CORRELATION, "cosine")
     return Exhibit(
         name="table1",
@@ -31,7 +32,7 @@ def table1(request: Request) -> Exhibit:
         notes=[
             "The first five rows classify every pixel by itself; they change the attention of CLIP's last block. A "
             "cosine keeps the mean length of its vectors, so that only directions are compared.",
-            "The row that sees the ground truth is a bound, not a method.",
+            "The row that sees the ground truth is no method; nor is it a bound: in the paper CLIPtrase is above it.",
             "The paper gives no equations for these rows: this is our reading. Its row COS(x_i, x_j) equals the row of "
             "DINOv2 in its table 2 in three of four numbers, and SCLIP's of its table 3 in the fourth.",
         ],

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
-from san_cliptrase.reproduce import command, scoring
+from san_cliptrase.evaluation.paper import paper_table
+from san_cliptrase.reproduce import command, global_patches, patch_view, scoring
+from san_cliptrase.reproduce.exhibit import Exhibit, Row, render
 
 
 def run(*arguments):
@@ -52,19 +54,41 @@ def test_figure1_shows_a_report_of_the_lab(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("tabel3",), "there is no exhibit 'tabel3'; there are: table1"),
+        (("figure2", "--source", "timm:test_vit"), "takes no --source"),
         (("table3", "--config", "configs/demo/san.yaml"), "needs CLIPtrase"),
+        (("table3", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
+        (("global_patches", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
+        (("figure2", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
         (("table3", "DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
         (("table3", "MODEL.CLIPTRACE.EPS", "1"), "did you mean"),
         (("figure1", "SEED", "1"), "takes no KEY VALUE"),
         (("figure1", "--config", "configs/demo/absent.yaml"), "absent.yaml"),
+        (("figure1", "--config", "README.md"), "README.md"),
     ],
 )
-def test_bad_requests_are_refused_in_one_line(arguments, said, tmp_path, capsys):
+def test_bad_requests_are_refused_in_one_line_before_a_model_is_built(arguments, said, tmp_path, capsys, monkeypatch):
+    for room in (scoring, patch_view, global_patches):
+        monkeypatch.setattr(room, "build", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     assert run(*arguments, "--output", tmp_path) == 1
     error = capsys.readouterr().err
     assert said in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [("demo_scenes_val", "None of its data sets is in the table above"), ("voc20_val", "In both tables: voc20_val.")],
+)
+def test_what_can_be_compared_with_the_paper_is_said(dataset, said):
+    """Names of rows with angle brackets are no HTML."""
+    exhibit = Exhibit("table1", "Table 1", [Row("<x_i, x_j>", dataset, {"mIoU": 1.0})], paper="table1")
+    measured, papers = render(exhibit, [], "today").split("## The paper's numbers")
+    assert said in papers
+    assert f"| \\<x_i, x_j> | {dataset} | 1.00 |" in measured
+    assert f"| \\<x_i, x_j> | ade150_val | {paper_table('table1').rows['<x_i, x_j>']['ade150_val']['mIoU']} |" in papers
 
 
 def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):

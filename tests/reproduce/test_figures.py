@@ -33,7 +33,7 @@ def test_global_patches_come_with_training(tmp_path):
     assert min(r["entropy"] for r in random) > 0.99
     assert not any(r["global patches"] for r in random)
     assert found["pictures"] == 2
-    assert is_picture(tmp_path / "global_patches_by_block.png", 1155)
+    assert is_picture(tmp_path / "global_patches_by_block.png", 960)
     assert "| scenes_vit scenes, block 1 of 6 | demo_scenes_val |" in (tmp_path / "global_patches.md").read_text()
 
 
@@ -63,14 +63,16 @@ def test_figure3_counts_clusters_with_and_without_global_patches(tmp_path):
 
 
 def test_any_picture_can_be_looked_at(tmp_path):
-    """Neither square nor of whole patches, without ground truth: nothing is measured, everything is drawn."""
+    """Neither square nor of whole patches, without ground truth, in the words of a data set that is not there."""
     photo = tmp_path / "photo.png"
     Image.fromarray(make_scene((5, 1)).image[:150, :187]).save(photo)
     for name in ("figure2", "figure3"):
-        assert run(name, tmp_path, "FIGURES.IMAGE_FILE", photo, "INPUT.MIN_SIZE_TEST", 150) == 0
+        absent = ("DATASETS.TEST", "('voc20_val', 'ade150_val')", "FIGURES.IMAGE_FILE", photo)
+        assert run(name, tmp_path, *absent, "INPUT.MIN_SIZE_TEST", 150) == 0
         found, rows = report(name, tmp_path)
         assert rows == {}
-        assert "photo.png" in found["about"][0]
+        assert "photo.png, in the words of voc20_val" in found["about"][0]
+        assert "pictures of" not in " ".join(found["about"])
         assert is_picture(tmp_path / f"{name}.png", 960)
 
 
@@ -84,6 +86,7 @@ def test_any_picture_can_be_looked_at(tmp_path):
         ("figure3", ("DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
         ("global_patches", ("FIGURES.MODELS", "scenes_vit"), "is not NAME=MODEL"),
         ("global_patches", ("FIGURES.MODELS", "a=scenes_vti"), "scenes_vit"),
+        ("global_patches", ("FIGURES.MODELS", "a=scenes_vit, a=scenes_vit@scenes"), "'a' stands twice"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_one_line(name, overrides, said, tmp_path, capsys):
