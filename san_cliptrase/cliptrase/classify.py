@@ -27,6 +27,16 @@ EMBEDDED = ("pooled", "cls")
 """Those that embed each region in the joint space."""
 
 
+def check_classify(name: str) -> None:
+    """Refuses what is not a key of ``CLASSIFY``.
+
+    Raises:
+        ValueError: lists the keys.
+    """
+    if name not in CLASSIFY:
+        raise ValueError(f"unknown way to classify regions {name!r}; choose one of: {', '.join(CLASSIFY)}")
+
+
 def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: int) -> int:
     """How many of CLIP's last blocks the [CLS] token of a region passes; 0 where there is none.
 
@@ -37,8 +47,7 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
     Raises:
         ValueError: The name is not a key of ``CLASSIFY``, or CLIP has no such blocks.
     """
-    if classify not in CLASSIFY:
-        raise ValueError(f"unknown way to classify regions {classify!r}; choose one of: {', '.join(CLASSIFY)}")
+    check_classify(classify)
     if classify != "cls":
         return 0
     if not -visual.depth <= cls_layer < visual.depth:

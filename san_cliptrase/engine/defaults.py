@@ -17,7 +17,9 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
+from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.templates import load_templates
+from san_cliptrase.cliptrase.classify import check_classify
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
@@ -123,6 +125,9 @@ def _check_values(cfg: CfgNode) -> None:
         raise ConfigError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; SAN flips horizontally, or choose 'none'")
     try:
         load_templates(cfg.MODEL.CLIP.TEMPLATES)
+        # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
+        attention_rule(cfg.MODEL.CLIPTRASE.ATTENTION)
+        check_classify(cfg.MODEL.CLIPTRASE.CLASSIFY)
         cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
     except ValueError as error:
         raise ConfigError(f"MODEL: {error}") from error
