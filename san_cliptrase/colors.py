@@ -6,6 +6,8 @@ import functools
 
 import numpy as np
 
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Of curves and bars: Okabe and Ito's, which the colour-blind can tell apart; without yellow, too faint on white."""
 LEVELS = 13
 """Values of a channel in the lattice that colours are taken from."""
 CHROMA = 60

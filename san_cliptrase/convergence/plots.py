@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from san_cliptrase.colors import OKABE_ITO
+
 _BASELINE = "black"
-# Okabe and Ito's colours, which the colour-blind can tell apart; yellow is left out, too faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = ("-", "--", "-.", ":")
 _TOGETHER = 6
 """Up to this many variants share a panel; of more, the best are drawn strongly, and each gets a panel of its own."""
@@ -102,7 +102,7 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
 
 def _looks(report: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """Variant -> colour and line style, by its place in the experiment, whatever the results are."""
-    looks = [(colour, style) for style, colour in product(_STYLES, _COLOURS)]
+    looks = [(colour, style) for style, colour in product(_STYLES, OKABE_ITO)]
     others = [name for name in report["variants"] if name != report["baseline"]]
     return {report["baseline"]: (_BASELINE, "-")} | {n: looks[i % len(looks)] for i, n in enumerate(others)}
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.reproduce.exhibit import Exhibit
 from san_cliptrase.reproduce.request import Request
-from san_cliptrase.reproduce.scoring import about, score_rows
+from san_cliptrase.reproduce.scoring import scored
 
 
 def classification(request: Request) -> Exhibit:
     """The same regions, or none, and each way to find their classes."""
     settings = {f"{name}: {what}": ("MODEL.CLIPTRASE.CLASSIFY", name) for name, what in CLASSIFY.items()}
-    return Exhibit(
-        name="classification",
-        title="A.3: what decides the class of a region",
-        rows=score_rows(request, settings),
-        about=about(request),
+    return scored(
+        request,
+        "classification",
+        "A.3: what decides the class of a region",
+        settings,
         notes=[
             "The paper prints no numbers for this. Of mask pooling with a [CLS] token for each mask, by an attention "
             'bias, it says that "since this method requires separately designing and training some layers for '

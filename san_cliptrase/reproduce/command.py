@@ -11,6 +11,7 @@ import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
 # isort: split
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from san_cliptrase.engine.launch import USER_ERRORS
 from san_cliptrase.engine.protocol import ConfigError
 from san_cliptrase.reproduce.classification import classification
 from san_cliptrase.reproduce.efficient import efficient
-from san_cliptrase.reproduce.exhibit import Exhibit, shown_path, write_exhibit
+from san_cliptrase.reproduce.exhibit import Exhibit, write_exhibit
 from san_cliptrase.reproduce.figure1 import figure1
 from san_cliptrase.reproduce.figure2 import figure2
 from san_cliptrase.reproduce.figure3 import figure3
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")  # libraries' own messages may have many lines
         return 1
-    sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {shown_path(path)}\n")
+    sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {os.path.relpath(path)}\n")
     return 0
 
 

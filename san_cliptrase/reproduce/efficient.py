@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from san_cliptrase.reproduce.exhibit import Exhibit
 from san_cliptrase.reproduce.request import Request
-from san_cliptrase.reproduce.scoring import about, score_rows
+from san_cliptrase.reproduce.scoring import scored
 
 KEY = "MODEL.CLIPTRASE.CORRELATION"
 
@@ -15,11 +15,11 @@ def efficient(request: Request) -> Exhibit:
         "cosine of each head, averaged (eqs. 1 to 3)": (KEY, "cosine"),
         "heads concatenated (eqs. 4 to 6)": (KEY, "cosine_concatenated"),
     }
-    return Exhibit(
-        name="efficient",
-        title="A.2: the efficient correlation",
-        rows=score_rows(request, settings),
-        about=about(request),
+    return scored(
+        request,
+        "efficient",
+        "A.2: the efficient correlation",
+        settings,
         notes=[
             "The paper says that concatenation reduces the computation and has almost no impact; it prints no numbers.",
             "Both are one matrix product here, of equally many multiplications; what the equations cost when they are "

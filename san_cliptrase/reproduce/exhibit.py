@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from san_cliptrase.colors import OKABE_ITO
 from san_cliptrase.convergence.worker import now
 from san_cliptrase.evaluation.paper import paper_source, paper_table
 from san_cliptrase.files import write_text_atomically, write_whole
-
-_BAR = "#0072B2"  # Okabe and Ito's blue
 
 
 @dataclass(frozen=True)
@@ -138,12 +136,12 @@ def _comparable(datasets: Sequence[str]) -> str:
     )
 
 
-def table(rows: Sequence[tuple[str, str, Mapping[str, float], str]], more: Sequence[str] = (), digits: int = 2) -> str:
+def table(rows: Sequence[tuple[str, str, Mapping[str, float], str]], more: Sequence[str] = ()) -> str:
     """A Markdown table of method, data set and metrics, with the last cell of a row under the heading ``more``."""
     metrics = list(dict.fromkeys(metric for _, _, values, _ in rows for metric in values))
     lines = [["", "data set", *metrics, *more], ["---", "---", *["---:"] * len(metrics), *["---"] * len(more)]]
     for name, dataset, values, setting in rows:
-        numbers = [f"{values[metric]:.{digits}f}" if metric in values else "" for metric in metrics]
+        numbers = [f"{values[metric]:.2f}" if metric in values else "" for metric in metrics]
         shown = name.replace("<", "\\<")  # "<x_i, x_j>" is no HTML
         lines.append([shown, dataset, *numbers, *([f"`{setting}`" if setting else ""] if more else [])])
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
@@ -160,7 +158,7 @@ def draw_bars(exhibit: Exhibit) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axes, dataset in zip(panels, datasets, strict=False):
         values = {row.name: row.metrics[metric] for row in exhibit.rows if row.dataset == dataset}
-        bars = axes.barh([names.index(name) for name in values], list(values.values()), color=_BAR)
+        bars = axes.barh([names.index(name) for name in values], list(values.values()), color=OKABE_ITO[0])
         axes.bar_label(bars, fmt="%.1f", padding=3)
         axes.set(title=dataset, xlabel=metric)
         axes.margins(x=0.2)
@@ -170,8 +168,3 @@ def draw_bars(exhibit: Exhibit) -> Figure:
     for axes in panels[len(datasets) :]:
         axes.set_visible(False)
     return figure
-
-
-def shown_path(path: Path) -> str:
-    """A path as it reads on the screen: relative to where the command was started."""
-    return os.path.relpath(path)

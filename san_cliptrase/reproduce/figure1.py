@@ -11,6 +11,7 @@ from san_cliptrase.convergence.experiment_file import read_experiment
 from san_cliptrase.convergence.markdown import headline
 from san_cliptrase.convergence.plots import plot_curves
 from san_cliptrase.engine.protocol import ConfigError
+from san_cliptrase.files import write_whole
 from san_cliptrase.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.reproduce.request import Request
 
@@ -31,8 +32,7 @@ def figure1(request: Request) -> Exhibit:
         )
     report = _report(request.config)
     picture = request.output / "figure1_curves.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    plot_curves(report, picture)
+    write_whole(picture, lambda path: plot_curves(report, path))
     baseline = report["baseline"]
     rows = [
         Row(

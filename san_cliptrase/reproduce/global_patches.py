@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from yacs.config import CfgNode
 
 from san_cliptrase.cliptrase.global_patches import FAIR_SHARES, MEASURES, REACH, block_attention, measure_attention
+from san_cliptrase.colors import OKABE_ITO
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.launch import build
 from san_cliptrase.engine.protocol import ConfigError
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 Measured = list[dict[str, float]]
 """A dict of :data:`MEASURES` for each block."""
 RANDOM = "random weights"
-# Okabe and Ito's colours with a marker each; random weights are grey.
-_LOOKS = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
+# A colour and a marker each; random weights are grey.
+_LOOKS = tuple(zip(OKABE_ITO, "os^DvP", strict=True))
 _PANELS = {
     "global patches": "global patches, % of patches",
     "top 5 % receive": "share of attention that the 5 % most\nattended patches receive, %",

@@ -15,7 +15,7 @@ from san_cliptrase.engine.launch import build
 from san_cliptrase.engine.protocol import protocol_title
 from san_cliptrase.engine.tables import format_results
 from san_cliptrase.files import write_text_atomically
-from san_cliptrase.reproduce.exhibit import Row
+from san_cliptrase.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.reproduce.request import Request, pictures, request_config
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,26 @@ logger = logging.getLogger(__name__)
 METRICS = ("pAcc", "mAcc", "fwIoU", "mIoU")
 SCRIPT = " (CLIPtrase script)"
 SETTING, SCORES = "setting.yaml", "scores.json"
+
+
+def scored(
+    request: Request,
+    name: str,
+    title: str,
+    settings: Mapping[str, Sequence[str]],
+    notes: Sequence[str],
+    paper: str = "",
+    more: Sequence[str] = (),
+) -> Exhibit:
+    """An exhibit whose rows are lines of configuration, scored on the same pictures.
+
+    Args:
+        request: see :func:`score_rows`, and ``settings``.
+        name: see :class:`Exhibit`, and ``title``, ``notes``, ``paper``.
+        more: lines on what was measured, behind those of :func:`about`.
+    """
+    rows = score_rows(request, settings)
+    return Exhibit(name, title, rows, paper=paper, about=[*about(request), *more], notes=notes)
 
 
 def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from san_cliptrase.reproduce.exhibit import Exhibit
 from san_cliptrase.reproduce.request import Request, request_config
-from san_cliptrase.reproduce.scoring import about, score_rows
+from san_cliptrase.reproduce.scoring import scored
 from san_cliptrase.reproduce.tables import CLASSIFY
 
 REGIONS, EPS = "MODEL.CLIPTRASE.REGIONS", "MODEL.CLIPTRASE.EPS"
@@ -25,12 +25,12 @@ def table2(request: Request) -> Exhibit:
         "CLIPtrase, radius found in each picture": (REGIONS, "cliptrase", EPS, "0.0"),
         "no regions": (CLASSIFY, "patches"),
     }
-    return Exhibit(
-        name="table2",
-        title="Table 2: regions of another ViT",
-        rows=score_rows(request, rows),
+    return scored(
+        request,
+        "table2",
+        "Table 2: regions of another ViT",
+        rows,
         paper="table2",
-        about=about(request),
         notes=[
             "Rows with another ViT: cosine similarity of its output tokens, [CLS] row subtracted, DBSCAN, maps and "
             "vote as for CLIP. DBSCAN's radius is found in each picture, so the row of CLIPtrase that says the same is "
@@ -48,11 +48,12 @@ def sam(request: Request) -> Exhibit:
         "SAM at CLIPtrase's points": (REGIONS, "sam_points"),
         "CLIPtrase": (REGIONS, "cliptrase"),
     }
-    return Exhibit(
-        name="sam",
-        title="CLIPtrase and SAM",
-        rows=score_rows(request, rows),
-        about=[*about(request), f"SAM {request_config(request).MODEL.CLIPTRASE.SAM_MODEL}"],
+    return scored(
+        request,
+        "sam",
+        "CLIPtrase and SAM",
+        rows,
+        more=[f"SAM {request_config(request).MODEL.CLIPTRASE.SAM_MODEL}"],
         notes=[
             "Where masks overlap, the one with the highest IoU that SAM predicts wins; pixels in no mask stay in "
             "CLIPtrase's regions. The supplement has no numbers for this application.",

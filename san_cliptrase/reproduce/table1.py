@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from san_cliptrase.reproduce.exhibit import Exhibit
 from san_cliptrase.reproduce.request import Request
-from san_cliptrase.reproduce.scoring import about, score_rows
+from san_cliptrase.reproduce.scoring import scored
 from san_cliptrase.reproduce.tables import CLASSIFY, RULE
 
 CORRELATION, EPS = "MODEL.CLIPTRASE.CORRELATION", "MODEL.CLIPTRASE.EPS"
@@ -23,12 +23,12 @@ def table1(request: Request) -> Exhibit:
     rows["CLIPtrase, regions from inner products"] = (CORRELATION, "inner_product")
     rows["CLIPtrase, inner products, radius from the picture"] = (CORRELATION, "inner_product", EPS, "0")
     rows["CLIPtrase, regions from cosines"] = (CORRELATION, "cosine")
-    return Exhibit(
-        name="table1",
-        title="Table 1: what self-correlation is for",
-        rows=score_rows(request, rows),
+    return scored(
+        request,
+        "table1",
+        "Table 1: what self-correlation is for",
+        rows,
         paper="table1",
-        about=about(request),
         notes=[
             "The first five rows classify every pixel by itself; they change the attention of CLIP's last block. A "
             "cosine keeps the mean length of its vectors, so that only directions are compared.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from san_cliptrase.reproduce.exhibit import Exhibit
 from san_cliptrase.reproduce.request import Request
-from san_cliptrase.reproduce.scoring import about, score_rows
+from san_cliptrase.reproduce.scoring import scored
 
 RULE, CLASSIFY = "MODEL.CLIPTRASE.ATTENTION", "MODEL.CLIPTRASE.CLASSIFY"
 METHODS = {
@@ -30,12 +30,12 @@ def table4(request: Request) -> Exhibit:
 
 
 def _methods(request: Request, name: str, title: str) -> Exhibit:
-    return Exhibit(
-        name=name,
-        title=title,
-        rows=score_rows(request, METHODS),
+    return scored(
+        request,
+        name,
+        title,
+        METHODS,
         paper=name,
-        about=about(request),
         notes=["Rows without regions classify every pixel by itself, as their papers do; all else is CLIPtrase's."],
     )
 
@@ -47,12 +47,12 @@ def table5(request: Request) -> Exhibit:
         "k-means on plain CLIP's patches": (key, "patches"),
         "k-means on CLIPtrase's regions": (key, "regions"),
     }
-    return Exhibit(
-        name="table5",
-        title="Table 5: unsupervised segmentation",
-        rows=score_rows(request, rows),
+    return scored(
+        request,
+        "table5",
+        "Table 5: unsupervised segmentation",
+        rows,
         paper="table5",
-        about=about(request),
         notes=[
             "No word is read: clusters are matched to classes one to one by the Hungarian method. The paper does not "
             "say how its clusters were made; this is our reading.",
