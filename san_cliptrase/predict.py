@@ -32,7 +32,7 @@ from san_cliptrase.drawing import draw_overlay
 from san_cliptrase.images import read_image
 from san_cliptrase.masks.source import SOURCES, MaskSource, build_mask_source
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("san_cliptrase.predict")  # run by -m, __name__ is another
 
 # CLIPtrase's positional embedding is resampled as in DINO's code.
 INTERPOLATE_OFFSET = 0.1

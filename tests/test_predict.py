@@ -147,6 +147,12 @@ def test_the_device_is_found():
     assert find_device("auto").type in ("cpu", "cuda")
 
 
-def test_needs_no_detectron2():
-    code = "import sys; sys.modules['detectron2'] = None; import san_cliptrase.predict"
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_the_command_needs_no_detectron2_and_says_what_it_wrote(tmp_path, photo):
+    arguments = [str(photo), "--output", str(tmp_path / "out"), "--vocabulary", "grass, lava"]
+    arguments = ["predict", *arguments, "--model", "scenes_vit", "--pretrained", "scenes"]
+    code = (
+        f"import runpy, sys; sys.modules['detectron2'] = None; sys.argv = {arguments!r}; "
+        "runpy.run_module('san_cliptrase.predict', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert f"{photo.stem}_overlay.png" in done.stderr
