@@ -44,6 +44,6 @@ setup(
     ],
     extras_require={
         "sam": SAM,
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "ruff>=0.6", *SAM],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", *SAM],
     },
 )

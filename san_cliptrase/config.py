@@ -133,8 +133,9 @@ def _add_san(cfg: Any, node: type) -> None:
     init.BIAS_STRENGTH = 10.0
     # prototypes: how many training images are read for them.
     init.PROTOTYPE_IMAGES = 1000
-    # Where an image has fewer regions than there are queries: go round again, so that every query has a region?
-    init.REPEAT = True
+    # Where an image has fewer regions than there are queries: go round again, so that every query has a region? On
+    # photographs that does harm (docs/convergence.md).
+    init.REPEAT = False
 
 
 def _add_evaluation(cfg: Any, node: type) -> None:

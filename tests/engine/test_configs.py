@@ -92,7 +92,8 @@ def test_plain_san_and_san_from_regions_differ_in_nothing_else():
         for cfg in (plain, ours):
             cfg.OUTPUT_DIR = ""
             cfg.MODEL.SAN.QUERY_INIT.NAME = ""
-            cfg.MODEL.CLIPTRASE.EPS = 0.0  # not used by plain SAN
+            # Not used by plain SAN.
+            cfg.MODEL.CLIPTRASE.EPS, cfg.MODEL.SAN.QUERY_INIT.REPEAT = 0.0, False
         assert plain == ours
 
 
