@@ -24,7 +24,7 @@ setup(
         "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
-        "san_cliptrase.reproduce": ["patches_page.html"],
+        "san_cliptrase.lab.reproduce": ["patches_page.html"],
     },
     install_requires=[
         "fvcore>=0.1.5",

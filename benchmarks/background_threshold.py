@@ -29,7 +29,7 @@ from detectron2.modeling import build_model
 
 from san_cliptrase.data.datasets import load_pairs, register
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.evaluate import evaluate
+from san_cliptrase.evaluation.evaluate import evaluate
 from san_cliptrase.meta_arch.inputs import BackgroundReader
 from san_cliptrase.scenes import SEEN_CLASSES, UNSEEN_CLASSES, make_scene
 from san_cliptrase.scenes.write import SPLITS

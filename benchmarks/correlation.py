@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from timing import add_device, turns
 from torch import Tensor
 
-from san_cliptrase.cliptrase.correlation import concatenated_correlation, self_correlation
+from san_cliptrase.regions.correlation import concatenated_correlation, self_correlation
 
 HEADS, WIDTH = 12, 64
 SHAPES = {(224, 1): 14, (224, 8): 14, (336, 1): 21, (336, 8): 21}

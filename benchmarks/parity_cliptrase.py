@@ -17,7 +17,7 @@ from benchmarks.parity_weights import Row, draw_weights
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase import Cliptrase
-from san_cliptrase.cliptrase.correlation import self_correlation, suppress_global_patches
+from san_cliptrase.regions.correlation import self_correlation, suppress_global_patches
 from san_cliptrase.structures import ClipFeatures
 
 # What the published positional embedding was resampled with.

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.parity_weights import Row, draw_weights
+from san_cliptrase.checkpoints.official_keys import from_official
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.recognition import recognition_taps
-from san_cliptrase.engine.checkpoint_keys import from_official
 from san_cliptrase.san import (
     MaskClassifier,
     MaskDecoder,

@@ -2,8 +2,8 @@
 
 Segments embedded scenes, training-free, with each tower at each grid: without regions, with the published radius
 (``default_clustering``), and with ``core_radius`` at several shares of cores. Towers are ``scenes_vit`` and folders
-that ``python -m san_cliptrase.clip.pretrain --output DIR`` wrote, of four blocks and more. Also what the published
-code does to ViT-L/14, whose middle block it takes for the last. ``--disturb`` changes what the towers correlate.
+that ``python -m san_cliptrase.lab.pretrain.scenes_clip --output DIR`` wrote, of four blocks and more. Also what the
+published code does to ViT-L/14, whose middle block it takes for the last. ``--disturb`` changes what the towers correlate.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.cliptrase import Cliptrase
-from san_cliptrase.cliptrase.clustering import CORE_SHARE, cluster_rows, core_radius, default_clustering
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.evaluation.metrics import confusion_matrix, segmentation_metrics
+from san_cliptrase.regions.clustering import CORE_SHARE, cluster_rows, core_radius, default_clustering
 from san_cliptrase.scenes import CLASS_NAMES, make_scene
 from san_cliptrase.scenes.write import SPLITS
 from san_cliptrase.structures import ClipFeatures

@@ -36,7 +36,7 @@ from detectron2.modeling import build_model
 
 from san_cliptrase.data.datasets import load_pairs, register
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.evaluate import evaluate
+from san_cliptrase.evaluation.evaluate import evaluate
 from san_cliptrase.scenes import CLASS_NAMES, make_scene
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "demo"

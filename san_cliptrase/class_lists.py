@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError
 
 MOST_BYTES = 4 * 2**20
 

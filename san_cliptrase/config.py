@@ -121,7 +121,7 @@ def _add_san(cfg: Any, node: type) -> None:
     # Begin as plain SAN, whatever the mode, and learn how much of the regions to take? MODEL.WEIGHTS with a file in
     # SAN's own format switches it on.
     init.ZERO_INIT = False
-    # Where regions come from: cliptrase, or a control: grid, random, shuffled, truth (meta_arch/region_sources.py).
+    # Where regions come from: cliptrase, or a control: grid, random, shuffled, truth (regions/controls.py).
     init.SOURCE = "cliptrase"
     # cliptrase, shuffled: multiples of CLIPTRASE.EPS; the regions of all of them are taken together.
     init.SCALES = (1.0,)
@@ -211,7 +211,7 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
 
 
 def _add_figures(cfg: Any, node: type) -> None:
-    # Pictures of python -m san_cliptrase.reproduce: which image is looked at, by its place in the first data set of
+    # Pictures of python -m san_cliptrase.lab.reproduce: which image is looked at, by its place in the first data set of
     # DATASETS.TEST, or any image file instead.
     cfg.FIGURES = figures = node()
     figures.IMAGE_INDEX = 0

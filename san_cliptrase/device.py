@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from san_cliptrase.errors import OptionError
+
 
 def find_device(name: str) -> torch.device:
     """The device of a name; "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: There is no such device.
+        OptionError: There is no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
-        raise ValueError(f"device {name!r} cannot be used: {error}") from error
+        raise OptionError(f"device {name!r} cannot be used: {error}") from error

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-
-class OutputError(RuntimeError):
-    """A result that could not be written; the message names the file and says why."""
+from san_cliptrase.errors import OutputError
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -9,12 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from san_cliptrase.errors import DataError
+
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
-
-
-class DataError(ValueError):
-    """A file that cannot be used; the message names it and says what was found."""
 
 
 def read_image(path: str | Path) -> np.ndarray:

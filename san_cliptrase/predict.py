@@ -21,7 +21,7 @@ from torch import Tensor
 
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.clip.attention import ATTENTION_RULES
-from san_cliptrase.clip.build import FrozenClip, WeightsError, build_clip
+from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.templates import TEMPLATES
 from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.cliptrase import Cliptrase
@@ -29,8 +29,9 @@ from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.device import find_device
 from san_cliptrase.drawing import draw_overlay
+from san_cliptrase.errors import OptionError, WeightsError
 from san_cliptrase.images import read_image
-from san_cliptrase.masks.source import SOURCES, MaskSource, build_mask_source
+from san_cliptrase.regions.source import SOURCES, MaskSource, build_mask_source
 
 logger = logging.getLogger("san_cliptrase.predict")  # run by -m, __name__ is another
 
@@ -68,13 +69,13 @@ class Predictor:
         """Segment an RGB image, (H, W, 3) uint8: (H, W) int64 indices into ``names``.
 
         Raises:
-            ValueError: The image is so long that CLIP would see more than ``MAX_PATCHES`` patches.
+            OptionError: The image is so long that CLIP would see more than ``MAX_PATCHES`` patches.
         """
         scale = self.size / min(image.shape[:2])
         height, width = (max(self.size, round(side * scale)) for side in image.shape[:2])
         rows, columns = (-(-side // p) for side, p in zip((height, width), self.clip.visual.patch_size, strict=True))
         if rows * columns > MAX_PATCHES:
-            raise ValueError(
+            raise OptionError(
                 f"{image.shape[1]}x{image.shape[0]} pixels are {columns}x{rows} patches at --size {self.size}"
                 f", more than {MAX_PATCHES}: cut it into pieces, or choose a smaller --size"
             )
@@ -93,7 +94,7 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
     """Build what the command line asks for.
 
     Raises:
-        ValueError: Bad vocabulary, unknown model, tag, device or attention rule, size below one patch.
+        OptionError: Bad vocabulary, unknown model, tag, device or attention rule, size below one patch.
         WeightsError: The weights cannot be fetched or do not fit.
     """
     file, background = options.vocabulary_file, _words(options.background)
@@ -105,7 +106,7 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
         logger.info("scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes and no photographs")
     size = options.size or min(clip.image_size)
     if size < max(clip.visual.patch_size):
-        raise ValueError(
+        raise OptionError(
             f"--size {size} is less than one patch of {options.model} ({max(clip.visual.patch_size)} pixels)"
         )
     method = Cliptrase(

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+Size = tuple[int, int]
+"""(height, width), in pixels or patches."""
+
 
 def _expect(condition: bool, message: str) -> None:
     if not condition:

@@ -1,7 +1,7 @@
 import pytest
 
 from san_cliptrase.class_lists import read_class_list
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError
 
 
 def test_lines_are_names_whatever_the_editor_that_wrote_them(tmp_path):

@@ -3,7 +3,8 @@ import resource
 import pytest
 import torch
 
-from san_cliptrase.files import OutputError, write_atomically, write_whole
+from san_cliptrase.errors import OutputError
+from san_cliptrase.files import write_atomically, write_whole
 
 
 def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from san_cliptrase.images import DataError, image_size, read_image, read_values
+from san_cliptrase.errors import DataError
+from san_cliptrase.images import image_size, read_image, read_values
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])

@@ -25,7 +25,6 @@ the place of the first term: ``sclip-mlp`` is ``qq+kk-mlp``.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import itertools
 import operator
@@ -35,6 +34,8 @@ from collections.abc import Callable, Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from san_cliptrase.errors import OptionError, suggest
 
 AttentionRule = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -128,7 +129,7 @@ def attention_rule(text: str) -> DenseRule:
     """The rule of a name or of a combination, spelled as at the top of this file.
 
     Raises:
-        ValueError: A part is unknown, repeated or without effect; the message says which one, and what is known.
+        OptionError: A part is unknown, repeated or without effect; the message says which one, and what is known.
     """
     first, *parts = re.split(r"(?=[+-])", text)
     rule = ATTENTION_RULES.get(first) or DenseRule(())
@@ -162,7 +163,6 @@ def _with_part(rule: DenseRule, part: str, text: str) -> DenseRule:
     raise _unknown(text, problem, part, known)
 
 
-def _unknown(text: str, problem: str, part: str = "", known: Iterable[str] = ()) -> ValueError:
-    close = difflib.get_close_matches(part, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return ValueError(f"unknown attention rule {text!r}: {problem}{hint}")
+def _unknown(text: str, problem: str, part: str = "", known: Iterable[str] = ()) -> OptionError:
+    hint = f"; {suggest(part, known)}" if known else ""
+    return OptionError(f"unknown attention rule {text!r}: {problem}{hint}")

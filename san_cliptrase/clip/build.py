@@ -14,9 +14,10 @@ from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
-from san_cliptrase.clip.openai_files import WeightsError, read_openai_file
+from san_cliptrase.clip.openai_files import read_openai_file
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.errors import WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ SHIPPED_MODELS = Path(__file__).parent / "models"
 # (model, tag) -> weights file, next to the JSON configs that open_clip reads from the same folder.
 SHIPPED_WEIGHTS = {("scenes_vit", "scenes"): SHIPPED_MODELS / "scenes_vit.safetensors"}
 
-__all__ = ["FrozenClip", "WeightsError", "build_clip", "register_shipped_models"]
+__all__ = ["FrozenClip", "build_clip", "register_shipped_models"]
 
 
 class FrozenClip(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.errors import OptionError
 from san_cliptrase.structures import ClipFeatures
 
 Value = TypeVar("Value")
@@ -54,12 +55,12 @@ class FeatureCache:
         gigabytes: Tokens are kept, on their device, until they take so much; what comes later is computed each time.
 
     Raises:
-        ValueError: The tower has trainable parameters.
+        OptionError: The tower has trainable parameters.
     """
 
     def __init__(self, visual: ClipVisualEncoder, taps: Sequence[int], gigabytes: float) -> None:
         if trainable := [name for name, p in visual.vision.named_parameters() if p.requires_grad]:
-            raise ValueError(
+            raise OptionError(
                 f"MODEL.CLIP.CACHE_GB is {gigabytes}, but features of a CLIP that trains {', '.join(trainable)} do not "
                 "stay the same: set it to 0, or MODEL.CLIP.TRAINABLE to ()"
             )

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from san_cliptrase.clip.attention import DenseRule
 from san_cliptrase.clip.blocks import attention_output, mlp_output
-from san_cliptrase.clip.positions import Size
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.structures import ClipFeatures
+from san_cliptrase.errors import OptionError
+from san_cliptrase.structures import ClipFeatures, Size
 
 # Of the Gaussian window, in patches: Hajimiri et al., 2025.
 NEIGHBOUR_STD = 5.0
@@ -57,10 +57,10 @@ def dense_taps(visual: ClipVisualEncoder, rule: DenseRule) -> tuple[int, ...]:
     """The taps that :func:`read_densely` needs.
 
     Raises:
-        ValueError: The tower has fewer blocks than the rule's second path.
+        OptionError: The tower has fewer blocks than the rule's second path.
     """
     if rule.dual > visual.depth:
-        raise ValueError(
+        raise OptionError(
             f"the attention rule sums the last {rule.dual} blocks, but this tower has {visual.depth}: choose a shorter "
             f"second path, as vv-mlp+dual{visual.depth}+surgery"
         )
@@ -87,7 +87,7 @@ def read_densely(
         (B, T, C)
 
     Raises:
-        ValueError: ``truth`` without classes.
+        OptionError: ``truth`` without classes.
     """
     depth = visual.depth
     bias = _bias(visual, features, rule, classes)
@@ -108,7 +108,7 @@ def _bias(visual: ClipVisualEncoder, features: ClipFeatures, rule: DenseRule, cl
         parts.append(neighbour_window(features.grid, features.valid.device))
     if rule.truth:
         if classes is None:
-            raise ValueError(
+            raise OptionError(
                 "the attention rule has '+truth', a control that looks at the ground truth, but there are no label maps"
             )
         parts.append(class_bias(classes))

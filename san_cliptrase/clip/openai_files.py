@@ -14,10 +14,7 @@ import torch
 from open_clip.pretrained import get_pretrained_cfg
 from torch import Tensor
 
-
-class WeightsError(RuntimeError):
-    """Pretrained weights could not be fetched, read, or put into the model."""
-
+from san_cliptrase.errors import WeightsError
 
 # Numbers that OpenAI stores among the weights; they mark its format.
 _NUMBERS = ("input_resolution", "context_length", "vocab_size")

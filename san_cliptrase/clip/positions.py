@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from san_cliptrase.structures import Size
 
 
 def interpolate_positions(embedding: Tensor, native: Size, grid: Size, offset: float = 0.0) -> Tensor:

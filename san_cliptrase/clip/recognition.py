@@ -16,6 +16,7 @@ from torch import Tensor
 from san_cliptrase.clip.attention import AttentionRule
 from san_cliptrase.clip.blocks import project_kv, run_block
 from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.errors import OptionError
 from san_cliptrase.structures import ClipFeatures
 
 
@@ -48,10 +49,10 @@ def recognition_taps(clip: ClipVisualEncoder, num_blocks: int) -> tuple[int, ...
     """The CLIP taps that recognition by the last ``num_blocks`` blocks needs.
 
     Raises:
-        ValueError: CLIP has fewer blocks.
+        OptionError: CLIP has fewer blocks.
     """
     if not 1 <= num_blocks <= clip.depth:
-        raise ValueError(f"recognition by the last {num_blocks} blocks is impossible: CLIP has {clip.depth} blocks")
+        raise OptionError(f"recognition by the last {num_blocks} blocks is impossible: CLIP has {clip.depth} blocks")
     return tuple(range(clip.depth - num_blocks, clip.depth))
 
 

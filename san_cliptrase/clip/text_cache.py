@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from san_cliptrase.files import OutputError, write_atomically
+from san_cliptrase.errors import OutputError
+from san_cliptrase.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.attention import AttentionRule, softmax_attention
 from san_cliptrase.clip.blocks import run_block
-from san_cliptrase.clip.positions import Size, interpolate_positions
+from san_cliptrase.clip.positions import interpolate_positions
 from san_cliptrase.clip.support import reject_unsupported
-from san_cliptrase.structures import ClipFeatures
+from san_cliptrase.errors import OptionError
+from san_cliptrase.structures import ClipFeatures, Size
 
 
 def resolve_layer(index: int, depth: int) -> int:
@@ -27,7 +28,7 @@ def resolve_layer(index: int, depth: int) -> int:
         ValueError: The model has no such layer.
     """
     if not -depth <= index <= depth:
-        raise ValueError(f"layer {index} does not exist: with {depth} blocks, taps go from -{depth} to {depth}")
+        raise OptionError(f"layer {index} does not exist: with {depth} blocks, taps go from -{depth} to {depth}")
     return index + depth if index < 0 else index
 
 
@@ -71,7 +72,7 @@ class ClipVisualEncoder(nn.Module):
     def _freeze(self, trainable: tuple[str, ...]) -> None:
         parameters = dict(self.vision.named_parameters())
         if missing := sorted(set(trainable) - set(parameters)):
-            raise ValueError(f"the vision tower has no parameter named {', '.join(missing)}")
+            raise OptionError(f"the vision tower has no parameter named {', '.join(missing)}")
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in trainable)
         self.train()

@@ -12,7 +12,8 @@ from torch import Tensor
 from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder, resolve_layer
 from san_cliptrase.cliptrase.voting import count_classes
-from san_cliptrase.pooling import mask_average_pool
+from san_cliptrase.errors import OptionError
+from san_cliptrase.regions.pooling import mask_average_pool
 from san_cliptrase.structures import ClipFeatures, Regions
 
 CLASSIFY = {
@@ -31,10 +32,10 @@ def check_classify(name: str) -> None:
     """Refuses what is not a key of ``CLASSIFY``.
 
     Raises:
-        ValueError: lists the keys.
+        OptionError: lists the keys.
     """
     if name not in CLASSIFY:
-        raise ValueError(f"unknown way to classify regions {name!r}; choose one of: {', '.join(CLASSIFY)}")
+        raise OptionError(f"unknown way to classify regions {name!r}; choose one of: {', '.join(CLASSIFY)}")
 
 
 def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: int) -> int:
@@ -45,13 +46,13 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
         cls_layer: The first of those blocks, see ``resolve_layer``.
 
     Raises:
-        ValueError: The name is not a key of ``CLASSIFY``, or CLIP has no such blocks.
+        OptionError: The name is not a key of ``CLASSIFY``, or CLIP has no such blocks.
     """
     check_classify(classify)
     if classify != "cls":
         return 0
     if not -visual.depth <= cls_layer < visual.depth:
-        raise ValueError(
+        raise OptionError(
             f"a region's [CLS] token cannot begin at block {cls_layer} (CLS_LAYER, predict: --cls-layer): this tower "
             f"has {visual.depth} blocks; choose -{visual.depth} to -1"
         )

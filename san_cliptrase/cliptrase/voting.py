@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from san_cliptrase.structures import Size
+
 CLASSES_AT_ONCE = 64
 SCORES_AT_ONCE = 2**27
 # Li et al., 2023: how sharply [CLS] tells classes apart.

@@ -14,7 +14,8 @@ from san_cliptrase.data.own import OWN
 from san_cliptrase.data.pairs import Pairs
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import map_files
-from san_cliptrase.images import DataError, read_image
+from san_cliptrase.errors import DataError
+from san_cliptrase.images import read_image
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ images, label maps and a class file. docs/datasets.md has the layouts.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -24,8 +23,7 @@ from san_cliptrase.data.pairs import load_pairs
 from san_cliptrase.data.sources import SOURCES
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import run_tasks
-from san_cliptrase.files import OutputError
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError, MissingFilesError, OutputError, suggest
 from san_cliptrase.scenes.write import draw_split
 
 MOST_LINES = 50
@@ -62,7 +60,7 @@ def _prepare(name: str, folder: Path | None, workers: int) -> int:
     place = folder or root / source.folder
     tasks = source.plan(place, root, spec)
     if not tasks:
-        raise FileNotFoundError(
+        raise MissingFilesError(
             f"{name}: {place} does not hold the published archive. Expected there: {source.layout}. Unpack it there, "
             f"or name its folder with --source"
         )
@@ -111,8 +109,7 @@ def _known(names: Sequence[str]) -> Sequence[str]:
     known = [*DATASETS, *OWN]
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3) or known
-            raise DataError(f"there is no dataset {name!r}; there are: {', '.join(close)}")
+            raise DataError(f"unknown dataset {name!r}; {suggest(name, known)}")
     return names
 
 

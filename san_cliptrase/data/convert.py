@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat, whosmat
 
-from san_cliptrase.images import DataError, read_image, read_values
+from san_cliptrase.errors import DataError
+from san_cliptrase.images import read_image, read_values
 
 UNKNOWN = -1
 MOST_PIXELS = 2**27

@@ -14,6 +14,7 @@ from detectron2.utils import comm
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs  # noqa: F401  (the last one for own datasets)
 from san_cliptrase.data.table import DATASETS, DatasetSpec
+from san_cliptrase.errors import MissingFilesError, OptionError
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES
 from san_cliptrase.scenes.write import draw_split
 
@@ -66,7 +67,7 @@ def find_dataset(name: str) -> Pairs:
         if not spec.source or labels.is_dir():
             raise
         remedy = f"`python -m san_cliptrase.data prepare {name}` makes the label maps from the published archive."
-        raise FileNotFoundError(f"{error} {remedy}") from error
+        raise MissingFilesError(f"{error} {remedy}") from error
     # What the mapper must know of files whose values are no plain class indices.
     reading: dict[str, object] = {}
     if spec.file_classes:
@@ -103,10 +104,10 @@ def register(
         ignore_label: value of the label files for pixels without a label.
 
     Raises:
-        ValueError: there are background words, but the last class is not "background".
+        OptionError: there are background words, but the last class is not "background".
     """
     if background and list(classes)[-1:] != ["background"]:
-        raise ValueError(f"dataset {name!r} has background words; its last class must then be 'background'")
+        raise OptionError(f"dataset {name!r} has background words; its last class must then be 'background'")
     DatasetCatalog.register(name, loader if ignore_label == 255 else functools.partial(_mark, loader, ignore_label))
     MetadataCatalog.get(name).set(
         stuff_classes=list(classes),

@@ -11,7 +11,7 @@ from san_cliptrase.data.datasets import datasets_root
 from san_cliptrase.data.own import OwnDataset
 from san_cliptrase.data.pairs import IMAGE_TYPES
 from san_cliptrase.data.table import DATASETS
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError, MissingFilesError
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
@@ -26,12 +26,12 @@ def find_splits(folder: Path, name: str) -> dict[str, tuple[Path, Path]]:
         FileNotFoundError: a folder is missing, or a split is without images or without a folder of label maps.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
+        raise MissingFilesError(f"there is no folder {folder}")
     images = folder / "images"
     labels = next((folder / kind for kind in LABEL_FOLDERS if (folder / kind).is_dir()), folder / LABEL_FOLDERS[0])
     for place in (images, labels):
         if not place.is_dir():
-            raise FileNotFoundError(
+            raise MissingFilesError(
                 f"{folder} has no folder {place.name!r}. Expected are images/ and one of {', '.join(LABEL_FOLDERS)}, "
                 f"each with files, or with a folder a split (images/train, annotations/train, ...)"
             )
@@ -39,9 +39,9 @@ def find_splits(folder: Path, name: str) -> dict[str, tuple[Path, Path]]:
     found = {f"{name}_{split}": (images / split, labels / split) for split in splits} or {name: (images, labels)}
     for place, truths in found.values():
         if not truths.is_dir():
-            raise FileNotFoundError(f"{place} has no folder of label maps beside it: {truths} does not exist")
+            raise MissingFilesError(f"{place} has no folder of label maps beside it: {truths} does not exist")
         if not any(path.suffix.lower() in IMAGE_TYPES for path in place.iterdir()):
-            raise FileNotFoundError(
+            raise MissingFilesError(
                 f"{place} is empty: put images there ({', '.join(sorted(IMAGE_TYPES))}), or delete it"
             )
     return found

@@ -15,7 +15,8 @@ import numpy as np
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from san_cliptrase.images import DataError, image_size
+from san_cliptrase.errors import DataError, LoaderError, OptionError
+from san_cliptrase.images import image_size
 
 HEADS_AT_ONCE = 16
 """Files whose heads are read side by side: on a network's disk each one is a wait."""
@@ -26,10 +27,6 @@ MOST_BAD = 10
 """How many unusable files after one another training leaves out."""
 GRACE = 15.0
 """Seconds that a loading process goes on after SIGTERM."""
-
-
-class LoaderError(RuntimeError):
-    """A loading process has died; the message says what to look at."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class EndlessDataset(Dataset):
 
     def __init__(self, records: list[dict], mapper: Callable[[dict], dict], seed: int, skip_bad: bool = False) -> None:
         if not records:
-            raise ValueError("the training set is empty")
+            raise OptionError("the training set is empty")
         self.records, self.mapper, self.seed, self.skip_bad = records, mapper, seed, skip_bad
         self._shuffled = (-1, np.empty(0, np.int64))
 
@@ -151,14 +148,14 @@ def build_train_loader(
         parts: into how many parts a process's share of a batch will be cut, see :class:`TrainStream`.
 
     Raises:
-        ValueError: if the processes cannot share a batch evenly, or a share has fewer samples than parts.
+        OptionError: if the processes cannot share a batch evenly, or a share has fewer samples than parts.
     """
     world = comm.get_world_size()
     if batch % world:
-        raise ValueError(f"SOLVER.IMS_PER_BATCH is {batch}, which {world} processes cannot share evenly")
+        raise OptionError(f"SOLVER.IMS_PER_BATCH is {batch}, which {world} processes cannot share evenly")
     share = batch // world
     if not 1 <= parts <= share:
-        raise ValueError(
+        raise OptionError(
             f"SOLVER.ACCUMULATE is {parts}, but a process has {share} images of a batch: from 1 to {share} parts are "
             "possible"
         )

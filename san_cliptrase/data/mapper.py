@@ -15,7 +15,8 @@ from detectron2.structures import BitMasks, Instances
 
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data.reductions import IGNORED, REDUCTIONS, Reduction
-from san_cliptrase.images import DataError, read_image, read_values
+from san_cliptrase.errors import DataError
+from san_cliptrase.images import read_image, read_values
 
 GREY = 128
 WIDE_IGNORE = 65535

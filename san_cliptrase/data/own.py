@@ -16,8 +16,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from san_cliptrase.data.datasets import datasets_root, register
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs
 from san_cliptrase.data.table import DATASETS
+from san_cliptrase.errors import DataError, OptionError
 from san_cliptrase.files import write_text_atomically
-from san_cliptrase.images import DataError
 
 OWN: dict[str, OwnDataset] = {}
 """The entries that are registered with detectron2 in this process."""
@@ -75,7 +75,7 @@ def _entry(
     images: str, labels: str, classes: list[str], ignore: int = 255, background: list[str] | None = None
 ) -> OwnDataset:
     if background and list(classes)[-1:] != ["background"]:
-        raise ValueError("background words need 'background' as the last class")
+        raise OptionError("background words need 'background' as the last class")
     return OwnDataset(images, labels, tuple(map(str, classes)), int(ignore), tuple(map(str, background or ())))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from san_cliptrase.errors import MissingFilesError
+
 IMAGE_TYPES = {".jpg", ".jpeg", ".png"}
 LABEL_TYPES = {".png", ".tif", ".tiff"}
 
@@ -34,13 +36,13 @@ class Pairs:
         """
         if not self.records and not self.alone:
             images, labels = (", ".join(sorted(types)) for types in (IMAGE_TYPES, LABEL_TYPES))
-            raise FileNotFoundError(
+            raise MissingFilesError(
                 f"dataset {name!r} is empty: {self.found}. Put images ({images}) and label files ({labels}) of the "
                 f"same stems there, or name another split."
             )
         if self.alone:
             some = f"{', '.join(self.alone[:5])}{' ...' if len(self.alone) > 5 else ''}"
-            raise FileNotFoundError(
+            raise MissingFilesError(
                 f"dataset {name!r}: {self.found}; without a partner: {some}. Every image needs the label file of its "
                 f"stem."
             )
@@ -89,7 +91,7 @@ def find_pairs(
         (stems, stems is None or stems.is_file(), "file"),
     ):
         if not exists:
-            raise FileNotFoundError(
+            raise MissingFilesError(
                 f"dataset {name!r} expects the {kind} {place}, which does not exist. Put the data there, or set "
                 f"DETECTRON2_DATASETS to the folder that holds it (docs/datasets.md)."
             )
@@ -119,5 +121,5 @@ def _by_stem(folder: Path, types: set[str], suffix: str) -> dict[str, Path]:
             continue
         stem = path.name.removesuffix(suffix) if suffix else path.stem
         if found.setdefault(stem, path) != path:
-            raise FileNotFoundError(f"{found[stem]} and {path} share a stem: which one belongs to its partner?")
+            raise MissingFilesError(f"{found[stem]} and {path} share a stem: which one belongs to its partner?")
     return found

@@ -27,7 +27,8 @@ from san_cliptrase.data.convert import (
 from san_cliptrase.data.datasets import class_names
 from san_cliptrase.data.table import DatasetSpec
 from san_cliptrase.data.tasks import Task
-from san_cliptrase.images import DataError, read_values
+from san_cliptrase.errors import DataError
+from san_cliptrase.images import read_values
 
 ADE_FULL_SIDE = 512
 """The shorter side to which the pictures of the full ADE20K are reduced, as MaskFormer and SAN evaluate them."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from san_cliptrase.errors import DataError
 from san_cliptrase.files import write_whole
-from san_cliptrase.images import DataError
 
 FILES_PER_MESSAGE = 16
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,22 +16,23 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
+from san_cliptrase.checkpoints.files import checkpoint_files, names_in
+from san_cliptrase.checkpoints.official_keys import is_official
+from san_cliptrase.checkpoints.release import SHARE
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.cliptrase.classify import check_classify
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
-from san_cliptrase.data.own import register_own
+from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.device import find_device
-from san_cliptrase.engine.checkpoint_files import checkpoint_files, names_in
-from san_cliptrase.engine.checkpoint_keys import is_official
-from san_cliptrase.engine.config_file import read_layers
-from san_cliptrase.engine.protocol import ConfigError, check_test, settle_protocol
-from san_cliptrase.engine.release import SHARE
-from san_cliptrase.files import OutputError, write_text_atomically
+from san_cliptrase.errors import ConfigError, OutputError, suggest
+from san_cliptrase.evaluation.protocol import check_test, settle_protocol
+from san_cliptrase.files import write_text_atomically
+from san_cliptrase.yaml_files import read_layers
 
-__all__ = ["ConfigError", "argument_parser", "load_config", "setup", "setup_logging"]
+__all__ = ["argument_parser", "load_config", "setup", "setup_logging"]
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -112,8 +112,8 @@ def _check_values(cfg: CfgNode) -> None:
     register_own()
     unknown = sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - set(DatasetCatalog.list()))
     if unknown:
-        known = difflib.get_close_matches(unknown[0], DatasetCatalog.list(), n=3) or sorted(DATASETS)
-        raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; registered are {', '.join(known)}")
+        known = sorted({*DATASETS, *OWN, *unknown} - set(unknown))
+        raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; {suggest(unknown[0], known)}")
     _make_room_for_classes(cfg)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
         replacement_words(cfg.TEST.VOCABULARY, MetadataCatalog.get(name).get("stuff_classes", ()))
@@ -143,8 +143,7 @@ def _make_room_for_classes(cfg: CfgNode) -> None:
 
 def _hint(message: str, cfg: CfgNode) -> str:
     unknown = message.rsplit(":", 1)[-1].strip()
-    close = difflib.get_close_matches(unknown, _keys(cfg), n=3)
-    return f" (did you mean {' or '.join(close)}?)" if "on-existent" in message and close else ""
+    return f"; {suggest(unknown, _keys(cfg))}" if "on-existent" in message else ""
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:

@@ -8,13 +8,10 @@ from pathlib import Path
 
 from detectron2.utils import comm
 
+from san_cliptrase.errors import DivergedError
 from san_cliptrase.files import write_text_atomically
 
 _FILES = ("file_name", "sem_seg_file_name", "image_id")
-
-
-class DivergedError(FloatingPointError):
-    """Training has met NaN or infinity; the message says in which iteration and where its files are named."""
 
 
 def diverged(output: Path, iteration: int, batch: Sequence[dict], error: FloatingPointError) -> DivergedError:

@@ -13,10 +13,11 @@ import torch
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from san_cliptrase.engine.checkpoint import SafeCheckpointer
-from san_cliptrase.engine.checkpoint_keys import to_official
-from san_cliptrase.engine.defaults import ConfigError, load_config
-from san_cliptrase.engine.launch import USER_ERRORS, build
+from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
+from san_cliptrase.checkpoints.official_keys import to_official
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.launch import build
+from san_cliptrase.errors import ConfigError, OptionError, SanCliptraseError
 from san_cliptrase.files import write_atomically
 from san_cliptrase.meta_arch import SAN
 
@@ -27,15 +28,15 @@ def official_state(model: SAN) -> dict[str, Tensor]:
     """The weights of a SAN by the names and shapes of the official one, on the CPU.
 
     Raises:
-        ValueError: the model cannot be expressed there: its queries need regions, or it has no training set.
+        OptionError: the model cannot be expressed there: its queries need regions, or it has no training set.
     """
     if model.network.query_init.needs_regions:
-        raise ValueError(
+        raise OptionError(
             "SAN's own format has no regions: a model whose MODEL.SAN.QUERY_INIT.NAME is neither off nor prototypes "
             "would predict something else in SAN's tools, so it is not written"
         )
     if model.criterion is None:
-        raise ValueError("SAN's own format holds the weights of the classes trained on: name DATASETS.TRAIN")
+        raise OptionError("SAN's own format holds the weights of the classes trained on: name DATASETS.TRAIN")
     first = model.clip.visual.depth - model.recognition_blocks
     if late := [tap for tap in model.network.adapter.taps if tap > first]:
         logger.warning(
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         settings = export(options)
-    except USER_ERRORS as error:
+    except SanCliptraseError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     sys.stdout.write(f"wrote {options.output}; in SAN's configuration set, where its own differs:\n")

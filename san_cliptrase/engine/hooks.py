@@ -15,11 +15,11 @@ from detectron2.utils import comm
 from torch import nn
 
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.evaluate import dataset_records, evaluate
 from san_cliptrase.engine.logs import keep_lines, keep_rows
 from san_cliptrase.engine.pictures import segmentation_panel
 from san_cliptrase.engine.preemption import Preempted
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError
+from san_cliptrase.evaluation.evaluate import dataset_records, evaluate
 
 
 def evaluation_due(cfg: Any, done: int) -> bool:

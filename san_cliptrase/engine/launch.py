@@ -10,33 +10,15 @@ from typing import Any, TypeVar
 
 from detectron2.modeling import build_model
 
-from san_cliptrase.clip.build import WeightsError
-from san_cliptrase.data.loader import LoaderError
-from san_cliptrase.data.mapper import DataError
-from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
-from san_cliptrase.engine.defaults import ConfigError, argument_parser, setup
-from san_cliptrase.engine.divergence import DivergedError
-from san_cliptrase.engine.evaluate import dataset_records, evaluate_only
-from san_cliptrase.engine.processes import LaunchError, run_processes
+from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
+from san_cliptrase.engine.defaults import argument_parser, setup
+from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
-from san_cliptrase.evaluation.state import StateError
-from san_cliptrase.files import OutputError
+from san_cliptrase.errors import ConfigError, LaunchError, SanCliptraseError
+from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 
 logger = logging.getLogger(__name__)
 Built = TypeVar("Built")
-
-USER_ERRORS = (
-    ConfigError,
-    CheckpointError,
-    DataError,
-    DivergedError,
-    LoaderError,
-    OutputError,
-    StateError,
-    WeightsError,
-    FileNotFoundError,
-)
-"""Errors whose message says everything; a traceback would only hide it."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -70,7 +52,7 @@ def build(make: Callable[..., Built], *args: Any) -> Built:
     """What a configuration describes, such as its model or trainer; what that refuses are its values."""
     try:
         return make(*args)
-    except USER_ERRORS:
+    except SanCliptraseError:
         raise
     except (ValueError, KeyError) as error:
         raise ConfigError(str(error.args[0] if error.args else error)) from error
@@ -96,6 +78,6 @@ def _run_or_exit(args: argparse.Namespace) -> None:
     """:func:`run`; errors whose message says everything become one line and the exit status."""
     try:
         run(args)
-    except USER_ERRORS as error:
+    except SanCliptraseError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from error

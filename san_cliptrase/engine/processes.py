@@ -16,9 +16,7 @@ import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
-
-class LaunchError(ValueError):
-    """Processes that cannot be started as asked for; the message says what to change."""
+from san_cliptrase.errors import LaunchError
 
 
 def run_processes(run: Callable[[Namespace], None], args: Namespace) -> None:

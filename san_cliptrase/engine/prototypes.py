@@ -10,6 +10,7 @@ import torch
 from sklearn.cluster import KMeans
 from tqdm import tqdm
 
+from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch import SAN
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def initialise_prototypes(
         seed: of k-means.
 
     Raises:
-        ValueError: the images have fewer regions than there are queries.
+        OptionError: the images have fewer regions than there are queries.
     """
     embeddings = model.network.adapter.query_embed
     chosen = [records[i] for i in np.unique(np.linspace(0, len(records) - 1, images).astype(int))]
@@ -48,7 +49,7 @@ def initialise_prototypes(
     model.train(was_training)
     found = torch.cat(tokens).float().numpy()
     if len(found) < embeddings.shape[1]:
-        raise ValueError(
+        raise OptionError(
             f"{len(chosen)} training images have {len(found)} regions, fewer than MODEL.SAN.NUM_QUERIES "
             f"{embeddings.shape[1]}: raise MODEL.SAN.QUERY_INIT.PROTOTYPE_IMAGES or lower NUM_QUERIES"
         )

@@ -19,12 +19,11 @@ from detectron2.utils.events import CommonMetricPrinter, JSONWriter, Tensorboard
 from torch import nn
 from torch.utils.data import DataLoader
 
+from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
+from san_cliptrase.checkpoints.files import remove_unfinished, set_aside
 from san_cliptrase.data.loader import TrainStream, build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper
-from san_cliptrase.engine.checkpoint import CheckpointError, SafeCheckpointer
-from san_cliptrase.engine.checkpoint_files import remove_unfinished, set_aside
 from san_cliptrase.engine.divergence import diverged
-from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.hooks import (
     CheckpointHook,
     EvaluationHook,
@@ -36,7 +35,8 @@ from san_cliptrase.engine.hooks import (
 from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler
-from san_cliptrase.files import OutputError
+from san_cliptrase.errors import CheckpointError, OutputError
+from san_cliptrase.evaluation.evaluate import dataset_records
 
 logger = logging.getLogger(__name__)
 

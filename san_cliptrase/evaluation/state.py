@@ -10,11 +10,8 @@ from typing import Any
 
 import torch
 
+from san_cliptrase.errors import StateError
 from san_cliptrase.files import write_atomically
-
-
-class StateError(ValueError):
-    """A saved evaluation that cannot be continued; the message says why."""
 
 
 class StateFile:

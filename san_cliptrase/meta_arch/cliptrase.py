@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, resize
 
 from san_cliptrase.clip.build import FrozenClip
-from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.cliptrase.reader import Cliptrase
 from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
-from san_cliptrase.masks.source import MaskSource
+from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
     clip_from_config,
@@ -24,8 +24,9 @@ from san_cliptrase.meta_arch.inputs import (
     one_hot_scores,
     output_size,
 )
-from san_cliptrase.meta_arch.region_sources import patch_classes
 from san_cliptrase.meta_arch.sliding import Windows
+from san_cliptrase.regions.controls import patch_classes
+from san_cliptrase.regions.source import MaskSource
 from san_cliptrase.structures import ClipFeatures
 
 
@@ -44,7 +45,7 @@ class CLIPtrase(nn.Module):
         source: of the regions; None: CLIPtrase's own.
 
     Raises:
-        ValueError: an attention rule looks at the ground truth, and windows slide.
+        OptionError: an attention rule looks at the ground truth, and windows slide.
     """
 
     @configurable
@@ -65,7 +66,7 @@ class CLIPtrase(nn.Module):
         self.background, self.windows = background, windows
         self.ignore_label, self.source = ignore_label, source
         if windows is not None and cliptrase.rule.truth:
-            raise ValueError(
+            raise OptionError(
                 "an attention rule with '+truth' looks at whole images: TEST.PROTOCOL slide cannot have it"
             )
 

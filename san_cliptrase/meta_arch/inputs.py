@@ -12,11 +12,11 @@ from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
-from san_cliptrase.cliptrase.finder import RegionFinder
-from san_cliptrase.cliptrase.segmenter import Cliptrase
+from san_cliptrase.cliptrase.reader import Cliptrase
 from san_cliptrase.cliptrase.voting import Background
-from san_cliptrase.images import DataError
-from san_cliptrase.masks.source import OWN, MaskSource, build_mask_source
+from san_cliptrase.errors import DataError, OptionError
+from san_cliptrase.regions.finder import RegionFinder
+from san_cliptrase.regions.source import OWN, MaskSource, build_mask_source
 from san_cliptrase.san.network import resize_for_clip
 
 BACKGROUND = "background"
@@ -35,11 +35,11 @@ def finder_from_config(cfg: Any, clip: FrozenClip) -> RegionFinder:
     """CLIPtrase's regions on that CLIP, for what names them otherwise: the settings of how CLIP is read do not matter.
 
     Raises:
-        ValueError: MODEL.CLIPTRASE.REGIONS names another source.
+        OptionError: MODEL.CLIPTRASE.REGIONS names another source.
     """
     node = cfg.MODEL.CLIPTRASE
     if node.REGIONS != OWN:
-        raise ValueError(
+        raise OptionError(
             f"MODEL.CLIPTRASE.REGIONS is {node.REGIONS!r}, but SAN's regions come from where "
             f"MODEL.SAN.QUERY_INIT.SOURCE says: leave REGIONS at {OWN!r}"
         )
@@ -85,11 +85,11 @@ def batch_vocabulary(inputs: Sequence[dict]) -> tuple[str, ...]:
     """The class names that all dicts of a batch carry.
 
     Raises:
-        ValueError: if they carry none, or different ones.
+        OptionError: if they carry none, or different ones.
     """
     found = {tuple(entry.get("vocabulary", ())) for entry in inputs}
     if len(found) != 1 or not next(iter(found)):
-        raise ValueError(
+        raise OptionError(
             f"every input needs the same non-empty 'vocabulary'; this batch of {len(inputs)} has {len(found)} different"
         )
     return next(iter(found))

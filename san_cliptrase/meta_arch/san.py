@@ -28,9 +28,9 @@ from san_cliptrase.meta_arch.inputs import (
     merge_scores,
     output_size,
 )
-from san_cliptrase.meta_arch.region_sources import RegionSource, picture_features
 from san_cliptrase.meta_arch.san_parts import criterion_from_config, network_from_config, region_source_from_config
 from san_cliptrase.meta_arch.sliding import Windows
+from san_cliptrase.regions.controls import RegionSource, picture_features
 from san_cliptrase.san.inference import class_scores, mask_strips
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.network import SideAdapterNetwork, canvas_for_clip

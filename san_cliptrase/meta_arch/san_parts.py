@@ -11,7 +11,7 @@ from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.meta_arch.inputs import finder_from_config
-from san_cliptrase.meta_arch.region_sources import RegionSource
+from san_cliptrase.regions.controls import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
 from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.query_init import build_query_init

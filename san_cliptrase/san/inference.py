@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from san_cliptrase.structures import Size
 
 
 def pixel_masks(mask_logits: Tensor, padded: Size, size: Size, output: Size) -> Tensor:

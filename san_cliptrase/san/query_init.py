@@ -25,7 +25,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from san_cliptrase.pooling import mask_average_pool
+from san_cliptrase.errors import OptionError
+from san_cliptrase.regions.pooling import mask_average_pool
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.region_maps import resize_regions
 from san_cliptrase.structures import ClipFeatures, Regions
@@ -189,10 +190,10 @@ def build_query_init(
     """Build a mode of ``QUERY_INITS`` by its name; the arguments are those of its parts.
 
     Raises:
-        ValueError: There is no mode of that name; the message lists them.
+        OptionError: There is no mode of that name; the message lists them.
     """
     if name not in QUERY_INITS:
-        raise ValueError(f"unknown query initialisation {name!r}; choose one of: {', '.join(QUERY_INITS)}")
+        raise OptionError(f"unknown query initialisation {name!r}; choose one of: {', '.join(QUERY_INITS)}")
     content: nn.Module | None = None
     if name.startswith("map"):
         content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)

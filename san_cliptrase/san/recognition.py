@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.errors import OptionError
 from san_cliptrase.structures import ClipFeatures
 
 
@@ -28,7 +29,7 @@ def recognise_masks(clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: 
         (B, Q, E), rows of length 1.
 
     Raises:
-        ValueError: The sets or heads of the bias fit neither 1 nor CLIP.
+        OptionError: The sets or heads of the bias fit neither 1 nor CLIP.
     """
     return recognise(clip, features, _biases_per_block(attn_bias, features, clip.heads, num_blocks))
 
@@ -37,7 +38,7 @@ def _biases_per_block(attn_bias: Tensor, features: ClipFeatures, heads: int, num
     """Bring the bias to CLIP's grid, hide padded patches, and give every block its set: (B, M, Q, L) each."""
     sets, bias_heads = attn_bias.shape[1:3]
     if sets not in (1, num_blocks) or bias_heads not in (1, heads):
-        raise ValueError(
+        raise OptionError(
             f"attn_bias has {sets} sets and {bias_heads} heads; CLIP recognises with {num_blocks} blocks of {heads} "
             f"heads, so 1 or {num_blocks} sets and 1 or {heads} heads are needed"
         )

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from san_cliptrase.errors import OptionError
 from san_cliptrase.san.fusion import EPS, ClipFusion
 from san_cliptrase.structures import ClipFeatures
 
@@ -59,7 +60,7 @@ class SideAdapter(nn.Module):
         taps: The CLIP taps that ``forward`` needs.
 
     Raises:
-        ValueError: The sizes do not fit together.
+        OptionError: The sizes do not fit together.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class SideAdapter(nn.Module):
             One entry per supervised block, the final block last.
 
         Raises:
-            ValueError: The image does not divide into patches.
+            OptionError: The image does not divide into patches.
         """
         patches, pos_embed, grid = self._embed(images, features)
         queries = self.query_embed
@@ -156,7 +157,7 @@ class SideAdapter(nn.Module):
     def _grid(self, images: Tensor) -> tuple[int, int]:
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
+            raise OptionError(
                 f"images of {height}x{width} pixels do not divide into patches of {self.patch_size}: "
                 f"pad them to a multiple of {self.patch_size}"
             )
@@ -172,13 +173,13 @@ class SideAdapter(nn.Module):
 
 def _check_sizes(image_size: int, patch_size: int, width: int, heads: int) -> None:
     if image_size % patch_size:
-        raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
+        raise OptionError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
     if width % heads:
-        raise ValueError(f"width {width} is no multiple of heads {heads}")
+        raise OptionError(f"width {width} is no multiple of heads {heads}")
 
 
 def _check_blocks(depth: int, fusion: Mapping[int, int], supervised: Sequence[int]) -> None:
     if outside := [block for block in fusion if not 0 <= block <= depth]:
-        raise ValueError(f"fusion names side blocks {outside}; with depth {depth} they go from 0 to {depth}")
+        raise OptionError(f"fusion names side blocks {outside}; with depth {depth} they go from 0 to {depth}")
     if not supervised or max(supervised) != depth or min(supervised) < 1:
-        raise ValueError(f"supervised blocks {tuple(supervised)} must lie in 1..{depth} and contain {depth}")
+        raise OptionError(f"supervised blocks {tuple(supervised)} must lie in 1..{depth} and contain {depth}")

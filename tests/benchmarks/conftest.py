@@ -11,7 +11,7 @@ import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
 def as_before():
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
-    from san_cliptrase.engine.evaluate import dataset_records
+    from san_cliptrase.evaluation.evaluate import dataset_records
 
     known = set(DatasetCatalog.list())
     yield

@@ -81,14 +81,17 @@ def test_the_order_of_parts_does_not_matter():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("clap", "unknown attention rule 'clap': it begins with 'clap'.*clearclip, clip, .*sclip.*qq.*mean 'clip'"),
+        (
+            "clap",
+            "unknown attention rule 'clap': it begins with 'clap'.*clearclip, clip, .*sclip.*qq.*did you mean clip",
+        ),
         ("", "begins with ''"),
         ("-mlp+qq", "begins with ''"),
         ("qx+kk", "begins with 'qx'"),
         ("QQ", "begins with 'QQ'"),
         ("qq+kx", r"'qq\+kx': '\+kx' is none of -residual, -mlp, \+neighbours, \+cosine, \+truth, \+surgery, \+dualN"),
-        ("qq-residul", "'-residul' is none of .*did you mean '-residual'"),
-        ("qq+mlp", r"'\+mlp' is none of .*did you mean '-mlp'"),
+        ("qq-residul", "'-residul' is none of .*did you mean -residual"),
+        ("qq+mlp", r"'\+mlp' is none of .*did you mean -mlp"),
         ("qq-kk", "'-kk' is none of"),
         ("qq+", r"'\+' is none of"),
         ("qq + kk", "begins with 'qq '"),

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from san_cliptrase.clip import build
-from san_cliptrase.clip.build import WeightsError, build_clip
+from san_cliptrase.clip.build import build_clip
+from san_cliptrase.errors import WeightsError
 from tests.clip.tiny import TEXT, VISION, tiny_clip, tiny_open_clip
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from san_cliptrase.clip import openai_files
-from san_cliptrase.clip.build import WeightsError, build_clip, register_shipped_models
+from san_cliptrase.clip.build import build_clip, register_shipped_models
 from san_cliptrase.clip.openai_files import published_sha256
+from san_cliptrase.errors import WeightsError
 
 NAME = "scenes_vit"  # an open_clip model that is small; here with other weights, and with QuickGELU
 

@@ -53,7 +53,7 @@ def test_mean_of_the_logits_of_pixels():
 def test_a_mean_may_decide_against_the_majority(monkeypatch, clip):
     # Three pixels slightly for class 0, one strongly for class 1.
     scores = torch.tensor([[[0.5, 0.5, 0.5, 0.0]], [[0.4, 0.4, 0.4, 0.9]]])
-    monkeypatch.setattr("san_cliptrase.cliptrase.segmenter.pixel_logits", lambda *_: scores)
+    monkeypatch.setattr("san_cliptrase.cliptrase.reader.pixel_logits", lambda *_: scores)
     found = {}
     for name in ("patches", "vote", "mean_logits"):
         region = None if name == "patches" else torch.zeros(1, 4, dtype=torch.int64)

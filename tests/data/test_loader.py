@@ -15,13 +15,12 @@ from san_cliptrase.data import loader
 from san_cliptrase.data.loader import (
     BadSample,
     EndlessDataset,
-    LoaderError,
     TrainStream,
     build_test_loader,
     build_train_loader,
     by_shape,
 )
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError, LoaderError
 
 RECORDS = [{"index": index} for index in range(5)]
 

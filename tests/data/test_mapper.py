@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from san_cliptrase.data.mapper import DataError, SemanticMapper, read_labels, record_labels
+from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels
+from san_cliptrase.errors import DataError
 
 WORDS = ("grass", "water", "lava")
 

@@ -9,9 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from san_cliptrase.data.command import main
 from san_cliptrase.data.own import OWN, register_own
-from san_cliptrase.engine.defaults import ConfigError, load_config
+from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import main as train_net
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import ConfigError, DataError
 from tests.conftest import ROOT
 from tests.data import archives
 

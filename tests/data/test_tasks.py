@@ -1,7 +1,7 @@
 import pytest
 
 from san_cliptrase.data.tasks import Task, map_files, run_tasks
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError
 
 
 def copy(source, target):

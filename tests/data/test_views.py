@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 
 from san_cliptrase.data.datasets import register
 from san_cliptrase.data.views import SquareMapper, build_test_mapper
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError
 from san_cliptrase.protocols import PROTOCOLS, PaperRules, paper_rules
 
 OBJECTS = (*(f"thing {i}" for i in range(80)), "background")

@@ -6,7 +6,8 @@ import signal
 
 import torch
 
-from san_cliptrase.engine import checkpoint, hooks
+from san_cliptrase.checkpoints import checkpointer
+from san_cliptrase.engine import hooks
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.trainer import Trainer
 from tests.conftest import ROOT, register_tiny
@@ -51,11 +52,11 @@ SAVE = torch.save
 MOMENTS = {
     "before the first checkpoint": (torch.optim.AdamW, "step", 2),
     "between the gradients and the step": (torch.optim.AdamW, "step", 4),
-    "inside the writing of the second checkpoint": (checkpoint.torch, "save", 2, write_half),
-    "before the second checkpoint is named": (checkpoint.SafeCheckpointer, "tag_last_checkpoint", 2),
+    "inside the writing of the second checkpoint": (checkpointer.torch, "save", 2, write_half),
+    "before the second checkpoint is named": (checkpointer.SafeCheckpointer, "tag_last_checkpoint", 2),
     "inside an evaluation": (hooks, "evaluate", 3),
     "inside a row of the evaluations": (hooks.EvaluationHook, "_append", 3, write_half_a_row),
-    "between the last checkpoint and the final one": (checkpoint.SafeCheckpointer, "save", 3),
+    "between the last checkpoint and the final one": (checkpointer.SafeCheckpointer, "save", 3),
 }
 
 

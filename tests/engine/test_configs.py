@@ -6,12 +6,12 @@ import pytest
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 
 from san_cliptrase.clip.attention import attention_rule
-from san_cliptrase.convergence.experiment_file import read_experiment
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.protocol import config_value
 from san_cliptrase.engine.solver import build_optimizer
 from san_cliptrase.evaluation.paper import paper_numbers
+from san_cliptrase.evaluation.protocol import config_value
+from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.san.query_init import QUERY_INITS
 from tests.conftest import ROOT
 

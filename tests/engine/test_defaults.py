@@ -4,8 +4,9 @@ import pytest
 import torch
 import yaml
 
-from san_cliptrase.engine.defaults import ConfigError, load_config, setup
+from san_cliptrase.engine.defaults import load_config, setup
 from san_cliptrase.engine.launch import argument_parser
+from san_cliptrase.errors import ConfigError
 from tests.conftest import ROOT
 
 BASE = ROOT / "configs" / "demo" / "san.yaml"

@@ -17,14 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
+from san_cliptrase.checkpoints.files import names_in
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data import own
 from san_cliptrase.data.mapper import read_labels
-from san_cliptrase.engine.checkpoint import SafeCheckpointer
-from san_cliptrase.engine.checkpoint_files import names_in
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.launch import USER_ERRORS, build
+from san_cliptrase.engine.launch import build
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.errors import SanCliptraseError
 from san_cliptrase.images import read_image
 from tests.conftest import ROOT, TINY
 
@@ -124,7 +125,7 @@ def test_configurations(tiny_data, tmp_path, content):
     path.write_bytes(content)
     try:
         load_config(path)
-    except USER_ERRORS as error:
+    except SanCliptraseError as error:
         assert str(error)
 
 
@@ -139,7 +140,7 @@ def test_models_of_strange_values(tiny_data, tmp_path, key, value):
     path.write_text(yaml.safe_dump({"_BASE_": str(CONFIG), **tree}))
     try:
         build(build_model, load_config(path))
-    except USER_ERRORS as error:
+    except SanCliptraseError as error:
         assert str(error)
 
 
@@ -151,7 +152,7 @@ def test_registries_of_datasets(tmp_path, content):
         patch.setenv("DETECTRON2_DATASETS", str(tmp_path))
         try:
             own.read_registry()
-        except USER_ERRORS as error:
+        except SanCliptraseError as error:
             assert str(error)
 
 
@@ -178,7 +179,7 @@ def test_label_maps_and_images(tmp_path, content, classes):
     for read in (lambda: read_labels(str(path), classes, 255, (8, 12)), lambda: read_image(path)):
         try:
             read()
-        except USER_ERRORS as error:
+        except SanCliptraseError as error:
             assert str(path) in str(error)
 
 
@@ -189,7 +190,7 @@ def test_vocabularies(tmp_path, content):
     path.write_bytes(content)
     try:
         names = read_class_list(path)
-    except USER_ERRORS as error:
+    except SanCliptraseError as error:
         assert str(path) in str(error)
     else:
         assert names and len(set(names)) == len(names)
@@ -271,5 +272,5 @@ def test_checkpoints(tmp_path, content):
     model = torch.nn.Linear(3, 2)
     try:
         SafeCheckpointer(model, str(tmp_path), trainer=small_trainer(model)).resume_or_load("", resume=True)
-    except USER_ERRORS as error:
+    except SanCliptraseError as error:
         assert str(tmp_path) in str(error)

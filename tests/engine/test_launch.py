@@ -158,9 +158,9 @@ def test_a_damaged_label_file_ends_training_in_one_line(world, capsys, tiny_data
     "start",
     [
         "run_path('train_net.py', run_name='__main__')",
-        "run_module('san_cliptrase.demo', run_name='__main__')",
+        "run_module('san_cliptrase.lab.demo', run_name='__main__')",
         "run_module('san_cliptrase.data', run_name='__main__')",
-        "run_module('san_cliptrase.convergence', run_name='__main__')",
+        "run_module('san_cliptrase.lab.convergence', run_name='__main__')",
     ],
 )
 def test_without_detectron2_there_is_one_clear_sentence(start):

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from san_cliptrase.engine import hooks
-from san_cliptrase.engine.checkpoint import CheckpointError
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import main
 from san_cliptrase.engine.logs import keep_lines
 from san_cliptrase.engine.preemption import PREEMPTED, Preempted
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.errors import CheckpointError
 from tests.engine.killed import CONFIG, MOMENTS, train_and_die
 
 

@@ -11,12 +11,9 @@ from detectron2.utils.events import JSONWriter
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from san_cliptrase.data.datasets import register
-from san_cliptrase.engine.checkpoint import CheckpointError
-from san_cliptrase.engine.divergence import DivergedError
-from san_cliptrase.engine.evaluate import dataset_records
 from san_cliptrase.engine.trainer import Trainer
-from san_cliptrase.files import OutputError
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import CheckpointError, DataError, DivergedError, OutputError
+from san_cliptrase.evaluation.evaluate import dataset_records
 from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.evaluate import report_details
+from san_cliptrase.evaluation.evaluate import report_details
 from san_cliptrase.evaluation.paper import paper_table
 from tests.conftest import ROOT
 

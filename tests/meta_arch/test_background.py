@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from san_cliptrase.cliptrase.classify import CLASSIFY
-from san_cliptrase.images import DataError
+from san_cliptrase.errors import DataError
 
 WORDS = ("wall", "shadow")
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.parity_san import COMPARED, ParitySan, compare_outputs
 from benchmarks.parity_weights import draw_weights
-from tests.engine.official_keys import official_shapes
+from tests.checkpoints.official_keys import official_shapes
 
 CLIP = {
     "embed_dim": 64,

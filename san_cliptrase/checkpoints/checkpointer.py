@@ -1,0 +1,110 @@
+"""Checkpoints that are read without executing anything, written whole or not at all, and checked against the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from fvcore.common.checkpoint import Checkpointer
+
+from san_cliptrase.checkpoints.files import checkpoint_files, read_checkpoint, weights_in
+from san_cliptrase.checkpoints.official_keys import is_official
+from san_cliptrase.checkpoints.release import SHARE, weights_of_release
+from san_cliptrase.checkpoints.same_clip import check_frozen_clip, compare_sizes
+from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
+from san_cliptrase.files import write_atomically, write_text_atomically
+
+
+class SafeCheckpointer(Checkpointer):
+    """fvcore's checkpointer with ``weights_only`` loading, atomic writing and strict keys; reads SAN's releases too.
+
+    Args:
+        model: what is trained.
+        save_dir: folder of the checkpoints.
+        checkpointables: further objects with ``state_dict`` and ``load_state_dict``.
+    """
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
+        """Loads weights and, unless told otherwise, what was saved with them; "" loads nothing.
+
+        Raises:
+            CheckpointError: if there is no such file, it cannot be read, or it is of another model.
+        """
+        local = self.path_manager.get_local_path(path) if path else ""
+        if local and not Path(local).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        try:
+            return super().load(local, checkpointables)
+        except CheckpointError as error:
+            if path in str(error):
+                raise
+            raise CheckpointError(f"{path}: {error}") from error
+        # What a readable file may hold in place of a training state is without end.
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(f"cannot use the checkpoint {path}: {error!r:.500}") from error
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Goes on from the folder's last checkpoint that can be read, or loads weights.
+
+        Raises:
+            CheckpointError: see :meth:`load`; or there are checkpoints to resume from, and none can be read.
+        """
+        found = checkpoint_files(Path(self.save_dir)) if resume else []
+        for file in found:
+            try:
+                return self.load(str(file))
+            except DamagedCheckpoint as error:
+                self.logger.warning("%s Trying the one before it.", error)
+        if resume and self.has_checkpoint():
+            raise CheckpointError(f"--resume: none of the {len(found)} checkpoints in {self.save_dir} can be read")
+        return self.load(path, checkpointables=[])
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Writes ``name.pth``, then makes ``last_checkpoint`` name it; dying here leaves the last one whole."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
+        path = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("saving checkpoint to %s", path)
+        write_atomically(path, lambda file: torch.save({**data, **kwargs}, file))
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Makes ``last_checkpoint`` name a file."""
+        write_text_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+
+    def _load_file(self, f: str) -> dict:
+        loaded = read_checkpoint(f)
+        state = weights_in(loaded, f)
+        if is_official(state) and hasattr(self.model, "network"):
+            try:
+                return {"model": weights_of_release(state, self.model)}
+            except ValueError as error:
+                raise CheckpointError(f"cannot use the checkpoint {f}: {error}") from error
+        return loaded if "model" in loaded else {"model": loaded}
+
+    def _load_model(self, checkpoint: dict) -> Any:
+        state, own = checkpoint["model"], self.model.state_dict()
+        missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        unequal = [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+            for key in sorted(own.keys() & state.keys())
+            if state[key].shape != own[key].shape
+        ]
+        problems = [
+            f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+            for what, found in (("missing", missing), ("unknown", surplus), ("of another shape", unequal))
+            if found
+        ]
+        if problems:
+            hint = " (MODEL.SAN.QUERY_INIT.ZERO_INIT True)" if SHARE in surplus else ""
+            raise CheckpointError(
+                f"the checkpoint is of another model: {compare_sizes(state, own)}{'; '.join(problems)}. Use the "
+                f"configuration it was trained with{hint}."
+            )
+        try:
+            check_frozen_clip(state, self.model)
+        except ValueError as error:
+            raise CheckpointError(f"cannot use the checkpoint: {error}") from error
+        return super()._load_model(checkpoint)

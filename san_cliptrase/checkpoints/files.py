@@ -1,0 +1,125 @@
+"""Checkpoint files: which of a folder to resume from, and reading one without executing or believing anything in it."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
+
+logger = logging.getLogger(__name__)
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The files to resume from, best first: the one that ``last_checkpoint`` names, then the others, newest first.
+
+    Without ``last_checkpoint`` there are none: a run that has not finished its first checkpoint begins anew.
+    """
+    tag = folder / "last_checkpoint"
+    if not tag.is_file():
+        return []
+    named = tag.read_text(encoding="utf-8", errors="replace").strip()
+    found = [path for path in folder.glob("*.pth") if path.name == named or path.name.startswith("model_")]
+    return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes have left half written, each as large as a checkpoint."""
+    for left_over in folder.glob(".unfinished-*.pth"):
+        left_over.unlink(missing_ok=True)
+
+
+def set_aside(folder: Path) -> None:
+    """Moves the checkpoints of an earlier run into ``earlier_run_N``: nothing may resume from another run's weights."""
+    # The tag first: without it, nothing that is left here counts.
+    old = [path for path in (folder / "last_checkpoint", *folder.glob("model_*.pth")) if path.is_file()]
+    if not old:
+        return
+    number = 1
+    while (place := folder / f"earlier_run_{number}").exists():
+        number += 1
+    place.mkdir()
+    for path in old:
+        path.rename(place / path.name)
+    logger.warning(
+        "%s holds the checkpoints of an earlier run; this run begins anew, they are now in %s", folder, place
+    )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint file holds: tensors and plain values, nothing executed, in memory of about the file's size.
+
+    Raises:
+        DamagedCheckpoint: the file is cut off, altered since it was written, compressed, or holds anything else.
+        CheckpointError: it holds no dictionary.
+    """
+    _check_archive(path)
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch's reader meets damage with errors of almost any type
+        # Not torch's own advice, which is to read it in a way that runs code.
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
+        raise DamagedCheckpoint(
+            f"cannot read the checkpoint {path}: {type(error).__name__}: {reason:.300}. Is the file whole, and "
+            f"does it hold tensors and plain values only?"
+        ) from error
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, not a dictionary of weights")
+    return loaded
+
+
+def names_in(path: str | Path) -> frozenset[str]:
+    """The names of a checkpoint's weights, read without its tensors; none if it cannot be read: loading will tell."""
+    try:
+        _check_archive(path, sums=False)
+        return frozenset(weights_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True), path))
+    except Exception:  # see read_checkpoint
+        return frozenset()
+
+
+def _check_archive(path: str | Path, sums: bool = True) -> None:
+    """Verifies sizes and check sums, which torch does not: a damaged weight would load as a wrong number.
+
+    The format of before torch 1.6 has no check sums, and is not read.
+    """
+    try:
+        if not zipfile.is_zipfile(path):
+            raise DamagedCheckpoint(
+                f"cannot read the checkpoint {path}: it is no archive as torch.save has written since torch 1.6. "
+                f"Is the file whole?"
+            )
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+            if packed or sum(member.file_size for member in members) > Path(path).stat().st_size:
+                raise DamagedCheckpoint(f"checkpoint {path} is compressed, which torch.save never does: not read")
+            broken = archive.testzip() if sums else None
+    except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, NotImplementedError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise DamagedCheckpoint(f"cannot read the checkpoint {path}: {error}. Is the file whole?") from error
+    if broken:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged: {broken} is not what was written. Is the file whole?")
+
+
+def weights_in(loaded: dict[str, Any], path: str | Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint, which are its "model" or, where it has none, all of it.
+
+    Raises:
+        CheckpointError: they are anything but tensors by name.
+    """
+    state = loaded.get("model", loaded)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path} holds a {type(state).__name__} as its model, not weights by name")
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            raise CheckpointError(
+                f"checkpoint {path} holds a {type(value).__name__} named {name!r:.80}; expected weights by name"
+            )
+        if value.layout != torch.strided or value.is_meta or value.is_complex() or value.is_quantized:
+            raise CheckpointError(f"checkpoint {path}: {name:.80} is no plain tensor of real numbers")
+    return state

@@ -1,0 +1,1 @@
+"""Research on top of the tool: convergence, the paper's exhibits, the demo, pre-training. Nothing outside imports it."""

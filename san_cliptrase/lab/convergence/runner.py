@@ -1,0 +1,119 @@
+"""All runs of an experiment, one process each, some beside each other; what is finished is not done again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from pathlib import Path
+
+from san_cliptrase.evaluation.evaluate import dataset_records
+from san_cliptrase.lab.convergence import worker
+from san_cliptrase.lab.convergence.curves import final, read_curve
+from san_cliptrase.lab.convergence.experiment import Experiment
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def run_all(experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, threads: int) -> list[tuple[str, int]]:
+    """Does the runs that are not finished and prints a line for each one.
+
+    Args:
+        experiment: whose.
+        runs: (variant, seed), in the order to start them.
+        jobs: how many at a time.
+        threads: of torch in each.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        ConfigError: before anything runs, if a folder holds a run of another configuration.
+        FileNotFoundError: before anything runs, if a dataset is missing.
+        KeyboardInterrupt: after the running processes have ended.
+    """
+    configs = {run: experiment.config(*run) for run in runs}
+    waiting = [run for run in runs if not worker.is_finished(configs[run])]
+    for run in set(runs) - set(waiting):
+        if not experiment.keep_checkpoints:
+            worker.remove_checkpoints(Path(configs[run].OUTPUT_DIR))
+    _say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished; {jobs} at a time with {threads} threads each")
+    # Once, here: the demo scenes are drawn when first asked for, and the runs would all do so.
+    for name in {n for run in waiting for n in (*configs[run].DATASETS.TRAIN, *configs[run].DATASETS.TEST)}:
+        dataset_records(name)
+    context = multiprocessing.get_context("spawn")
+    running: dict[int, tuple[multiprocessing.process.BaseProcess, tuple[str, int], float]] = {}
+    failed, total, started = [], len(waiting), time.monotonic()
+    with threads_in_environment(threads):
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    run = waiting.pop(0)
+                    arguments = (configs[run], threads, jobs, experiment.keep_checkpoints)
+                    process = context.Process(
+                        target=worker.process_main, args=arguments, name=f"{run[0]} seed {run[1]}"
+                    )
+                    process.start()
+                    running[process.sentinel] = (process, run, time.monotonic())
+                for sentinel in connection.wait(list(running)):
+                    process, run, since = running.pop(sentinel)
+                    process.join()
+                    if process.exitcode:
+                        failed.append(run)
+                    done = total - len(waiting) - len(running)
+                    left = (time.monotonic() - started) / done * (total - done)
+                    outcome = _outcome(experiment, run, process.exitcode, time.monotonic() - since)
+                    _say(f"[{done}/{total}] {outcome}; {_duration(left)} left")
+        finally:
+            for process, _, _ in running.values():
+                process.terminate()
+            for process, _, _ in running.values():
+                process.join()
+    return failed
+
+
+@contextmanager
+def threads_in_environment(threads: int) -> Iterator[None]:
+    """Processes that are spawned within find the number of threads before they import torch, and no progress bars."""
+    values = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TQDM_DISABLE": "1"}
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _outcome(experiment: Experiment, run: tuple[str, int], exitcode: int | None, seconds: float) -> str:
+    folder = experiment.folder(*run)
+    if exitcode:
+        return f"{run[0]} seed {run[1]} FAILED with exit status {exitcode}: {_last_line(folder / 'log.txt')} ({folder})"
+    curve = read_curve(folder / "evaluations.csv", experiment.dataset)
+    return f"{run[0]} seed {run[1]}: mIoU {final(curve, 'mIoU'):.1f} in {_duration(seconds)}"
+
+
+def _last_line(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return "it left no log"
+    return next((line.strip() for line in reversed(lines) if line.strip()), "its log is empty")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

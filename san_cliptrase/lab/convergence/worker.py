@@ -1,0 +1,207 @@
+"""One training run in a process of its own: begun, continued, or found finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import platform
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import get_cfg
+
+from san_cliptrase.config import add_san_cliptrase_config
+from san_cliptrase.data.own import register_own
+from san_cliptrase.engine.defaults import setup_logging
+from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.errors import ConfigError
+from san_cliptrase.files import write_text_atomically
+from san_cliptrase.lab.convergence.experiment import flatten
+
+FINISHED = "finished.json"
+_PARTS = "parts.json"
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on: processor, cores this process may use, GPU, versions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "processor": model or platform.processor() or platform.machine(),
+        "cores": cores(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_finished(cfg: Any) -> bool:
+    """Whether the run of a configuration has been done, in its OUTPUT_DIR.
+
+    Raises:
+        ConfigError: if the folder holds a run of another configuration.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    finished = (folder / FINISHED).exists()
+    _check_same(cfg, folder, finished)
+    return finished
+
+
+def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None:
+    """Trains a run from where it is to its end, and marks it finished.
+
+    Args:
+        cfg: its frozen configuration.
+        threads: of torch; the order of sums, and so the last digits, depend on them.
+        jobs: runs beside each other, kept with the run because times depend on them.
+        keep_checkpoints: or remove them at the end.
+
+    Raises:
+        ConfigError: if the folder holds a run of another configuration, or another process works in it.
+    """
+    folder, started = Path(cfg.OUTPUT_DIR), time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if is_finished(cfg):
+            return
+        torch.set_num_threads(threads)
+        write_text(folder / "config.yaml", cfg.dump())
+        # Before anything is drawn: variants of a seed start from the same weights where they have the same parts.
+        torch.manual_seed(cfg.SEED)
+        trainer = Trainer(cfg, resume=True)
+        part = {"date": now(), "from_iteration": trainer.start_iter, "threads": threads, "jobs": jobs, **machine()}
+        # Of an interrupted run, only the parts that it was continued from count.
+        before = (read_json(folder / _PARTS) or []) if trainer.start_iter else []
+        parts = [*before, part]
+        write_json(folder / _PARTS, parts)
+        trainer.train()
+        wall = round(time.monotonic() - started, 1)
+        finished = {"date": now(), "wall_seconds_of_last_part": wall, "parts": parts}
+        write_json(folder / FINISHED, finished)
+    if not keep_checkpoints:
+        remove_checkpoints(folder)
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a finished run."""
+    for path in [*folder.glob("model_*.pth"), *folder.glob(".unfinished-*-model_*.pth"), folder / "last_checkpoint"]:
+        path.unlink(missing_ok=True)
+
+
+def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None:
+    """What a run's process does: :func:`train_run`, with all that is printed in the run's ``log.txt``."""
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    end_with_parent()
+    with open(folder / "log.txt", "ab", buffering=0) as log, open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    try:
+        setup_logging(folder)
+        register_own()
+        train_run(cfg, threads, jobs, keep_checkpoints)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        logging.getLogger(__name__).exception("this run failed")
+        sys.exit(1)
+
+
+def end_with_parent() -> None:
+    """Ends this process when the lab is killed, or a second lab would find two at work in one folder."""
+    parent = parent_process()
+    if parent is not None:
+
+        def watch() -> None:
+            connection.wait([parent.sentinel])
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    write_text_atomically(path, text.rstrip("\n") + "\n")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Writes strict JSON, in which there is no NaN, whole or not at all."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False))
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; None if there is none.
+
+    Raises:
+        ConfigError: if it is no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}. Remove it to do what it stands for again") from error
+
+
+def now() -> str:
+    """Date and time with its zone, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
+    path = folder / "config.yaml"
+    if not path.is_file():
+        if finished or (folder / "evaluations.csv").exists():
+            raise ConfigError(f"{folder} holds a run without its config.yaml: move it away")
+        return
+    try:
+        # A key that came later stands for its default, which is what the run was made with.
+        there = flatten(_defaults()) | flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a configuration: {error}. Move {folder} away") from error
+    here = flatten(cfg)
+    # Nor where it runs: a report can be made, and a run continued, on another machine; the report names them.
+    own = {"OUTPUT_DIR", "MODEL.DEVICE"}
+    keys = sorted(k for k in here.keys() | there.keys() if k not in own and here.get(k) != there.get(k))
+    if keys:
+        shown = "; ".join(f"{key} was {there.get(key)!r}, is {here.get(key)!r}" for key in keys[:5])
+        more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
+        raise ConfigError(
+            f"{folder} holds a run of another configuration: {shown}{more}. Undo the change, move the folder away, "
+            "or name another --output"
+        )
+
+
+def _defaults() -> Any:
+    cfg = get_cfg()
+    add_san_cliptrase_config(cfg)
+    return cfg
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"another process works in {folder}: wait for it or end it") from error
+        yield

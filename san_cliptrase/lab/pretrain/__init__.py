@@ -1,0 +1,1 @@
+"""Training of the small models that stand in for published ones: CLIP on scenes or photographs, DINO on scenes."""

@@ -1,0 +1,6 @@
+"""``python -m san_cliptrase.lab.reproduce``."""
+
+from san_cliptrase.entry import start
+
+if __name__ == "__main__":
+    start("san_cliptrase.lab.reproduce.command")

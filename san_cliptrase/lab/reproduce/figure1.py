@@ -1,0 +1,75 @@
+"""Figure 1 of the supplement: how fast SAN converges, plain and from CLIPtrase's regions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from san_cliptrase.errors import ConfigError
+from san_cliptrase.files import write_whole
+from san_cliptrase.lab.convergence.command import main as run_lab
+from san_cliptrase.lab.convergence.experiment_file import read_experiment
+from san_cliptrase.lab.convergence.markdown import headline
+from san_cliptrase.lab.convergence.plots import plot_curves
+from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
+from san_cliptrase.lab.reproduce.request import Request
+
+
+def figure1(request: Request) -> Exhibit:
+    """The convergence plot of an experiment: its report is read, or the experiment is run first.
+
+    Args:
+        request: ``config`` is a report of the convergence lab (JSON), or an experiment (YAML), which is run as far as
+            it is not finished.
+
+    Raises:
+        ConfigError: the file is neither, or the experiment did not finish.
+    """
+    if request.overrides:
+        raise ConfigError(
+            f"figure1 takes no KEY VALUE ({request.overrides[0]}): an experiment's file holds its settings"
+        )
+    report = _report(request.config)
+    picture = request.output / "figure1_curves.png"
+    write_whole(picture, lambda path: plot_curves(report, path))
+    baseline = report["baseline"]
+    rows = [
+        Row(
+            variant["title"],
+            report["dataset"],
+            {f"final {m}": variant["metrics"][m]["final"]["value"] for m in report["metrics"]},
+        )
+        for variant in report["variants"].values()
+    ]
+    return Exhibit(
+        name="figure1",
+        title="Figure 1: convergence of SAN, plain and from CLIPtrase's regions",
+        rows=rows,
+        about=[
+            f"report of the convergence lab of {report['date']}: {request.config.parent.name}/{request.config.name}"
+        ],
+        notes=[
+            *(headline(report, name) for name in report["variants"] if name != baseline),
+            "The paper shows one curve and says that the speed of convergence doubles on specific data sets, without "
+            "numbers; its data and settings are not given.",
+        ],
+        figures=[picture],
+    )
+
+
+def _report(path: Path) -> dict[str, Any]:
+    if path.suffix != ".json":
+        output = read_experiment(path).output
+        if run_lab(["--config", str(path)]):
+            raise ConfigError(f"the experiment {path} did not finish; what it said stands above")
+        path = Path(output) / "report.json"
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        return report if {"variants", "baseline", "metrics"} <= report.keys() else _refuse(path)
+    except (json.JSONDecodeError, AttributeError):
+        return _refuse(path)
+
+
+def _refuse(path: Path) -> dict[str, Any]:
+    raise ConfigError(f"{path} is no report of python -m san_cliptrase.lab.convergence")

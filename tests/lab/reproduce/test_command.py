@@ -1,0 +1,117 @@
+import json
+
+import pytest
+
+from san_cliptrase.evaluation.paper import paper_table
+from san_cliptrase.lab.reproduce import command, global_patches, patch_view, scoring
+from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
+
+
+def run(*arguments):
+    return command.main([*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def table5(tmp_path_factory):
+    output = tmp_path_factory.mktemp("table5")
+    assert run("table5", "--output", output, "TEST.MAX_IMAGES", 8, "MODEL.DEVICE", "cpu") == 0
+    return output
+
+
+def test_a_table_is_written_as_text_numbers_and_picture_with_the_papers_beside(table5):
+    report = json.loads((table5 / "table5.json").read_text())
+    rows = {row["name"]: row["metrics"] for row in report["measured"]}
+    assert len(rows) == 2
+    text = (table5 / "table5.md").read_text()
+    measured, papers = text.split("## The paper's numbers")
+    for name, metrics in rows.items():
+        assert set(metrics) >= {"pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen"}
+        assert f"| {name} | demo_scenes_val | {metrics['pAcc']:.2f} |" in measured
+    assert "| STEGO | coco_stuff27_curated_val | 24.50 |" in papers
+    assert "protocol unsupervised" in measured
+    assert (table5 / "table5.png").stat().st_size > 1000
+
+
+def test_finished_rows_are_kept_only_on_request_and_only_with_the_same_settings(table5, monkeypatch):
+    before = json.loads((table5 / "table5.json").read_text())["measured"]
+    built = []
+    monkeypatch.setattr(scoring, "build_model", lambda cfg: built.append(cfg) or pytest.fail("computed again"))
+    same = ("table5", "--output", table5, "TEST.MAX_IMAGES", 8, "MODEL.DEVICE", "cpu")
+    assert run(*same, "--resume") == 0
+    assert json.loads((table5 / "table5.json").read_text())["measured"] == before
+    for changed in (same, (*same, "--resume", "TEST.SIZE", 48)):
+        with pytest.raises(pytest.fail.Exception, match="computed again"):
+            run(*changed)
+    assert len(built) == 2
+
+
+def test_figure1_shows_a_report_of_the_lab(tmp_path):
+    assert run("figure1", "--output", tmp_path) == 0
+    assert "times as fast" in (tmp_path / "figure1.md").read_text()
+    assert (tmp_path / "figure1_curves.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tabel3",), "there is no exhibit 'tabel3'; there are: table1"),
+        (("figure2", "--source", "timm:test_vit"), "takes no --source"),
+        (("table3", "--config", "configs/demo/san.yaml"), "needs CLIPtrase"),
+        (("table3", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
+        (("global_patches", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
+        (("figure2", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
+        (("table3", "DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
+        (("table3", "MODEL.CLIPTRACE.EPS", "1"), "did you mean"),
+        (("figure1", "SEED", "1"), "takes no KEY VALUE"),
+        (("figure1", "--config", "configs/demo/absent.yaml"), "absent.yaml"),
+        (("figure1", "--config", "README.md"), "README.md"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_line_before_a_model_is_built(arguments, said, tmp_path, capsys, monkeypatch):
+    for room in (scoring, patch_view, global_patches):
+        monkeypatch.setattr(room, "build", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    assert run(*arguments, "--output", tmp_path) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "said"),
+    [("demo_scenes_val", "None of its data sets is in the table above"), ("voc20_val", "In both tables: voc20_val.")],
+)
+def test_what_can_be_compared_with_the_paper_is_said(dataset, said):
+    """Names of rows with angle brackets are no HTML."""
+    exhibit = Exhibit("table1", "Table 1", [Row("<x_i, x_j>", dataset, {"mIoU": 1.0})], paper="table1")
+    measured, papers = render(exhibit, [], "today").split("## The paper's numbers")
+    assert said in papers
+    assert f"| \\<x_i, x_j> | {dataset} | 1.00 |" in measured
+    assert f"| \\<x_i, x_j> | ade150_val | {paper_table('table1').rows['<x_i, x_j>']['ade150_val']['mIoU']} |" in papers
+
+
+def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
+    (tmp_path / "report.json").write_text('{"a": 1}')
+    assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
+    assert "is no report" in capsys.readouterr().err
+
+
+def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
+    few = ("TEST.MAX_IMAGES", 2, "MODEL.DEVICE", "cpu", "MODEL.CLIP.TEMPLATES", "none")
+    few = (*few, "MODEL.CLIPTRASE.REGIONS_PRETRAINED", "random")
+    source = "timm:test_vit"
+    assert run("table2", "--output", tmp_path, "--source", source, *few) == 0
+    text = (tmp_path / "table2.md").read_text()
+    assert "| Ours + test_vit (random weights: a path check, no result) | demo_scenes_val |" in text
+    assert "| Ours + DINOv2 | voc20_val | 80.23 |" in text.split("## The paper's numbers")[1]
+
+
+def test_sources_whose_weights_are_missing_are_refused_in_one_line(tmp_path, capsys):
+    empty = tmp_path / "sam"
+    empty.mkdir()
+    absent = ("--source", f"timm:local-dir:{empty}")
+    for exhibit, more in (("table2", absent), ("sam", ("MODEL.CLIPTRASE.SAM_MODEL", empty))):
+        assert run(exhibit, "--output", tmp_path, *more, "MODEL.DEVICE", "cpu", "TEST.MAX_IMAGES", 1) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")

@@ -1,0 +1,83 @@
+"""Regions of another ViT: a random one of timm, three times smaller than the smallest."""
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+
+from san_cliptrase.errors import WeightsError
+from san_cliptrase.regions.timm_vit import TimmRegions, load_timm, patch_correlation
+
+SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": 0}
+SIZES = [(48, 32), (30, 61)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model folder of timm, as ``masks.pretrain`` writes it."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vit")
+    model = timm.create_model("vit_tiny_patch16_224", **SHAPE)
+    timm.models.save_for_hf(model, str(path), model_args=SHAPE, safe_serialization=True)
+    return path
+
+
+def halves(height, width):
+    """Left half red, right half blue."""
+    image = torch.zeros(3, height, width)
+    image[0, :, : width // 2] = image[2, :, width // 2 :] = 0.9
+    return image
+
+
+def test_two_halves_share_no_region_at_the_size_asked_for_alone_and_in_a_batch(folder):
+    source = TimmRegions(load_timm(f"local-dir:{folder}"), min_samples=3)
+    together = source([halves(96, 64), halves(60, 122)], SIZES, None)
+    for index, (height, width) in enumerate(SIZES):
+        found = together[index]
+        assert found.shape == (height, width)
+        left, right = found[:, : width // 2 - 4].unique(), found[:, width // 2 + 4 :].unique()
+        assert not set(left.tolist()) & set(right.tolist())
+        (alone,) = source([[halves(96, 64), halves(60, 122)][index]], [SIZES[index]], None)
+        assert torch.equal(found, alone)
+
+
+def test_tokens_are_the_models_own_under_its_own_normalisation(folder):
+    model = load_timm(f"local-dir:{folder}")
+    image = torch.rand(3, 48, 32)
+    tokens, grid = TimmRegions(model).tokens(image, (48, 32))
+    assert grid == (6, 4)
+    torch.testing.assert_close(tokens, model.forward_features((image[None] - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
+    correlation = patch_correlation(tokens)[0]
+    expected = torch.nn.functional.cosine_similarity(tokens[0, :, None], tokens[0, None], dim=-1)
+    torch.testing.assert_close(correlation, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weights_file_gives_the_weights_in_it_and_random_is_asked_for(tmp_path):
+    torch.manual_seed(1)
+    wanted = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(wanted.state_dict(), path)
+    loaded = load_timm("vit_tiny_patch16_224", str(path))
+    other = load_timm("vit_tiny_patch16_224", "random")
+    assert torch.equal(loaded.blocks[3].attn.qkv.weight, wanted.blocks[3].attn.qkv.weight)
+    assert not torch.equal(other.blocks[3].attn.qkv.weight, wanted.blocks[3].attn.qkv.weight)
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no model 'vit_smal_patch16_224.dino'.*vit_small_patch16_224.dino"):
+        load_timm("vit_smal_patch16_224.dino")
+    with pytest.raises(ValueError, match="'resnet18' is no ViT"):
+        load_timm("resnet18", "random")
+    with pytest.raises(ValueError, match=r"no \[CLS\] token"):
+        load_timm("vit_pwee_patch16_reg1_gap_256", "random")
+    (tmp_path / "bad.pth").write_bytes(b"text")
+    with pytest.raises(WeightsError, match="neither 'default', 'random' nor a weights file.*"):
+        load_timm("vit_small_patch16_224.dino", str(tmp_path / "bad.pth"))
+
+    def unreachable(*_args, **_kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(WeightsError, match="no network.*timm/vit_small_patch16_224.dino/resolve.*REGIONS_PRETRAINED"):
+        load_timm("vit_small_patch16_224.dino")
