@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.parity_weights import Row, draw_weights
 from san_cliptrase.checkpoints.official_keys import from_official
+from san_cliptrase.clip.batches import resize_for_clip
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.san import (
@@ -22,7 +23,6 @@ from san_cliptrase.san import (
     SideAdapter,
     SideAdapterNetwork,
     recognise_masks,
-    resize_for_clip,
     semantic_map,
 )
 

@@ -19,9 +19,9 @@ from torch import Tensor
 # Run as a file, Python knows only the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from san_cliptrase.clip.batches import resize_for_clip
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.cliptrase import Cliptrase
-from san_cliptrase.san import resize_for_clip
 from san_cliptrase.scenes import make_scene
 from san_cliptrase.structures import ClipFeatures, Regions
 

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.colors import class_colors
 from san_cliptrase.drawing import outlines
-from san_cliptrase.meta_arch.inputs import image_batch
 from san_cliptrase.meta_arch.san import SAN
 
 
@@ -39,13 +39,13 @@ def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.n
 
 def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64: which of CLIPtrase's regions each pixel of an image lies in; 0 is none."""
-    batch = image_batch([entry], model.clip, model.device, model.divisibility)
+    batch = image_batch([entry["image"]], model.clip, model.divisibility)
     features = model.clip_features(batch)
-    masks = model.find_regions(features, [entry], batch).masks
+    masks = model.find_regions(features, batch, [entry["sem_seg"]]).masks
     if not masks.shape[1]:
         return np.zeros(size, np.int64)
-    height, width = batch.image_sizes[0]
-    masks = torch.nn.functional.interpolate(masks, tuple(batch.tensor.shape[-2:]), mode="nearest")[..., :height, :width]
+    height, width = batch.sizes[0]
+    masks = torch.nn.functional.interpolate(masks, batch.canvas, mode="nearest")[..., :height, :width]
     masks = torch.nn.functional.interpolate(masks, size, mode="nearest")[0]
     empty = masks.new_full((1, *size), 0.5)
     return torch.cat([empty, masks]).argmax(0).cpu().numpy()

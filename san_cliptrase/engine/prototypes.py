@@ -43,7 +43,7 @@ def initialise_prototypes(
     was_training = model.training
     model.eval()
     tokens = [
-        model.region_tokens([mapper(record) for record in chosen[start : start + BATCH]]).cpu()
+        _region_tokens(model, [mapper(record) for record in chosen[start : start + BATCH]])
         for start in tqdm(range(0, len(chosen), BATCH), "prototypes", leave=False)
     ]
     model.train(was_training)
@@ -56,3 +56,8 @@ def initialise_prototypes(
     centres = KMeans(embeddings.shape[1], n_init=1, random_state=seed).fit(found).cluster_centers_
     embeddings.copy_(torch.from_numpy(centres)[None])
     logger.info("queries begin at %d prototypes of %d regions in %d images", len(centres), len(found), len(chosen))
+
+
+def _region_tokens(model: SAN, inputs: list[dict]) -> torch.Tensor:
+    images, labels = zip(*((entry["image"], entry["sem_seg"]) for entry in inputs), strict=True)
+    return model.region_tokens(images, labels).cpu()

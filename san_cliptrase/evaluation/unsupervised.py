@@ -14,11 +14,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from san_cliptrase.clip.attention import softmax_attention
+from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.data.loader import BadSample
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.meta_arch import CLIPtrase
-from san_cliptrase.meta_arch.inputs import image_batch, output_size
+from san_cliptrase.meta_arch.inputs import output_size
 from san_cliptrase.regions.maps import image_grids
 from san_cliptrase.regions.pooling import mask_average_pool
 from san_cliptrase.structures import ClipFeatures
@@ -97,8 +98,8 @@ def image_features(model: CLIPtrase, inputs: list[dict], kind: str) -> list[tupl
         Per image features (N, E) of length 1, and which of them each patch belongs to, (h, w).
     """
     method = model.cliptrase
-    batch = image_batch(inputs, model.clip, model.device, scale=model.resolution)
-    features = model.clip.visual(batch.tensor, method.taps, batch.image_sizes)
+    batch = image_batch([entry["image"] for entry in inputs], model.clip, scale=model.resolution)
+    features = model.clip.visual(batch.tensor, method.taps, batch.sizes)
     if kind == "patches":
         tokens = _plain(model, features)
         pooled, masks = tokens[:, :0], tokens.new_zeros(len(tokens), 0, *features.grid)

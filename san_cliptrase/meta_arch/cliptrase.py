@@ -11,23 +11,21 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, resize
 
+from san_cliptrase.builders import clip_from_config, cliptrase_from_config, mask_source_from_config, windows_from_config
+from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.reader import Cliptrase
 from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
 from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
-    clip_from_config,
-    cliptrase_from_config,
-    image_batch,
-    mask_source_from_config,
     one_hot_scores,
     output_size,
 )
-from san_cliptrase.meta_arch.sliding import Windows
 from san_cliptrase.regions.controls import patch_classes
 from san_cliptrase.regions.source import MaskSource
 from san_cliptrase.structures import ClipFeatures
+from san_cliptrase.windows import Windows
 
 
 @META_ARCH_REGISTRY.register()
@@ -82,7 +80,7 @@ class CLIPtrase(nn.Module):
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
             "background": BackgroundReader.from_config(cfg),
-            "windows": Windows.from_config(cfg),
+            "windows": windows_from_config(cfg),
             "ignore_label": cfg.INPUT.IGNORE_LABEL,
         }
 
@@ -122,17 +120,17 @@ class CLIPtrase(nn.Module):
         if self.windows is not None:
             return [self._slide(entry) for entry in inputs]
         # Resized before they are padded: no image is mixed with its padding.
-        batch = image_batch(inputs, self.clip, self.device, scale=self.resolution)
-        features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
+        batch = image_batch([entry["image"] for entry in inputs], self.clip, scale=self.resolution)
+        features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.sizes)
         classes, words, background = self.background(inputs, self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
         prior = inputs[0].get("cls_prior") or None
-        truth = self._true_classes(inputs, features, batch.image_sizes) if self.cliptrase.rule.truth else None
-        regions = self._regions([entry["image"] for entry in inputs], batch.image_sizes, features)
+        truth = self._true_classes(inputs, features, batch.sizes) if self.cliptrase.rule.truth else None
+        regions = self._regions([entry["image"] for entry in inputs], batch.sizes, features)
         found = self.cliptrase.segment(
             features,
             text,
-            batch.image_sizes,
+            batch.sizes,
             background=background,
             cls_prior=prior,
             true_classes=truth,
@@ -162,11 +160,11 @@ class CLIPtrase(nn.Module):
         text = self.clip.text(classes, self.templates, words)
 
         def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
-            batch = image_batch([{"image": crop} for crop in crops], self.clip, self.device, scale=self.resolution)
-            features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.image_sizes)
+            batch = image_batch(crops, self.clip, scale=self.resolution)
+            features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.sizes)
             prior = entry.get("cls_prior") or None
-            regions = self._regions(crops, batch.image_sizes, features)
-            return self.cliptrase.scores(features, text, batch.image_sizes, background, prior, regions)
+            regions = self._regions(crops, batch.sizes, features)
+            return self.cliptrase.scores(features, text, batch.sizes, background, prior, regions)
 
         average = self.windows.average(entry["image"], scores)
         # Where regions vote, background is a class of the vote.

@@ -7,72 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from detectron2.structures import ImageList
 from torch import Tensor
 
-from san_cliptrase.clip.build import FrozenClip, build_clip
-from san_cliptrase.clip.text_cache import cache_folder
-from san_cliptrase.cliptrase.reader import Cliptrase
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.errors import DataError, OptionError
-from san_cliptrase.regions.finder import RegionFinder
-from san_cliptrase.regions.source import OWN, MaskSource, build_mask_source
-from san_cliptrase.san.network import resize_for_clip
 
 BACKGROUND = "background"
 Words = tuple[str, ...]
-
-
-def clip_from_config(cfg: Any) -> FrozenClip:
-    """The CLIP that MODEL.CLIP names."""
-    node = cfg.MODEL.CLIP
-    clip = build_clip(node.NAME, node.PRETRAINED, node.INTERPOLATE_OFFSET, node.TRAINABLE, node.SYNONYMS)
-    clip.text.cache = cache_folder(node.TEXT_CACHE)
-    return clip
-
-
-def finder_from_config(cfg: Any, clip: FrozenClip) -> RegionFinder:
-    """CLIPtrase's regions on that CLIP, for what names them otherwise: the settings of how CLIP is read do not matter.
-
-    Raises:
-        OptionError: MODEL.CLIPTRASE.REGIONS names another source.
-    """
-    node = cfg.MODEL.CLIPTRASE
-    if node.REGIONS != OWN:
-        raise OptionError(
-            f"MODEL.CLIPTRASE.REGIONS is {node.REGIONS!r}, but SAN's regions come from where "
-            f"MODEL.SAN.QUERY_INIT.SOURCE says: leave REGIONS at {OWN!r}"
-        )
-    return RegionFinder(clip.visual, node.EPS or None, node.MIN_SAMPLES or None, node.CORRELATION)
-
-
-def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
-    """CLIPtrase on that CLIP with the settings of MODEL.CLIPTRASE."""
-    node = cfg.MODEL.CLIPTRASE
-    return Cliptrase(
-        clip.visual,
-        eps=node.EPS or None,
-        min_samples=node.MIN_SAMPLES or None,
-        attention=node.ATTENTION,
-        classify=node.CLASSIFY,
-        cls_layer=node.CLS_LAYER,
-        cls_prior=node.CLS_PRIOR,
-        correlation=node.CORRELATION,
-    )
-
-
-def mask_source_from_config(cfg: Any, cliptrase: Cliptrase) -> MaskSource | None:
-    """The source of regions that MODEL.CLIPTRASE.REGIONS names; None: CLIPtrase's own."""
-    node = cfg.MODEL.CLIPTRASE
-    return build_mask_source(node.REGIONS, cliptrase, node.REGIONS_PRETRAINED, node.SAM_MODEL, node.SAM_GRID)
-
-
-def image_batch(
-    inputs: Sequence[dict], clip: FrozenClip, device: torch.device, divisibility: int = 0, scale: float = 1.0
-) -> ImageList:
-    """Normalised images of a batch, each resized by ``scale``, padded at the bottom and the right to a common size."""
-    images = [clip.normalize(entry["image"].to(device).float() / 255) for entry in inputs]
-    return ImageList.from_tensors([resize_for_clip(image[None], scale)[0] for image in images], divisibility)
 
 
 def output_size(entry: dict) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from san_cliptrase.san.inference import semantic_map
 from san_cliptrase.san.mask_decoder import MaskDecoder, MaskPrediction
-from san_cliptrase.san.network import SideAdapterNetwork, resize_for_clip
+from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.query_init import QUERY_INITS, QueryInit, build_query_init
 from san_cliptrase.san.recognition import MaskClassifier, recognise_masks
 from san_cliptrase.san.side_adapter import DEFAULT_FUSION, SideAdapter
@@ -18,6 +18,5 @@ __all__ = [
     "SideAdapterNetwork",
     "build_query_init",
     "recognise_masks",
-    "resize_for_clip",
     "semantic_map",
 ]

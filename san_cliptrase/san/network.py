@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from san_cliptrase.san.mask_decoder import MaskDecoder, MaskPrediction
@@ -12,23 +11,6 @@ from san_cliptrase.san.query_init import QueryInit, pool_tokens
 from san_cliptrase.san.region_maps import assign_regions
 from san_cliptrase.san.side_adapter import SideAdapter
 from san_cliptrase.structures import ClipFeatures, Regions
-
-
-def resize_for_clip(images: Tensor, scale: float) -> Tensor:
-    """The images as CLIP sees them: (B, 3, H, W) resized bilinearly by ``scale`` (0.5 for ViT-B/16, 0.7 for L/14)."""
-    if scale == 1:
-        return images
-    return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
-
-
-def canvas_for_clip(images: Tensor, scale: float, patch_size: tuple[int, int]) -> Tensor:
-    """A padded batch as SAN's CLIP sees it: resized, and without what is left beside whole patches.
-
-    At 0.7 times 672 pixels, 470, patches of 14 leave 8 pixels over, which CLIP's first convolution skips in SAN's code.
-    """
-    resized = resize_for_clip(images, scale)
-    height, width = (max(p, n - n % p) for n, p in zip(resized.shape[-2:], patch_size, strict=True))
-    return resized[..., :height, :width]
 
 
 class SideAdapterNetwork(nn.Module):

@@ -21,7 +21,7 @@ def test_queries_begin_at_the_centres_of_the_training_sets_regions(build, world)
     trainer, plain = build(**MODE), build(model__san__num_queries=4)
     entries = world.batch(count=6)
     with torch.no_grad():
-        tokens = trainer.model.eval().region_tokens(entries)
+        tokens = trainer.model.eval().region_tokens([e["image"] for e in entries], [e["sem_seg"] for e in entries])
     assert tokens.shape[1] == 32
     centres = KMeans(4, n_init=1, random_state=0).fit(tokens.numpy()).cluster_centers_
     found = trainer.model.network.adapter.query_embed[0].detach().numpy()

@@ -4,8 +4,8 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
+from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.meta_arch import SAN
-from san_cliptrase.meta_arch.inputs import image_batch
 
 LOSSES = {"loss_ce", "loss_mask", "loss_dice"}
 
@@ -35,7 +35,7 @@ def test_a_training_batch_of_mixed_sizes_has_losses_of_every_supervised_block(wo
 def test_the_scale_of_vit_l14_leaves_pixels_over(world, name):
     """At 0.7 the canvas is no multiple of the patch, as on ViT-L/14 in most test images; SAN leaves the rest out."""
     model, entries = world.model(name, model__clip__resolution=0.7).eval(), world.batch(train=False, count=1)
-    batch = image_batch(entries, model.clip, model.device, model.divisibility)
+    batch = image_batch([entry["image"] for entry in entries], model.clip, model.divisibility)
     height, width = (int(side * 0.7) // 8 for side in batch.tensor.shape[-2:])
     assert any(int(side * 0.7) % 8 for side in batch.tensor.shape[-2:])
     assert model.clip_features(batch).grid == (height, width)
@@ -64,9 +64,9 @@ def test_every_supervised_block_is_scored_by_its_own_recognition(world, monkeypa
     model, entries, scored = world.model("san_cliptrase").train(), world.batch(), []
     monkeypatch.setattr(model.criterion, "forward", lambda given, *_: scored.extend(given) or {})
     classified = []
-    classify, network = model._classify, model.network.forward
+    classify, network = model.classify, model.network.forward
     monkeypatch.setattr(model.network, "forward", lambda *args: classified.append(network(*args)) or classified[-1])
-    monkeypatch.setattr(model, "_classify", lambda *args: classified.append(args) or classify(*args))
+    monkeypatch.setattr(model, "classify", lambda *args: classified.append(args) or classify(*args))
     losses(model, entries)
     predictions, (_, features, text) = classified
     assert len(scored) == len(predictions) == 2
@@ -138,12 +138,12 @@ def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monk
     model = finder if follows else world.model(name, **side).eval()
     # Query q says class q: the map then shows which query has which pixel.
     one_class_each = 50 * torch.eye(8, 25)[None]
-    monkeypatch.setattr(model, "_classify", lambda *_: one_class_each)
+    monkeypatch.setattr(model, "classify", lambda *_: one_class_each)
     agree = []
     for entry in world.batch(train=False, count=3):
         height, width = entry["image"].shape[-2:]
-        batch = image_batch([entry], finder.clip, finder.device, finder.divisibility)
-        masks = finder.find_regions(finder.clip.visual(batch.tensor, finder.taps), [entry], batch).masks[0]
+        batch = image_batch([entry["image"]], finder.clip, finder.divisibility)
+        masks = finder.find_regions(finder.clip.visual(batch.tensor, finder.taps), batch, [entry["sem_seg"]]).masks[0]
         assert 1 < len(masks) <= 8
         largest_first = masks[masks.sum((1, 2)).argsort(descending=True, stable=True)]
         labels = model([{**entry, "height": height, "width": width}])[0]["sem_seg"].argmax(0)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from san_cliptrase.san import QUERY_INITS, recognise_masks, resize_for_clip
-from san_cliptrase.san.network import canvas_for_clip
+from san_cliptrase.clip.batches import canvas_for_clip, resize_for_clip
+from san_cliptrase.san import QUERY_INITS, recognise_masks
 from tests.san import tiny
 
 

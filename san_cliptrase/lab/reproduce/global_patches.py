@@ -10,6 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from yacs.config import CfgNode
 
+from san_cliptrase.builders import clip_from_config
+from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.colors import OKABE_ITO
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.launch import build
@@ -17,7 +19,6 @@ from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.global_patches import FAIR_SHARES, MEASURES, REACH, block_attention, measure_attention
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, write_picture
 from san_cliptrase.lab.reproduce.request import Request, pictures, request_config
-from san_cliptrase.meta_arch.inputs import clip_from_config, image_batch
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,8 @@ def measure_blocks(cfg: Any, dataset: str) -> Measured:
     total = [dict.fromkeys(MEASURES, 0.0) for _ in range(visual.depth)]
     for start in range(0, len(records), cfg.TEST.BATCH_SIZE):
         entries = [mapper(record) for record in records[start : start + cfg.TEST.BATCH_SIZE]]
-        batch = image_batch(entries, clip, clip.logit_scale.device, scale=cfg.MODEL.CLIP.RESOLUTION)
-        features = visual(batch.tensor, range(visual.depth), batch.image_sizes)
+        batch = image_batch([entry["image"] for entry in entries], clip, scale=cfg.MODEL.CLIP.RESOLUTION)
+        features = visual(batch.tensor, range(visual.depth), batch.sizes)
         for index, sums in enumerate(total):
             measures = measure_attention(block_attention(visual, features, index), features.valid)
             for name, values in measures.items():

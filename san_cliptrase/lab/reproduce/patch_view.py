@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.data.mapper import replacement_words
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.launch import build
@@ -23,7 +24,6 @@ from san_cliptrase.images import read_image
 from san_cliptrase.lab.global_patches import block_attention
 from san_cliptrase.lab.reproduce.request import Request, request_config
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
-from san_cliptrase.meta_arch.inputs import image_batch
 from san_cliptrase.regions.correlation import suppress_global_patches
 from san_cliptrase.regions.maps import region_maps, regions_from_maps
 
@@ -130,9 +130,9 @@ def view_patches(model: CLIPtrase, title: str, entry: dict, ignore_label: int) -
         ignore_label: value of pixels without a label.
     """
     visual, method = model.clip.visual, model.cliptrase
-    batch = image_batch([entry], model.clip, model.device, scale=model.resolution)
+    batch = image_batch([entry["image"]], model.clip, scale=model.resolution)
     last = visual.depth - 1
-    features = visual(batch.tensor, (last - 1, last), batch.image_sizes)
+    features = visual(batch.tensor, (last - 1, last), batch.sizes)
     correlation = method.correlate(features)
     rows = {BEFORE: correlation[:, 1:, 1:], AFTER: suppress_global_patches(correlation, features.valid)}
     clusters = {name: method.cluster(row, features) for name, row in rows.items()}
@@ -143,7 +143,7 @@ def view_patches(model: CLIPtrase, title: str, entry: dict, ignore_label: int) -
     maps |= {CORRELATION: rows[BEFORE][0], SUPPRESSED: rows[AFTER][0]}
     labels = model.label_maps([entry])[0]
     truth = entry.get("sem_seg")
-    height, width = batch.image_sizes[0]
+    height, width = batch.sizes[0]
     return PatchView(
         title=title,
         photo=_resized(entry["image"], labels.shape),

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from san_cliptrase.cliptrase.classify import CLASSIFY
-from san_cliptrase.meta_arch.sliding import Windows
+from san_cliptrase.windows import Windows
 
 WORDS = ("grass", "water", "lava")
 SLIDE = {"test__protocol": "slide", "test__slide__window": 64, "test__slide__stride": 32}
@@ -27,7 +27,7 @@ def test_windows_cover_a_side_in_steps_and_stay_inside(length, starts):
 
 @pytest.mark.parametrize("size", [(64, 64), (40, 100), (100, 75)])
 def test_every_window_is_put_back_where_it_was_cut(monkeypatch, size):
-    monkeypatch.setattr("san_cliptrase.meta_arch.sliding.WINDOWS_AT_ONCE", 2)
+    monkeypatch.setattr("san_cliptrase.windows.WINDOWS_AT_ONCE", 2)
     image = torch.rand(3, *size)
     torch.testing.assert_close(Windows(64, 24).average(image, lambda crops: crops), image)
 

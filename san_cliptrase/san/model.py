@@ -1,0 +1,174 @@
+"""A whole SAN: from images and text weights to classified masks and label maps. Needs no detectron2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from san_cliptrase.clip.batches import ImageBatch, canvas_for_clip, image_batch
+from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.clip.cache import FeatureCache
+from san_cliptrase.clip.recognition import recognition_taps
+from san_cliptrase.regions.controls import RegionSource, picture_features
+from san_cliptrase.san.inference import class_scores, mask_strips
+from san_cliptrase.san.mask_decoder import MaskPrediction
+from san_cliptrase.san.network import SideAdapterNetwork
+from san_cliptrase.san.recognition import MaskClassifier, recognise_masks
+from san_cliptrase.structures import ClipFeatures, Regions, Size
+
+Labels = Sequence[Tensor | None]
+
+
+class SanModel(nn.Module):
+    """Side Adapter Network (Xu et al., CVPR 2023); one pass of the frozen CLIP feeds all of its parts.
+
+    Args:
+        clip: The frozen CLIP.
+        network: Side adapter, query initialisation and mask decoder.
+        classifier: Logits of mask embeddings.
+        region_source: Finds regions; None for plain SAN.
+        recognition_blocks: How many of CLIP's last blocks the [SOS] tokens pass.
+        resolution: CLIP sees the images at this scale.
+        divisibility: Images are padded to a multiple of it.
+        templates: Name of the prompt templates.
+        cache_gb: Keep CLIP's features of images in so many gigabytes; 0: compute them each time.
+
+    Raises:
+        OptionError: CLIP's features are to be kept, but it is trained.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        network: SideAdapterNetwork,
+        classifier: MaskClassifier,
+        region_source: RegionSource | None,
+        recognition_blocks: int,
+        resolution: float,
+        divisibility: int,
+        templates: str,
+        cache_gb: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.clip, self.network, self.classifier = clip, network, classifier
+        self.region_source = region_source
+        self.recognition_blocks, self.resolution = recognition_blocks, resolution
+        self.divisibility, self.templates = divisibility, templates
+        taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
+        self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
+        self._cache = FeatureCache(clip.visual, self.taps, cache_gb) if cache_gb else None
+        if self._cache:
+            self.register_load_state_dict_post_hook(lambda *_: self._forget())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.logit_scale.device
+
+    def predict(
+        self, images: Sequence[Tensor], labels: Labels = (), shown: Sequence[Size] | None = None
+    ) -> tuple[ImageBatch, ClipFeatures, list[MaskPrediction]]:
+        """Masks and attention biases of a batch; in training of every supervised block, else of the last one.
+
+        Args:
+            images: Per image (3, H, W) uint8 RGB.
+            labels: See :meth:`find_regions`, and ``shown``.
+        """
+        batch = image_batch(images, self.clip, self.divisibility)
+        # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the images.
+        features = self.clip_features(batch)
+        regions = None
+        if self.network.query_init.needs_regions:
+            regions = self.find_regions(features, batch, labels, shown)
+        return batch, features, self.network(batch.tensor, features, regions)
+
+    def clip_features(self, batch: ImageBatch) -> ClipFeatures:
+        """CLIP's tokens of a padded batch at its resolution; those of images that were seen before may be kept."""
+        canvas = canvas_for_clip(batch.tensor, self.resolution, self.clip.visual.patch_size)
+        return self._cache(canvas) if self._cache else self.clip.visual(canvas, self.taps)
+
+    def find_regions(
+        self, features: ClipFeatures, batch: ImageBatch, labels: Labels = (), shown: Sequence[Size] | None = None
+    ) -> Regions:
+        """Regions of the images inside their padded canvas.
+
+        Args:
+            features: Of the batch.
+            batch: Images and their sizes.
+            labels: Label maps (H, W) at any size, for a source that looks at the ground truth.
+            shown: (height, width) of the part of each image that is photograph, not filling; None: all of it.
+        """
+        if self.region_source.needs_labels:
+            labels = [_resized_labels(*one) for one in zip(labels, batch.sizes, strict=True)]
+        features = picture_features(features, shown or batch.sizes, batch.canvas)
+        return self.region_source(features, labels, batch.canvas)
+
+    def region_tokens(self, images: Sequence[Tensor], labels: Labels = ()) -> Tensor:
+        """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
+        batch = image_batch(images, self.clip, self.divisibility)
+        features = self.clip_features(batch)
+        regions = self.find_regions(features, batch, labels)
+        return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
+
+    def classify(self, attn_bias: Tensor, features: ClipFeatures, text: Tensor) -> Tensor:
+        """Class logits (B, Q, K + 1) of the masks that an attention bias stands for; the background is last."""
+        embeddings = recognise_masks(self.clip.visual, features, attn_bias, self.recognition_blocks)
+        return self.classifier(embeddings, text, self.clip.logit_scale)
+
+    def classified_masks(
+        self, images: Sequence[Tensor], text: Tensor, outputs: Sequence[Size], labels: Labels = (), at_once: int = 0
+    ) -> Iterator[tuple[Tensor, Iterator[Tensor]]]:
+        """Class logits (Q, K + 1) and masks (Q, *output) of each image of a test batch.
+
+        The masks come in strips, of which masks and scores have at most ``at_once`` values; 0: as one strip.
+
+        Args:
+            images: Per image (3, H, W) uint8 RGB.
+            text: (K, E), rows of length 1.
+            outputs: (height, width) that the masks of each image are wanted at.
+            labels: See :meth:`find_regions`.
+        """
+        batch, features, predictions = self.predict(images, labels)
+        final = predictions[-1]
+        logits = self.classify(final.attn_bias, features, text)
+        for pred, masks, size, output in zip(logits, final.mask_logits, batch.sizes, outputs, strict=True):
+            rows = max(1, at_once // (max(pred.shape) * output[1])) if at_once else output[0]
+            yield pred, mask_strips(masks, batch.canvas, size, output, rows)
+
+    def scores(
+        self,
+        images: Sequence[Tensor],
+        text: Tensor,
+        outputs: Sequence[Size],
+        labels: Labels = (),
+        keep_background: bool = False,
+    ) -> Iterator[Tensor]:
+        """``sum_q p_qk m_q`` of each image, (K, *output), with the learned background (K + 1, *output)."""
+        for logits, masks in self.classified_masks(images, text, outputs, labels):
+            yield class_scores(logits, next(masks), keep_background)
+
+    def same_canvas(self, images: Sequence[Tensor]) -> list[list[int]]:
+        """Which images see no other's padding: positions of those that are padded to the same size by themselves.
+
+        Padding is part of SAN's canvas, so only these give together what each gives alone.
+        """
+        groups: dict[Size, list[int]] = {}
+        for index, image in enumerate(images):
+            height, width = (-(-side // self.divisibility) * self.divisibility for side in image.shape[-2:])
+            groups.setdefault((height, width), []).append(index)
+        return list(groups.values())
+
+    def _forget(self) -> None:
+        self._cache.clear()
+        if self.region_source:
+            self.region_source.forget()
+
+
+def _resized_labels(labels: Tensor | None, size: Size) -> Tensor | None:
+    """A label map at the size of its image: test images are resized without it."""
+    if labels is None or labels.shape == size:
+        return labels
+    return F.interpolate(labels[None, None].float(), size=size, mode="nearest")[0, 0].long()
