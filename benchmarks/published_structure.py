@@ -54,7 +54,7 @@ def use_published_structure(model: SAN) -> None:
         keys = decoder.attn_mlp(patches).unflatten(-1, decoder._attn_shape)
         return torch.einsum("bqc,blsmc->bsmql", query, keys)
 
-    model._classify, decoder._attn_products = classify, attn_products
+    model.classify, decoder._attn_products = classify, attn_products
     # Masks of all supervised blocks, in evaluation too.
     model.network.train = lambda mode=True: type(model.network).train(model.network, True)
     model.network.train()

@@ -103,7 +103,7 @@ def san(device: str, rate: float, rounds: int) -> None:
     parts.watch(model, "find_regions", "regions")
     parts.watch(model.network.adapter, "forward", "side adapter")
     parts.watch(model.network.decoder, "forward", "masks and attention bias")
-    parts.watch(model, "_classify", "recognition by [SOS] tokens")
+    parts.watch(model, "classify", "recognition by [SOS] tokens")
     parts.watch(model.criterion, "forward", "matching and losses")
     parts.watch(iteration.scaler, "step", "step of the optimiser")
 
