@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from san_cliptrase.errors import ConfigError
 
 
 def add_san_cliptrase_config(cfg: Any) -> None:
@@ -17,6 +22,39 @@ def add_san_cliptrase_config(cfg: Any) -> None:
     _add_san(cfg, node)
     _add_data_and_solver(cfg, node)
     _add_figures(cfg, node)
+
+
+def model_config(saved: Mapping[str, Any]) -> CfgNode:
+    """What a model is built from, out of the configuration of a run; needs no detectron2.
+
+    Args:
+        saved: What ``config.yaml`` of a run holds, or what :func:`plain` made.
+
+    Returns:
+        MODEL and the sizes of test images; keys that ``saved`` does not have keep their defaults.
+
+    Raises:
+        ConfigError: A key does not exist, or has a value that it cannot have.
+    """
+    cfg = CfgNode({"MODEL": {"META_ARCHITECTURE": ""}, "INPUT": {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}})
+    cfg.INPUT.IGNORE_LABEL = 255
+    _add_clip(cfg, CfgNode)
+    _add_cliptrase(cfg, CfgNode)
+    _add_san(cfg, CfgNode)
+    try:
+        for group, node in cfg.items():
+            content = saved[group]
+            node.merge_from_other_cfg(CfgNode({key: value for key, value in content.items() if key in node}))
+    except (KeyError, AssertionError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"the configuration of the run cannot be used: {error.args[0] if error.args else error}"
+        ) from error
+    return cfg
+
+
+def plain(cfg: Any) -> dict[str, Any]:
+    """A configuration as dictionaries, lists and plain values."""
+    return {key: plain(value) if isinstance(value, Mapping) else value for key, value in cfg.items()}
 
 
 def _add_clip(cfg: Any, node: type) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from fvcore.common.checkpoint import Checkpointer
+from torch import Tensor
 
 from san_cliptrase.checkpoints.files import checkpoint_files, read_checkpoint, weights_in
 from san_cliptrase.checkpoints.official_keys import is_official
@@ -65,6 +66,8 @@ class SafeCheckpointer(Checkpointer):
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
+        if clip := getattr(self.model, "clip", None):  # the one thing about CLIP that neither weights nor name tell
+            data["quick_gelu"] = clip.quick_gelu
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save({**data, **kwargs}, file))
@@ -74,15 +77,39 @@ class SafeCheckpointer(Checkpointer):
         """Makes ``last_checkpoint`` name a file."""
         write_text_atomically(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
+    def load_weights(self, state: dict[str, Tensor], path: str | Path) -> None:
+        """Loads weights that have been read already, in this project's format or in SAN's own.
+
+        Args:
+            state: weights by name.
+            path: where they come from, for messages.
+
+        Raises:
+            CheckpointError: they are of another model.
+        """
+        try:
+            self._load_model({"model": self._own_names(state, path)})
+        except CheckpointError as error:
+            if str(path) in str(error):
+                raise
+            raise CheckpointError(f"{path}: {error}") from error
+
     def _load_file(self, f: str) -> dict:
         loaded = read_checkpoint(f)
         state = weights_in(loaded, f)
-        if is_official(state) and hasattr(self.model, "network"):
-            try:
-                return {"model": weights_of_release(state, self.model)}
-            except ValueError as error:
-                raise CheckpointError(f"cannot use the checkpoint {f}: {error}") from error
+        own = self._own_names(state, f)
+        if own is not state:
+            return {"model": own}
         return loaded if "model" in loaded else {"model": loaded}
+
+    def _own_names(self, state: dict[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+        """The weights by this project's names."""
+        if not (is_official(state) and hasattr(self.model, "network")):
+            return state
+        try:
+            return weights_of_release(state, self.model)
+        except ValueError as error:
+            raise CheckpointError(f"cannot use the checkpoint {path}: {error}") from error
 
     def _load_model(self, checkpoint: dict) -> Any:
         state, own = checkpoint["model"], self.model.state_dict()

@@ -1,0 +1,257 @@
+"""``Segmenter``: three lines from an image and words to a segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from torch import Tensor
+
+from san_cliptrase.clip.build import build_clip
+from san_cliptrase.clip.text import check_vocabulary
+from san_cliptrase.clip.text_cache import cache_folder
+from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.voting import Background
+from san_cliptrase.device import find_device
+from san_cliptrase.errors import OptionError
+from san_cliptrase.images import load_image
+from san_cliptrase.regions.source import build_mask_source
+from san_cliptrase.segmentation import Segmentation
+from san_cliptrase.segmenter.method import Method
+from san_cliptrase.segmenter.model_files import MODEL_FILE, load_san, write_model_file
+from san_cliptrase.segmenter.side_adapter import SideAdapter
+from san_cliptrase.segmenter.stream import FailedImage, stream
+from san_cliptrase.segmenter.training_free import TrainingFree
+
+BACKGROUND = "background"
+"""The name of the class that background words stand for."""
+# CLIPtrase's positional embedding is resampled as in DINO's code.
+INTERPOLATE_OFFSET = 0.1
+
+
+class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
+    """Segments images by words, with a frozen CLIP alone or with a trained SAN.
+
+    >>> segmenter = Segmenter.from_clip("ViT-B-16", "openai")
+    >>> result = segmenter("photo.jpg", ["sky", "sea", "boat"])
+    >>> result.save("out/photo")
+
+    Made by :meth:`from_clip`, :meth:`from_san` or :meth:`from_pretrained`.
+
+    Args:
+        method: What turns images and text weights into label maps.
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+
+    @classmethod
+    def from_clip(
+        cls,
+        model: str = "ViT-B-16",
+        pretrained: str = "openai",
+        *,
+        attention: str = "cliptrase",
+        classify: str = "vote",
+        cls_layer: int = -6,
+        regions: str = "cliptrase",
+        regions_pretrained: str = "default",
+        sam_model: str = "facebook/sam-vit-base",
+        eps: float | None = None,
+        min_samples: int | None = None,
+        size: int | None = None,
+        templates: str = "imagenet",
+        synonyms: bool = False,
+        device: str = "auto",
+        text_cache: str = "auto",
+    ) -> Segmenter:
+        """Segment without training: CLIPtrase (Shao et al., ECCV 2024), or another reading of a frozen CLIP.
+
+        Args:
+            model: A ViT of open_clip with a [CLS] token, or "scenes_vit", the small model that is part of the package.
+            pretrained: Its weights: a tag of open_clip, a file, or "scenes" for scenes_vit.
+            attention: Rule of CLIP's last block: a name or a combination, see ``clip.attention``.
+            classify: What decides a region's class, see ``cliptrase.classify.CLASSIFY``.
+            cls_layer: ``cls``: the first block that a region's [CLS] token passes, counted from the end.
+            regions: Where regions come from, see ``regions.source``.
+            regions_pretrained: Weights of a timm model that finds regions: "default", a file, or "random".
+            sam_model: Id or folder of a SAM that finds regions.
+            eps: DBSCAN's radius; None: by the grid for ViT-B/16, else found in each image.
+            min_samples: DBSCAN's core size; None: by the grid.
+            size: Shorter side in pixels at which CLIP sees images; None: what it was trained at.
+            templates: Prompt templates, see ``clip.templates``.
+            synonyms: Whether a word with commas ("sea, ocean") is several names of one class.
+            device: "auto", "cpu", "cuda", ...
+            text_cache: Folder that keeps the text weights of words; "auto": in the user's cache; "": nowhere.
+
+        Raises:
+            OptionError: A name or number does not exist or does not fit; the message lists what does.
+            WeightsError: Weights cannot be fetched or do not fit.
+        """
+        clip = build_clip(model, pretrained, INTERPOLATE_OFFSET, synonyms=synonyms)
+        clip.text.cache = cache_folder(text_cache)
+        clip = clip.to(find_device(device)).eval()
+        reader = Cliptrase(clip.visual, eps, min_samples, attention, classify, cls_layer)
+        source = build_mask_source(regions, reader, regions_pretrained, sam_model)
+        return cls(TrainingFree(clip, reader, templates, size, source))
+
+    @classmethod
+    def from_san(cls, path: str | Path, *, device: str = "auto", text_cache: str = "auto") -> Segmenter:
+        """Segment with a trained SAN.
+
+        Args:
+            path: The folder of a run, whose configuration and last good checkpoint are read; or a file that
+                :meth:`export` wrote, or the folder of :meth:`save_pretrained`.
+            device: "auto", "cpu", "cuda", ...
+            text_cache: See :meth:`from_clip`.
+
+        Raises:
+            ConfigError: There is no such run, or its configuration cannot be used.
+            CheckpointError: It has no checkpoint that can be used, or the file is none.
+        """
+        found = load_san(Path(path).expanduser())
+        found.model.clip.text.cache = cache_folder(text_cache)
+        return cls(SideAdapter(found.model.to(find_device(device)).eval(), found.shorter, found.longest, found.config))
+
+    @torch.no_grad()
+    def __call__(self, image: Any, words: Sequence[str], background: Sequence[str] = ()) -> Segmentation:
+        """Segment one image.
+
+        Args:
+            image: A path, a PIL image, an (H, W, 3) uint8 array or a (3, H, W) uint8 tensor, RGB; see ``load_image``.
+            words: Names of the classes.
+            background: Words that together stand for one more class, "background".
+
+        Returns:
+            At the image's own size.
+
+        Raises:
+            TypeError, ValueError: The image or the words cannot be used; the message says what is wanted.
+        """
+        vocabulary = self._vocabulary(words, background)
+        array = load_image(image)
+        return self._segment([array], [self.method.see(array)], *vocabulary)[0]
+
+    def stream(
+        self, images: Iterable[Any], words: Sequence[str], batch_size: int = 8, background: Sequence[str] = ()
+    ) -> Iterator[Segmentation | FailedImage]:
+        """Segment many images: files are read on threads while a batch is computed; memory does not grow.
+
+        Args:
+            images: Any number of them, of the kinds that :meth:`__call__` takes.
+            words: See :meth:`__call__`, and ``background``.
+            batch_size: Images that are computed together; large ones are computed alone.
+
+        Yields:
+            In the order of the images a ``Segmentation``, or a ``FailedImage`` where one cannot be used.
+
+        Raises:
+            TypeError, ValueError: The words cannot be used, or ``batch_size`` is less than 1.
+        """
+        if batch_size < 1:
+            raise OptionError(f"batch_size is {batch_size}; it counts images, so it must be 1 or more")
+        vocabulary = self._vocabulary(words, background)
+
+        def read(image: Any) -> tuple[np.ndarray, Tensor]:
+            array = load_image(image)
+            return array, self.method.see(array)
+
+        def segment(arrays: Sequence[np.ndarray], seen: Sequence[Tensor]) -> list[Segmentation]:
+            return self._segment(arrays, seen, *vocabulary)
+
+        return stream(images, read, segment, batch_size)
+
+    def export(self, path: str | Path) -> Path:
+        """Write a trained SAN as one file that :meth:`from_san` loads: weights of CLIP and SAN, and configuration.
+
+        Raises:
+            OptionError: This segmenter has nothing that was trained.
+            OutputError: The file cannot be written.
+        """
+        if not isinstance(self.method, SideAdapter):
+            raise OptionError("there is nothing to export: a training-free segmenter is its CLIP; see from_clip")
+        return write_model_file(Path(path).expanduser(), self.method.model, self.method.config)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.export(save_directory / MODEL_FILE)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        device: str = "auto",
+        text_cache: str = "auto",
+    ) -> Segmenter:
+        if Path(model_id).is_dir():
+            file = Path(model_id) / MODEL_FILE
+        else:
+            file = hf_hub_download(
+                model_id,
+                MODEL_FILE,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+        return cls.from_san(file, device=device, text_cache=text_cache)
+
+    def _vocabulary(
+        self, words: Sequence[str], background: Sequence[str]
+    ) -> tuple[tuple[str, ...], Tensor, Background | None]:
+        """Names of the classes, their text weights, and what scores over both kinds of words become."""
+        check_vocabulary(words)
+        if isinstance(background, str):
+            raise TypeError(f"background must be a list of words, got one string: {background!r}")
+        names, clip = tuple(word.strip() for word in words), self.method.clip
+        text = clip.text(names, self.method.templates, background)
+        if not background:
+            return names, text, None
+        return (*names, BACKGROUND), text, Background(len(names))
+
+    def _segment(
+        self,
+        arrays: Sequence[np.ndarray],
+        seen: Sequence[Tensor],
+        names: tuple[str, ...],
+        text: Tensor,
+        background: Background | None,
+    ) -> list[Segmentation]:
+        """Segment images, given as they are and as the model sees them."""
+        sizes = [array.shape[:2] for array in arrays]
+        small = [index for index, image in enumerate(seen) if not self.method.is_large(image)]
+        labels: dict[int, Tensor] = {}
+        if small:
+            found = self.method.segment([seen[i] for i in small], text, background, [sizes[i] for i in small])
+            labels.update(zip(small, found, strict=True))
+        for index in set(range(len(seen))) - set(small):
+            labels[index] = self.method.segment_large(seen[index], text, background, sizes[index])
+
+        def result(index: int) -> Segmentation:
+            image, size = seen[index], sizes[index]
+            return Segmentation(
+                arrays[index],
+                labels[index].cpu().numpy(),
+                names,
+                compute_scores=lambda: self.method.probabilities(image, text, background, size).cpu().numpy(),
+                compute_regions=lambda: self._regions(image).cpu().numpy(),
+            )
+
+        return [result(index) for index in range(len(seen))]
+
+    def _regions(self, image: Tensor) -> Tensor:
+        if self.method.is_large(image):
+            raise OptionError(
+                "this image was segmented in windows, which have regions of their own: use a smaller size"
+            )
+        return self.method.regions(image).float()

@@ -1,0 +1,124 @@
+"""Segmentation without training: CLIPtrase, or another reading of a frozen CLIP."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from san_cliptrase.clip.batches import image_batch
+from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.voting import Background, resize_labels
+from san_cliptrase.errors import OptionError
+from san_cliptrase.regions.source import MaskSource
+from san_cliptrase.segmenter.method import Method, decided, pillow_resize
+from san_cliptrase.structures import Size
+from san_cliptrase.windows import Windows
+
+MOST_PATCHES = 4096
+"""Patches that are seen at once: time and memory of attention and correlation grow with their square."""
+
+
+class TrainingFree(Method):
+    """A frozen CLIP read densely, see ``cliptrase.reader``.
+
+    Args:
+        clip: The frozen CLIP.
+        reader: How it is read.
+        templates: Name of the prompt templates.
+        size: Shorter side, in pixels, at which images are seen; None: what CLIP was trained at.
+        source: Of the regions; None: CLIPtrase's own.
+
+    Raises:
+        OptionError: The size is less than one patch.
+    """
+
+    def __init__(
+        self,
+        clip: FrozenClip,
+        reader: Cliptrase,
+        templates: str,
+        size: int | None = None,
+        source: MaskSource | None = None,
+    ) -> None:
+        self.clip, self.reader, self.templates, self.source = clip, reader, templates, source
+        self.size = min(clip.image_size) if size is None else size
+        patch = max(clip.visual.patch_size)
+        if self.size < patch:
+            raise OptionError(f"size {self.size} is less than one patch of {clip.name} ({patch} pixels)")
+
+    def seen_size(self, size: Size) -> Size:
+        """The shorter side becomes ``size``."""
+        scale = self.size / min(size)
+        return tuple(max(self.size, round(side * scale)) for side in size)
+
+    def is_large(self, image: Tensor) -> bool:
+        """Whether CLIP would see more than ``MOST_PATCHES``."""
+        patches = self.clip.visual.patch_size
+        return math.prod(-(-side // p) for side, p in zip(image.shape[-2:], patches, strict=True)) > MOST_PATCHES
+
+    def windows(self) -> Windows:
+        """Squares of at most ``MOST_PATCHES``, half overlapping."""
+        side = math.isqrt(MOST_PATCHES) * min(self.clip.visual.patch_size)
+        return Windows(side, side // 2)
+
+    def resample(self, image: np.ndarray, size: Size) -> np.ndarray:
+        """Bicubic, as CLIP was trained."""
+        return pillow_resize(image, size, Image.Resampling.BICUBIC)
+
+    @torch.no_grad()
+    def segment(
+        self, images: Sequence[Tensor], text: Tensor, background: Background | None, outputs: Sequence[Size]
+    ) -> list[Tensor]:
+        """See ``Method``."""
+        batch = image_batch(images, self.clip)
+        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
+        regions = None
+        if self.source is not None and self.reader.uses_regions:
+            device = self.clip.logit_scale.device
+            regions = self.source([image.to(device).float() / 255 for image in images], batch.sizes, features)
+        found = self.reader.segment(features, text, batch.sizes, background=background, regions=regions)
+        return [resize_labels(labels, output) for labels, output in zip(found, outputs, strict=True)]
+
+    @torch.no_grad()
+    def scores(self, images: Sequence[Tensor], text: Tensor, background: Background | None) -> Iterator[Tensor]:
+        """Logits, or shares of the vote; see ``Cliptrase.scores``."""
+        batch = image_batch(images, self.clip)
+        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
+        regions = None
+        if self.source is not None and self.reader.uses_regions:
+            device = self.clip.logit_scale.device
+            regions = self.source([image.to(device).float() / 255 for image in images], batch.sizes, features)
+        yield from self.reader.scores(features, text, batch.sizes, background, regions=regions)
+
+    @property
+    def _votes(self) -> bool:
+        """Whether scores are shares of a vote, in which background is a class already."""
+        return self.reader.classify == "vote"
+
+    def decide(self, scores: Tensor, background: Background | None) -> Tensor:
+        """See ``Method``."""
+        return decided(scores, None if self._votes else background)
+
+    def normalise(self, scores: Tensor, background: Background | None) -> Tensor:
+        """Shares of the vote, or ``softmax(s x.t)`` with CLIP's own scale s; the best background word stands for all."""
+        if self._votes:
+            return scores / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+        if background is not None:
+            best = scores[background.index :].amax(dim=0, keepdim=True)
+            scores = torch.cat([scores[: background.index], best])
+        return (self.clip.logit_scale * scores.float()).softmax(dim=0)
+
+    @torch.no_grad()
+    def regions(self, image: Tensor) -> Tensor:
+        """The regions on CLIP's patch grid; none where every pixel is classified by itself."""
+        batch = image_batch([image], self.clip)
+        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
+        if not self.reader.uses_regions:
+            return torch.zeros(0, *features.grid)
+        return self.reader.regions(features).masks[0]
