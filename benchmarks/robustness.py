@@ -3,7 +3,8 @@
 Segments embedded scenes, training-free, with each tower at each grid: without regions, with the published radius
 (``default_clustering``), and with ``core_radius`` at several shares of cores. Towers are ``scenes_vit`` and folders
 that ``python -m san_cliptrase.lab.pretrain.scenes_clip --output DIR`` wrote, of four blocks and more. Also what the
-published code does to ViT-L/14, whose middle block it takes for the last. ``--disturb`` changes what the towers correlate.
+published code does to ViT-L/14, whose middle block it takes for the last. ``--disturb`` changes what the towers
+correlate.
 """
 
 from __future__ import annotations

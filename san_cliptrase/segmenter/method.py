@@ -124,3 +124,9 @@ def pillow_resize(image: np.ndarray, size: Size, filter: Image.Resampling) -> np
 def decided(scores: Tensor, background: Background | None) -> Tensor:
     """``decide_pixels`` at the scores' own size."""
     return decide_pixels(scores, tuple(scores.shape[-2:]), background)
+
+
+def shares(scores: Tensor) -> Tensor:
+    """Scores (K, h, w) >= 0 divided by their sum over the classes; equal shares where all of them are 0."""
+    total = scores.sum(dim=0)
+    return torch.where(total > 0, scores / total, 1 / len(scores))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from san_cliptrase.cliptrase.reader import Cliptrase
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
 from san_cliptrase.errors import OptionError
+from san_cliptrase.files import write_text_atomically
 from san_cliptrase.images import load_image
 from san_cliptrase.regions.source import build_mask_source
 from san_cliptrase.segmentation import Segmentation
@@ -178,6 +180,8 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.export(save_directory / MODEL_FILE)
+        # For people who look at the folder or at its page on the hub; the model file holds it too.
+        write_text_atomically(save_directory / "config.json", json.dumps(self.method.config, indent=2) + "\n")
 
     @classmethod
     def _from_pretrained(
@@ -214,6 +218,10 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         if isinstance(background, str):
             raise TypeError(f"background must be a list of words, got one string: {background!r}")
         names, clip = tuple(word.strip() for word in words), self.method.clip
+        if background and BACKGROUND in names:
+            raise OptionError(
+                f"{BACKGROUND!r} is a word and what the background words stand for: leave one of them out"
+            )
         text = clip.text(names, self.method.templates, background)
         if not background:
             return names, text, None

@@ -13,7 +13,7 @@ from torch import Tensor
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.san.inference import class_scores
 from san_cliptrase.san.model import SanModel
-from san_cliptrase.segmenter.method import Method, decided, pillow_resize
+from san_cliptrase.segmenter.method import Method, decided, pillow_resize, shares
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
 
@@ -82,7 +82,7 @@ class SideAdapter(Method):
         if background is not None:
             best = scores[background.index :].amax(dim=0, keepdim=True)
             scores = torch.cat([scores[: background.index], best])
-        return scores / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+        return shares(scores)
 
     @torch.no_grad()
     def regions(self, image: Tensor) -> Tensor:

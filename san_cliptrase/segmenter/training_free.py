@@ -16,7 +16,7 @@ from san_cliptrase.cliptrase.reader import Cliptrase
 from san_cliptrase.cliptrase.voting import Background, resize_labels
 from san_cliptrase.errors import OptionError
 from san_cliptrase.regions.source import MaskSource
-from san_cliptrase.segmenter.method import Method, decided, pillow_resize
+from san_cliptrase.segmenter.method import Method, decided, pillow_resize, shares
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
 
@@ -106,9 +106,9 @@ class TrainingFree(Method):
         return decided(scores, None if self._votes else background)
 
     def normalise(self, scores: Tensor, background: Background | None) -> Tensor:
-        """Shares of the vote, or ``softmax(s x.t)`` with CLIP's own scale s; the best background word stands for all."""
+        """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all."""
         if self._votes:
-            return scores / scores.sum(0).clamp(min=torch.finfo(scores.dtype).tiny)
+            return shares(scores)
         if background is not None:
             best = scores[background.index :].amax(dim=0, keepdim=True)
             scores = torch.cat([scores[: background.index], best])

@@ -1,0 +1,177 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from san_cliptrase import Segmenter
+from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
+from san_cliptrase.clip.text import TextEncoder
+from san_cliptrase.san.query_init import QUERY_INITS
+from san_cliptrase.scenes import CLASS_NAMES, make_scene
+
+
+def scene(index, height=96, width=96):
+    return make_scene((5, index)).image[:height, :width]
+
+
+@pytest.fixture
+def run(world):
+    """Function of changes: a run's folder with its configuration and a checkpoint, and the model in it."""
+
+    def build(**changes):
+        cfg = world.config("san", **changes)
+        model = world.model("san", **changes).eval()
+        with torch.no_grad():  # the masks of an untrained decoder are the same everywhere
+            for parameter in model.network.decoder.parameters():
+                parameter.mul_(4)
+        world.output.mkdir(parents=True, exist_ok=True)
+        (world.output / "config.yaml").write_text(cfg.dump())
+        SafeCheckpointer(model, str(world.output)).save("model_0000001")
+        return world.output, model
+
+    return build
+
+
+def load(path):
+    return Segmenter.from_san(path, device="cpu", text_cache="")
+
+
+@pytest.mark.parametrize("name", QUERY_INITS)
+def test_a_run_its_export_and_its_hub_folder_segment_as_evaluation_does(run, tmp_path, name):
+    folder, model = run(model__san__query_init__name=name)
+    segmenter, image = load(folder), scene(0)
+    seen = segmenter.method.see(image)
+    entry = {"image": seen, "vocabulary": CLASS_NAMES, "height": 96, "width": 96}
+    labels = model.label_maps([entry])[0].numpy()
+    with torch.no_grad():
+        found = model([{**entry, "height": 64, "width": 64}])[0]["sem_seg"]
+    scores = torch.nn.functional.interpolate((found / found.sum(0))[None], (96, 96), mode="bilinear")[0].numpy()
+    assert np.ptp(scores, axis=(1, 2)).max() > 0.001
+    file = segmenter.export(tmp_path / "out" / "san")
+    assert file == tmp_path / "out" / "san.safetensors"
+    segmenter.save_pretrained(tmp_path / "hub")
+    for again in (segmenter, load(file), load(tmp_path / "hub"), Segmenter.from_pretrained(tmp_path / "hub")):
+        result = again(image, CLASS_NAMES)
+        assert np.array_equal(result.labels, labels)
+
+        assert np.allclose(result.scores, scores, atol=1e-5)
+
+
+def test_scores_and_regions_are_those_of_the_queries(run):
+    folder, _ = run()
+    segmenter = load(folder)
+    result = segmenter(scene(0, 70, 96), CLASS_NAMES)
+    assert result.scores.shape == (24, 70, 96)
+    np.testing.assert_allclose(result.scores.sum(0), 1, atol=1e-5)
+    assert (result.scores.argmax(0) == result.labels).mean() > 0.95  # one is interpolated before, one after the sum
+    assert len(result.regions) == 8
+    assert 0 <= result.regions.min() <= result.regions.max() <= 1
+    result = segmenter(scene(0), CLASS_NAMES[:2], background=CLASS_NAMES[2:5])
+    assert result.names[-1] == "background"
+    assert len(result.scores) == 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (50, 90), (91, 33), (64, 200), (7, 9)])
+def test_images_are_resized_as_for_evaluation(run, height, width):
+    import detectron2.data.transforms as T
+
+    folder, _ = run()
+    method = load(folder).method
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = T.ResizeShortestEdge(64, method.longest).get_transform(image).apply_image(image)
+    assert np.array_equal(method.see(image).permute(1, 2, 0).numpy(), expected)
+
+
+def test_a_stream_of_mixed_sizes_gives_what_single_calls_give(run):
+    folder, _ = run(model__san__query_init__name="tokens_prior")
+    segmenter = load(folder)
+    images = [scene(0), scene(1, 64, 96), scene(2), scene(3, 96, 64)]
+    for image, result in zip(images, segmenter.stream(images, CLASS_NAMES, batch_size=4), strict=True):
+        assert np.array_equal(result.labels, segmenter(image, CLASS_NAMES).labels)
+
+
+def test_a_panorama_is_segmented_in_windows(run):
+    folder, _ = run(input__max_size_test=100)
+    segmenter = load(folder)
+    panorama = np.concatenate([scene(index) for index in range(4)], axis=1)
+    assert segmenter(panorama, CLASS_NAMES).labels.shape == (96, 384)
+    assert segmenter.method.is_large(segmenter.method.see(panorama))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(run, caplog):
+    folder, model = run()
+    SafeCheckpointer(model, str(folder)).save("model_0000002")
+    content = bytearray((folder / "model_0000002.pth").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model_0000002.pth").write_bytes(content)
+    assert load(folder)(scene(0), CLASS_NAMES).labels.shape == (96, 96)
+    assert "Trying the one before it" in caplog.text
+    (folder / "model_0000001.pth").unlink()
+    with pytest.raises(ValueError, match="none of the 1 checkpoints"):
+        load(folder)
+
+
+def test_folders_that_are_no_finished_run_are_told(run, tmp_path):
+    with pytest.raises(ValueError, match="there is no .*nowhere"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no run: it has neither config.yaml nor model.safetensors"):
+        load(tmp_path / "empty")
+    folder, _ = run()
+    for file in folder.glob("*.pth"):
+        file.unlink()
+    with pytest.raises(ValueError, match="no finished checkpoint"):
+        load(folder)
+    config = (folder / "config.yaml").read_text().replace("META_ARCHITECTURE: SAN", "META_ARCHITECTURE: CLIPtrase")
+    (folder / "config.yaml").write_text(config)
+    with pytest.raises(ValueError):
+        load(folder)
+
+
+def test_files_that_are_no_export_are_told(run, tmp_path):
+    folder, _ = run()
+    file = load(folder).export(tmp_path / "san.safetensors")
+    state = load_file(file)
+    save_file(state, tmp_path / "foreign.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    for name, message in (("foreign", "was not written by"), ("text", "cannot read the model file")):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_told(run, value):
+    folder, model = run()
+    with torch.no_grad():
+        model.network.decoder.bias_scaling.weight[0] = value
+    SafeCheckpointer(model, str(folder)).save("model_0000002")
+    with pytest.raises(ValueError, match=r"NaN or infinity in network\.decoder\.bias_scaling\.weight"):
+        load(folder)
+
+
+def test_text_weights_are_kept_on_disk(run, tmp_path, monkeypatch):
+    folder, _ = run()
+    first = Segmenter.from_san(folder, device="cpu", text_cache=str(tmp_path / "text"))(scene(0), ["grass", "lava"])
+    monkeypatch.setattr(TextEncoder, "_encode", None)
+    again = Segmenter.from_san(folder, device="cpu", text_cache=str(tmp_path / "text"))(scene(0), ["grass", "lava"])
+    assert np.array_equal(first.labels, again.labels)
+
+
+def test_neither_way_to_segment_needs_detectron2(run, tmp_path):
+    folder, _ = run(model__san__query_init__name="tokens_prior")
+    code = f"""
+import json, sys
+sys.modules["detectron2"] = None
+from san_cliptrase import Segmenter
+from san_cliptrase.scenes import make_scene
+image = make_scene((5, 0)).image
+san = Segmenter.from_san({str(folder)!r}, text_cache="")
+clip = Segmenter.from_clip("scenes_vit", "scenes", templates="none", text_cache="")
+print(json.dumps([s(image, ["grass", "lava"]).labels.shape for s in (san, clip)]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [[192, 192], [192, 192]]
