@@ -27,7 +27,7 @@ def run(world):
         model = world.model("san", **changes).eval()
         with torch.no_grad():  # the masks of an untrained decoder are the same everywhere
             for parameter in model.network.decoder.parameters():
-                parameter.mul_(4)
+                parameter.mul_(2.5)
         world.output.mkdir(parents=True, exist_ok=True)
         (world.output / "config.yaml").write_text(cfg.dump())
         SafeCheckpointer(model, str(world.output)).save("model_0000001")
@@ -50,7 +50,7 @@ def test_a_run_its_export_and_its_hub_folder_segment_as_evaluation_does(run, tmp
     with torch.no_grad():
         found = model([{**entry, "height": 64, "width": 64}])[0]["sem_seg"]
     scores = torch.nn.functional.interpolate((found / found.sum(0))[None], (96, 96), mode="bilinear")[0].numpy()
-    assert np.ptp(scores, axis=(1, 2)).max() > 0.001
+    assert np.ptp(scores, axis=(1, 2)).max() > 1e-4
     file = segmenter.export(tmp_path / "out" / "san")
     assert file == tmp_path / "out" / "san.safetensors"
     segmenter.save_pretrained(tmp_path / "hub")
