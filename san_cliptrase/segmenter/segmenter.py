@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor
@@ -26,7 +26,7 @@ from san_cliptrase.segmentation import Segmentation
 from san_cliptrase.segmenter.method import Method
 from san_cliptrase.segmenter.model_files import MODEL_FILE, load_san, write_model_file
 from san_cliptrase.segmenter.side_adapter import SideAdapter
-from san_cliptrase.segmenter.stream import FailedImage, stream
+from san_cliptrase.segmenter.stream import FailedImage, ReadImage, stream
 from san_cliptrase.segmenter.training_free import TrainingFree
 
 BACKGROUND = "background"
@@ -135,8 +135,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             TypeError, ValueError: The image or the words cannot be used; the message says what is wanted.
         """
         vocabulary = self._vocabulary(words, background)
-        array = load_image(image)
-        return self._segment([array], [self.method.see(array)], *vocabulary)[0]
+        return self._segment([self._read(image)], *vocabulary)[0]
 
     def stream(
         self, images: Iterable[Any], words: Sequence[str], batch_size: int = 8, background: Sequence[str] = ()
@@ -157,15 +156,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         if batch_size < 1:
             raise OptionError(f"batch_size is {batch_size}; it counts images, so it must be 1 or more")
         vocabulary = self._vocabulary(words, background)
-
-        def read(image: Any) -> tuple[np.ndarray, Tensor]:
-            array = load_image(image)
-            return array, self.method.see(array)
-
-        def segment(arrays: Sequence[np.ndarray], seen: Sequence[Tensor]) -> list[Segmentation]:
-            return self._segment(arrays, seen, *vocabulary)
-
-        return stream(images, read, segment, batch_size)
+        return stream(images, self._read, lambda batch: self._segment(batch, *vocabulary), batch_size)
 
     def export(self, path: str | Path) -> Path:
         """Write a trained SAN as one file that :meth:`from_san` loads: weights of CLIP and SAN, and configuration.
@@ -227,16 +218,14 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             return names, text, None
         return (*names, BACKGROUND), text, Background(len(names))
 
+    def _read(self, image: Any) -> ReadImage:
+        pixels = load_image(image)
+        return ReadImage(pixels, self.method.see(pixels), image if isinstance(image, (str, os.PathLike)) else None)
+
     def _segment(
-        self,
-        arrays: Sequence[np.ndarray],
-        seen: Sequence[Tensor],
-        names: tuple[str, ...],
-        text: Tensor,
-        background: Background | None,
+        self, images: Sequence[ReadImage], names: tuple[str, ...], text: Tensor, background: Background | None
     ) -> list[Segmentation]:
-        """Segment images, given as they are and as the model sees them."""
-        sizes = [array.shape[:2] for array in arrays]
+        seen, sizes = [image.seen for image in images], [image.pixels.shape[:2] for image in images]
         small = [index for index, image in enumerate(seen) if not self.method.is_large(image)]
         labels: dict[int, Tensor] = {}
         if small:
@@ -248,11 +237,12 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         def result(index: int) -> Segmentation:
             image, size = seen[index], sizes[index]
             return Segmentation(
-                arrays[index],
+                images[index].pixels,
                 labels[index].cpu().numpy(),
                 names,
                 compute_scores=lambda: self.method.probabilities(image, text, background, size).cpu().numpy(),
                 compute_regions=lambda: self._regions(image).cpu().numpy(),
+                source=images[index].source,
             )
 
         return [result(index) for index in range(len(seen))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,18 +32,33 @@ class FailedImage:
     error: Exception
 
 
+@dataclass(frozen=True)
+class ReadImage:
+    """An image that is ready to be segmented.
+
+    Attributes:
+        pixels: (H, W, 3) uint8 RGB, as it is.
+        seen: (3, h, w) uint8, as the model sees it.
+        source: its path; None for an image from memory.
+    """
+
+    pixels: np.ndarray
+    seen: Tensor
+    source: str | os.PathLike[str] | None
+
+
+Segment = Callable[[Sequence[ReadImage]], list[Segmentation]]
+
+
 def stream(
-    images: Iterable[Any],
-    read: Callable[[Any], tuple[np.ndarray, Tensor]],
-    segment: Callable[[Sequence[np.ndarray], Sequence[Tensor]], list[Segmentation]],
-    batch_size: int,
+    images: Iterable[Any], read: Callable[[Any], ReadImage], segment: Segment, batch_size: int
 ) -> Iterator[Segmentation | FailedImage]:
     """Segment images in batches; see ``Segmenter.stream``.
 
     Args:
         images: What ``read`` takes.
-        read: An image as it is and as the model sees it; called on threads.
-        segment: Called with a batch of these.
+        read: Called on threads.
+        segment: Called with what was read of a batch.
         batch_size: Images of a batch.
 
     Yields:
@@ -62,21 +78,13 @@ def stream(
             readers.shutdown(wait=False, cancel_futures=True)
 
 
-def _batch(
-    jobs: Sequence[tuple[Any, Future]],
-    segment: Callable[[Sequence[np.ndarray], Sequence[Tensor]], list[Segmentation]],
-) -> Iterator[Segmentation | FailedImage]:
-    results: list[Segmentation | FailedImage | None] = [None] * len(jobs)
-    arrays, seen, places = [], [], []
-    for place, (image, job) in enumerate(jobs):
+def _batch(jobs: Sequence[tuple[Any, Future]], segment: Segment) -> Iterator[Segmentation | FailedImage]:
+    read: list[ReadImage | FailedImage] = []
+    for image, job in jobs:
         try:
-            array, pixels = job.result()
+            read.append(job.result())
         except (SanCliptraseError, TypeError, OSError) as error:
-            results[place] = FailedImage(image, error)
-        else:
-            arrays.append(array)
-            seen.append(pixels)
-            places.append(place)
-    for place, result in zip(places, segment(arrays, seen) if arrays else (), strict=True):
-        results[place] = result
-    return iter(results)
+            read.append(FailedImage(image, error))
+    good = [one for one in read if isinstance(one, ReadImage)]
+    segmented = iter(segment(good) if good else ())
+    return (next(segmented) if isinstance(one, ReadImage) else one for one in read)
