@@ -1,8 +1,8 @@
 """How much faster is a stream than a loop of single calls? ``python benchmarks/stream.py [--images N] [--rounds N]``.
 
 Segments photographs-sized files (embedded scenes, enlarged and saved as JPEG) with the shipped CLIP, training-free:
-``for file in files: segmenter(file, words)`` against ``segmenter.stream(files, words)`` at several batch sizes. All take
-turns, round after round; shown are seconds an image and the ratio to the loop of the same round, the median with the
+``for file in files: segmenter(file, words)`` against ``segmenter.stream(files, words)`` at several batch sizes. All
+take turns, round after round; shown are seconds an image and the ratio to the loop of the same round, the median with the
 least and the most. Wall-clock time: reading on threads while a batch is computed is what a stream is for.
 """
 
