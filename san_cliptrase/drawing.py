@@ -39,6 +39,8 @@ LEGEND_COLUMNS = 3
 """At most, beside an image."""
 LEGEND_ROWS = 8
 """At least, before columns are added or classes left out."""
+_STRIP = 256
+"""Rows that are resized at a time."""
 PANORAMA = 2
 """Ratio of the sides from which on the legend lies below the image."""
 
@@ -100,16 +102,17 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     font_size = max(SMALLEST_FONT, round(math.sqrt(width * height) / 40))
     labels = labels[np.ix_(_nearest(height, labels.shape[0]), _nearest(width, labels.shape[1]))].astype(np.int32)
     colors = class_colors(len(names))
-    photo = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    photo = _resized(image, width, height)
     pure = colors[labels]
     mixed = np.array(Image.blend(photo, Image.fromarray(pure), OPACITY))
     reach = 2 * max(1, font_size // 8) + 1
     edges = ndimage.maximum_filter(labels, reach) != ndimage.minimum_filter(labels, reach)
     mixed[edges] = pure[edges]
     overlay = Image.fromarray(mixed)
-    fills = _mean_colors(mixed, np.where(edges, -1, labels), colors)
+    step = max(1, min(labels.shape) // SHORTEST_SIDE)  # finer than letters, and quick for large images
+    fills = _mean_colors(mixed[::step, ::step], np.where(edges, -1, labels)[::step, ::step], colors)
     drawn = {index: _drawable(names[index]) for index in present}
-    _write_names(ImageDraw.Draw(overlay), labels, drawn, font_size)
+    _write_names(ImageDraw.Draw(overlay), labels, drawn, font_size, step)
     entries = [
         _Entry(drawn[i], percent(shares[i]), tuple(map(int, fills[i])), tuple(map(int, colors[i]))) for i in present
     ]
@@ -132,6 +135,20 @@ def _shown_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def _resized(image: np.ndarray, width: int, height: int) -> Image.Image:
+    """A resized image, strip by strip: as a whole, Pillow would copy it into four bytes a pixel."""
+    resized = Image.new("RGB", (width, height))
+    scale = image.shape[0] / height
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        first = max(0, math.floor((top - 2) * scale) - 2)  # a bicubic pixel depends on two more on each side
+        last = math.ceil((bottom + 2) * scale) + 2
+        box = (0, top * scale - first, image.shape[1], bottom * scale - first)
+        strip = Image.fromarray(image[first:last])
+        resized.paste(strip.resize((width, bottom - top), Image.Resampling.BICUBIC, box), (0, top))
+    return resized
+
+
 def _nearest(shown: int, stored: int) -> np.ndarray:
     """For each shown row or column, the stored one that its middle lies in."""
     return ((np.arange(shown) + 0.5) * (stored / shown)).astype(np.int64).clip(max=stored - 1)
@@ -146,11 +163,13 @@ def _mean_colors(pixels: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> 
     return np.where(counts[:, None] > 0, means.round(), colors).astype(np.uint8)
 
 
-def _write_names(draw: ImageDraw.ImageDraw, labels: np.ndarray, names: dict[int, str], font_size: int) -> None:
+def _write_names(
+    draw: ImageDraw.ImageDraw, labels: np.ndarray, names: dict[int, str], font_size: int, step: int
+) -> None:
     """Write names where segments are thickest; not over each other, and not into segments smaller than letters."""
     stroke, high = max(2, font_size // 10), 0.7 * font_size
     taken: list[tuple[float, float, float, float]] = []
-    for place in _places(labels, names, font_size):
+    for place in _places(labels, names, font_size, step):
         name = names[place.label]
         room = place.right - place.left
         text = _shortened(name, font_size, min(OVERHANG * room, LONGEST_NAME * font_size))
@@ -184,9 +203,8 @@ class _Place:
     right: float
 
 
-def _places(labels: np.ndarray, classes: Iterable[int], font_size: int) -> Iterator[_Place]:
+def _places(labels: np.ndarray, classes: Iterable[int], font_size: int, step: int) -> Iterator[_Place]:
     """Places in the largest segment of each class and in all large ones, unless they are smaller than letters."""
-    step = max(1, min(labels.shape) // SHORTEST_SIDE)  # finer than letters, and quick for large images
     coarse = np.pad(labels[::step, ::step], 1, constant_values=-1)
     depth = ndimage.distance_transform_edt(~(outlines(coarse) | outlines(coarse[::-1, ::-1])[::-1, ::-1]))
     boxes = ndimage.find_objects(coarse + 1)

@@ -21,7 +21,7 @@ LEVELS = [  # rooms of one level do not know each other
         "scenes",
         "entry",
     },
-    {"clip", "pooling", "class_lists"},
+    {"clip", "pooling", "class_lists", "segmentation"},
     {"cliptrase", "san"},
     {"losses", "data", "evaluation", "masks"},
     {"meta_arch"},
