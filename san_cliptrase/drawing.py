@@ -39,15 +39,15 @@ LEGEND_COLUMNS = 3
 """At most, beside an image."""
 LEGEND_ROWS = 8
 """At least, before columns are added or classes left out."""
-_STRIP = 256
-"""Rows that are resized at a time."""
 PANORAMA = 2
 """Ratio of the sides from which on the legend lies below the image."""
 
-_INVISIBLE = re.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufe00-\ufe0f\ufeff]")
-"""Marks that turn the direction of the text around them or choose a letter's variant."""
+_STRIP = 256
+"""Rows that are resized at a time."""
 _JOINERS = "\u200c\u200d"
-"""Invisible as well, but letters of Persian and of Indian scripts take their shape from them."""
+"""Invisible, but letters of Persian and of Indian scripts take their shape from them."""
+_NO_LETTERS = frozenset({" ", *_JOINERS, *map(chr, range(0xFE00, 0xFE10))})
+"""What a font need not have: spaces, joiners and variation selectors."""
 
 
 def outlines(labels: np.ndarray) -> np.ndarray:
@@ -77,9 +77,14 @@ def percent(share: float) -> str:
 
 def printable(name: str) -> str:
     """A name on one line, without characters that move a cursor, turn the direction of text or are no characters."""
-    name = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
-    letters = (letter if letter in _JOINERS or unicodedata.category(letter)[0] not in "CZ" else " " for letter in name)
-    return " ".join("".join(letters).split())
+
+    def shown(letter: str) -> str:
+        category = unicodedata.category(letter)
+        if letter in _JOINERS or category[0] not in "CZ":
+            return letter
+        return "" if category == "Cf" else " "  # Cf: marks of direction, soft hyphens
+
+    return " ".join("".join(map(shown, unicodedata.normalize("NFC", name))).split())
 
 
 def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Image.Image:
@@ -118,15 +123,11 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     ]
     below = width >= PANORAMA * height
     legend = _draw_legend(entries, font_size, width, height, below)
-    framed = Image.new(
-        "RGB",
-        (max(width, legend.width), height + legend.height)
-        if below
-        else (width + legend.width, max(height, legend.height)),
-        "white",
-    )
+    corner = (0, height) if below else (width, 0)
+    size = (max(width, corner[0] + legend.width), max(height, corner[1] + legend.height))
+    framed = Image.new("RGB", size, "white")
     framed.paste(overlay, (0, 0))
-    framed.paste(legend, (0, height) if below else (width, 0))
+    framed.paste(legend, corner)
     return framed
 
 
@@ -155,7 +156,7 @@ def _nearest(shown: int, stored: int) -> np.ndarray:
 
 
 def _mean_colors(pixels: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """(K, 3) uint8: the mean of each class's pixels, or its colour if it has none; label -1 is none."""
+    """(K, 3) uint8: the mean of each class's pixels, or its colour if it has none; label -1 is no class."""
     flat = labels.ravel() + 1
     counts = np.bincount(flat, minlength=len(colors) + 1)[1:]
     sums = [np.bincount(flat, pixels[..., channel].ravel(), len(colors) + 1)[1:] for channel in range(3)]
@@ -305,7 +306,7 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _letters(text: str) -> frozenset[str]:
-    return frozenset(text) - {" ", *_JOINERS}
+    return frozenset(text) - _NO_LETTERS
 
 
 @functools.lru_cache(maxsize=64)
