@@ -249,7 +249,7 @@ def _draw_legend(entries: Sequence[_Entry], font_size: int, width: int, height: 
     """A white panel of colours, names and shares for an image of a size; what does not fit is counted."""
     names = [_shortened(entry.name, font_size, LONGEST_NAME * font_size) for entry in entries]
     longest = max(_width(name, font_size) for name in names)
-    column = math.ceil(longest + 7 * font_size)
+    column = math.ceil(longest + 8 * font_size)
     line = round(1.6 * font_size)
     if below:
         columns = max(1, min(len(entries), (width - font_size) // column))
