@@ -2,8 +2,8 @@
 
 Segments photographs-sized files (embedded scenes, enlarged and saved as JPEG) with the shipped CLIP, training-free:
 ``for file in files: segmenter(file, words)`` against ``segmenter.stream(files, words)`` at several batch sizes. All
-take turns, round after round; shown are seconds an image and the ratio to the loop of the same round, the median with the
-least and the most. Wall-clock time: reading on threads while a batch is computed is what a stream is for.
+take turns, round after round; shown are milliseconds an image and the ratio to the loop of the same round, the median
+with the least and the most. Wall-clock time: reading on threads while a batch is computed is what a stream is for.
 """
 
 from __future__ import annotations

@@ -42,10 +42,12 @@ LEGEND_ROWS = 8
 PANORAMA = 2
 """Ratio of the sides from which on the legend lies below the image."""
 
-_INVISIBLE = re.compile(r"[\u200e\u200f\u202a-\u202e\u2066-\u2069\ufe00-\ufe0f\ufeff]")
-"""Marks that turn the direction of the text around them or choose a letter's variant."""
+_STRIP = 256
+"""Rows that are resized at a time."""
 _JOINERS = "\u200c\u200d"
-"""Invisible as well, but letters of Persian and of Indian scripts take their shape from them."""
+"""Invisible, but letters of Persian and of Indian scripts take their shape from them."""
+_NO_LETTERS = frozenset({" ", *_JOINERS, *map(chr, range(0xFE00, 0xFE10))})
+"""What a font need not have: spaces, joiners and variation selectors."""
 
 
 def outlines(labels: np.ndarray) -> np.ndarray:
@@ -75,9 +77,14 @@ def percent(share: float) -> str:
 
 def printable(name: str) -> str:
     """A name on one line, without characters that move a cursor, turn the direction of text or are no characters."""
-    name = _INVISIBLE.sub("", unicodedata.normalize("NFC", name))
-    letters = (letter if letter in _JOINERS or unicodedata.category(letter)[0] not in "CZ" else " " for letter in name)
-    return " ".join("".join(letters).split())
+
+    def shown(letter: str) -> str:
+        category = unicodedata.category(letter)
+        if letter in _JOINERS or category[0] not in "CZ":
+            return letter
+        return "" if category == "Cf" else " "  # Cf: marks of direction, soft hyphens
+
+    return " ".join("".join(map(shown, unicodedata.normalize("NFC", name))).split())
 
 
 def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Image.Image:
@@ -100,30 +107,27 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     font_size = max(SMALLEST_FONT, round(math.sqrt(width * height) / 40))
     labels = labels[np.ix_(_nearest(height, labels.shape[0]), _nearest(width, labels.shape[1]))].astype(np.int32)
     colors = class_colors(len(names))
-    photo = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    photo = _resized(image, width, height)
     pure = colors[labels]
     mixed = np.array(Image.blend(photo, Image.fromarray(pure), OPACITY))
     reach = 2 * max(1, font_size // 8) + 1
     edges = ndimage.maximum_filter(labels, reach) != ndimage.minimum_filter(labels, reach)
     mixed[edges] = pure[edges]
     overlay = Image.fromarray(mixed)
-    fills = _mean_colors(mixed, np.where(edges, -1, labels), colors)
+    step = max(1, min(labels.shape) // SHORTEST_SIDE)  # finer than letters, and quick for large images
+    fills = _mean_colors(mixed[::step, ::step], np.where(edges, -1, labels)[::step, ::step], colors)
     drawn = {index: _drawable(names[index]) for index in present}
-    _write_names(ImageDraw.Draw(overlay), labels, drawn, font_size)
+    _write_names(ImageDraw.Draw(overlay), labels, drawn, font_size, step)
     entries = [
         _Entry(drawn[i], percent(shares[i]), tuple(map(int, fills[i])), tuple(map(int, colors[i]))) for i in present
     ]
     below = width >= PANORAMA * height
     legend = _draw_legend(entries, font_size, width, height, below)
-    framed = Image.new(
-        "RGB",
-        (max(width, legend.width), height + legend.height)
-        if below
-        else (width + legend.width, max(height, legend.height)),
-        "white",
-    )
+    corner = (0, height) if below else (width, 0)
+    size = (max(width, corner[0] + legend.width), max(height, corner[1] + legend.height))
+    framed = Image.new("RGB", size, "white")
     framed.paste(overlay, (0, 0))
-    framed.paste(legend, (0, height) if below else (width, 0))
+    framed.paste(legend, corner)
     return framed
 
 
@@ -132,13 +136,27 @@ def _shown_size(width: int, height: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def _resized(image: np.ndarray, width: int, height: int) -> Image.Image:
+    """A resized image, strip by strip: as a whole, Pillow would copy it into four bytes a pixel."""
+    resized = Image.new("RGB", (width, height))
+    scale = image.shape[0] / height
+    for top in range(0, height, _STRIP):
+        bottom = min(top + _STRIP, height)
+        first = max(0, math.floor((top - 2) * scale) - 2)  # a bicubic pixel depends on two more on each side
+        last = math.ceil((bottom + 2) * scale) + 2
+        box = (0, top * scale - first, image.shape[1], bottom * scale - first)
+        strip = Image.fromarray(image[first:last])
+        resized.paste(strip.resize((width, bottom - top), Image.Resampling.BICUBIC, box), (0, top))
+    return resized
+
+
 def _nearest(shown: int, stored: int) -> np.ndarray:
     """For each shown row or column, the stored one that its middle lies in."""
     return ((np.arange(shown) + 0.5) * (stored / shown)).astype(np.int64).clip(max=stored - 1)
 
 
 def _mean_colors(pixels: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """(K, 3) uint8: the mean of each class's pixels, or its colour if it has none; label -1 is none."""
+    """(K, 3) uint8: the mean of each class's pixels, or its colour if it has none; label -1 is no class."""
     flat = labels.ravel() + 1
     counts = np.bincount(flat, minlength=len(colors) + 1)[1:]
     sums = [np.bincount(flat, pixels[..., channel].ravel(), len(colors) + 1)[1:] for channel in range(3)]
@@ -146,11 +164,13 @@ def _mean_colors(pixels: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> 
     return np.where(counts[:, None] > 0, means.round(), colors).astype(np.uint8)
 
 
-def _write_names(draw: ImageDraw.ImageDraw, labels: np.ndarray, names: dict[int, str], font_size: int) -> None:
+def _write_names(
+    draw: ImageDraw.ImageDraw, labels: np.ndarray, names: dict[int, str], font_size: int, step: int
+) -> None:
     """Write names where segments are thickest; not over each other, and not into segments smaller than letters."""
     stroke, high = max(2, font_size // 10), 0.7 * font_size
     taken: list[tuple[float, float, float, float]] = []
-    for place in _places(labels, names, font_size):
+    for place in _places(labels, names, font_size, step):
         name = names[place.label]
         room = place.right - place.left
         text = _shortened(name, font_size, min(OVERHANG * room, LONGEST_NAME * font_size))
@@ -184,9 +204,8 @@ class _Place:
     right: float
 
 
-def _places(labels: np.ndarray, classes: Iterable[int], font_size: int) -> Iterator[_Place]:
+def _places(labels: np.ndarray, classes: Iterable[int], font_size: int, step: int) -> Iterator[_Place]:
     """Places in the largest segment of each class and in all large ones, unless they are smaller than letters."""
-    step = max(1, min(labels.shape) // SHORTEST_SIDE)  # finer than letters, and quick for large images
     coarse = np.pad(labels[::step, ::step], 1, constant_values=-1)
     depth = ndimage.distance_transform_edt(~(outlines(coarse) | outlines(coarse[::-1, ::-1])[::-1, ::-1]))
     boxes = ndimage.find_objects(coarse + 1)
@@ -230,7 +249,7 @@ def _draw_legend(entries: Sequence[_Entry], font_size: int, width: int, height: 
     """A white panel of colours, names and shares for an image of a size; what does not fit is counted."""
     names = [_shortened(entry.name, font_size, LONGEST_NAME * font_size) for entry in entries]
     longest = max(_width(name, font_size) for name in names)
-    column = math.ceil(longest + 7 * font_size)
+    column = math.ceil(longest + 8 * font_size)
     line = round(1.6 * font_size)
     if below:
         columns = max(1, min(len(entries), (width - font_size) // column))
@@ -287,7 +306,7 @@ def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _letters(text: str) -> frozenset[str]:
-    return frozenset(text) - {" ", *_JOINERS}
+    return frozenset(text) - _NO_LETTERS
 
 
 @functools.lru_cache(maxsize=64)

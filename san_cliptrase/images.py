@@ -55,7 +55,9 @@ def load_image(image: str | os.PathLike[str] | Image.Image | np.ndarray | Any) -
         try:
             array = image.detach().cpu().numpy()
         except (TypeError, RuntimeError) as error:
-            raise DataError(f"a tensor of type {image.dtype} is no image. {_WANTED}.") from error
+            raise DataError(
+                f"a tensor of {image.dtype}, {image.layout}, on {image.device} is no image. {_WANTED}."
+            ) from error
         return np.array(_checked_tensor(array).transpose(1, 2, 0), order="C")
     several = ": give its images one at a time" if isinstance(image, (list, tuple)) else ""
     raise TypeError(f"{type(image).__name__} is no image{several}. {_WANTED}.")
@@ -141,7 +143,10 @@ def _to_rgb(image: Image.Image) -> np.ndarray:
         image = ImageOps.exif_transpose(image)
     rgb = np.empty((image.height, image.width, 3), dtype=np.uint8)
     for rows, strip in _strips(image):
-        rgb[rows] = to_bytes(np.asarray(strip))[..., None] if to_bytes else np.asarray(strip.convert("RGB"))
+        if to_bytes:
+            rgb[rows] = to_bytes(np.asarray(strip))[..., None]
+        else:
+            rgb[rows] = strip if strip.mode == "RGB" else strip.convert("RGB")
     return rgb
 
 
@@ -181,6 +186,9 @@ def _gray_scaling(image: Image.Image) -> Callable[[np.ndarray], np.ndarray] | No
 
 def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
     height = max(1, _STRIP_PIXELS // image.width)
+    if height >= image.height:
+        yield slice(None), image  # most images: nothing is copied
+        return
     for top in range(0, image.height, height):
         bottom = min(top + height, image.height)
         yield slice(top, bottom), image.crop((0, top, image.width, bottom))

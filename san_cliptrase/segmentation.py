@@ -171,16 +171,15 @@ class Segmentation:
         if len(self.names) > 256:
             return Image.fromarray(self.labels.astype(np.uint16))
         image = Image.fromarray(self.labels.astype(np.uint8))
-        image.putpalette(class_colors(len(self.names)).tobytes())  # makes it an image of mode P
+        # An image of mode P now. With all 256 colours Pillow writes bytes: other tools misread indices of fewer bits.
+        image.putpalette(class_colors(256).tobytes())
         return image
 
 
 def _png(image: Image.Image) -> Callable[[BinaryIO], None]:
-    """Write an image as PNG with our mark; indices in 8 bits, as fewer are read wrongly by some tools."""
     mark = PngInfo()
     mark.add_text("Software", _WRITER)
-    bits = {"bits": 8} if image.mode == "P" else {}
-    return lambda file: image.save(file, "PNG", pnginfo=mark, **bits)
+    return lambda file: image.save(file, "PNG", pnginfo=mark)
 
 
 def _has_mark(path: Path, mark: bytes) -> bool:

@@ -275,7 +275,7 @@ def test_arrays_that_are_no_images_are_told_what_is_wanted(array, message):
         (torch.zeros(4, 5, 7, dtype=torch.uint8), r"fourth channel.*image\[:3\]"),
         (torch.zeros(1, 3, 5, 7, dtype=torch.uint8), "batch"),
         (torch.rand(3, 5, 7, requires_grad=True), r"\(image \* 255\).round\(\).to\(torch.uint8\)"),
-        (torch.zeros(3, 5, 7, dtype=torch.bfloat16), "a tensor of type torch.bfloat16 is no image"),
+        (torch.zeros(3, 5, 7, dtype=torch.bfloat16), "a tensor of torch.bfloat16, torch.strided, on cpu is no image"),
     ],
 )
 def test_tensors_that_are_no_images_are_told_what_is_wanted(tensor, message):
