@@ -1,9 +1,8 @@
 """What a training iteration costs at full size: ``python benchmarks/training_cost.py [--batch 4 16] [--json FILE]``.
 
-Plain SAN, SAN whose queries begin at prototypes, SAN from regions, and plain SAN in its published structure
-(configs/san.yaml, configs/san_cliptrase.yaml), with random weights, on synthetic pictures of 640 pixels; no data set and
-no download. They take turns on the GPU if there is one, else on the CPU. Random weights cost what trained ones do, but
-for the number of regions that clustering finds.
+Plain SAN, SAN whose queries begin at prototypes, SAN from regions, and plain SAN in its published structure, with
+random weights, on synthetic pictures of 640 pixels; no data set and no download. They take turns on the GPU if there is
+one, else on the CPU. Random weights cost what trained ones do, but for the number of regions that clustering finds.
 """
 
 from __future__ import annotations
