@@ -48,10 +48,11 @@ def training_free(device: str, size: int, batch: int, classes: int) -> dict[str,
 
 def evaluations(device: str, queries: int) -> dict[str, Callable]:
     """Plain SAN, in its published structure and in ours, from one image to its label map."""
-    inputs, functions = synthetic(1), {}
-    for name, published in (("published structure", True), ("ours", False)):
-        model = Iteration("plain SAN", device, published, ["MODEL.SAN.NUM_QUERIES", queries]).model.eval()
-        functions[f"plain SAN, {name}"] = lambda model=model: model.label_maps(inputs)
+    functions = {}
+    for title, name in (("published structure", "published structure"), ("ours", "plain SAN")):
+        iteration = Iteration(name, device, ["MODEL.SAN.NUM_QUERIES", queries])
+        inputs, model = synthetic(1, iteration.vocabulary), iteration.model.eval()
+        functions[f"plain SAN, {title}"] = lambda model=model, inputs=inputs: model.label_maps(inputs)
     return functions
 
 

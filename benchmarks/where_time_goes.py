@@ -97,8 +97,8 @@ def cliptrase(device: str, rate: float, rounds: int) -> None:
 
 def san(device: str, rate: float, rounds: int) -> None:
     """A training iteration from regions."""
-    iteration, inputs, parts = Iteration("from regions", device), synthetic(1), Parts(device)
-    model = iteration.model
+    iteration, parts = Iteration("from regions", device), Parts(device)
+    model, inputs = iteration.model, synthetic(1, iteration.vocabulary)
     parts.watch(model, "clip_features", "CLIP's blocks")
     parts.watch(model, "find_regions", "regions")
     parts.watch(model.network.adapter, "forward", "side adapter")
