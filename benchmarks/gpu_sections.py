@@ -29,8 +29,8 @@ from benchmarks.timing import turns
 from benchmarks.training_cost import VARIANTS, Iteration, measure, synthetic, untrained, vocabulary
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.cliptrase import Cliptrase
-from san_cliptrase.cliptrase.clustering import cluster_rows
-from san_cliptrase.cliptrase.correlation import suppress_global_patches
+from san_cliptrase.regions.clustering import cluster_rows
+from san_cliptrase.regions.correlation import suppress_global_patches
 from san_cliptrase.scenes import make_scene
 
 PARITY_IMAGES = 8
