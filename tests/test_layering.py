@@ -8,9 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
-    {"errors", "colors"},
-    {"files", "structures"},
-    {"__init__", "config", "compat", "device", "images", "drawing", "protocols", "scenes", "entry", "yaml_files"},
+    {"errors", "colors", "choices"},
+    {"files", "structures", "terminal"},
+    {"__init__", "config", "compat", "device", "images", "drawing", "protocols", "scenes", "yaml_files"},
     {"clip", "class_lists"},
     {"regions"},
     {"cliptrase", "san"},
@@ -18,9 +18,8 @@ LEVELS = [  # rooms of one level do not know each other
     {"meta_arch", "checkpoints"},
     {"evaluation"},
     {"engine", "predict"},
-    {"export"},
-    {"lab"},
-    {"train_net"},
+    {"commands"},
+    {"lab", "__main__", "train_net"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # library -> the only places (rooms, or files as room/file) that import it
