@@ -13,8 +13,8 @@ from san_cliptrase.commands.parser import Parser, listing
 def convergence(parser: Parser, arguments: Sequence[str]) -> Namespace:
     """The command line of ``convergence``."""
     parser.epilog = (
-        "With --config it runs an experiment, variants times seeds, and reports; the same command again goes on where it\n"
-        "was cut off. With --compare it reports on folders of finished runs, the baseline's first."
+        "With --config it runs an experiment, variants times seeds, and reports; the same command again goes on where\n"
+        "it was cut off. With --compare it reports on folders of finished runs, the baseline's first."
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="experiment, such as configs/demo/convergence.yaml")
@@ -48,8 +48,8 @@ def reproduce(parser: Parser, arguments: Sequence[str]) -> Namespace:
     parser.epilog = "\n\n".join(
         [
             listing("exhibits", EXHIBITS),
-            "Writes NAME.md, NAME.json and pictures. The default configurations are those of the embedded scenes; on your\n"
-            "own copy of the paper's data: --config configs/tables/cliptrase_224.yaml",
+            "Writes NAME.md, NAME.json and pictures. The default configurations are those of the embedded scenes; on\n"
+            "your own copy of the paper's data: --config configs/tables/cliptrase_224.yaml",
         ]
     )
     add = parser.add_argument

@@ -81,7 +81,7 @@ def export(parser: Parser, arguments: Sequence[str]) -> Namespace:
     parser.epilog = (
         "examples: san-cliptrase export output/san_cliptrase --output mine.safetensors\n"
         "          san-cliptrase export output/san --output san.pth --format san\n"
-        "          san-cliptrase export san_vit_b_16.pth --config configs/san_vit_b16.yaml --output san.pth --format san"
+        "          san-cliptrase export ours.pth --config configs/san_vit_b16.yaml --output san.pth --format san"
     )
     add = parser.add_argument
     add(

@@ -24,22 +24,21 @@ from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import run_tasks
 from san_cliptrase.errors import DataError, MissingFilesError, suggest
 from san_cliptrase.scenes.write import draw_split
+from san_cliptrase.text_tables import plain_table
 
 MOST_LINES = 50
 
 
 def list_command(options: argparse.Namespace) -> int:
-    """A table of all datasets."""
-    rows = [("dataset", "classes", "pictures", "state", "folders under the root, or what is missing")]
+    """A table of all data sets."""
+    head, rows = ("data set", "classes", "images", "state", "folders under the root, or what is missing"), []
     for name in (*DATASETS, *OWN):
         state, place = dataset_state(name), DATASETS.get(name) or OWN[name]
-        pictures = f"{state.pairs}/{state.expected}" if state.expected else str(state.pairs)
+        images = f"{state.pairs}/{state.expected}" if state.expected else str(state.pairs)
         classes = str(len(MetadataCatalog.get(name).stuff_classes))
-        rows.append((name, classes, pictures, state.kind, state.note or f"{place.images}, {place.labels}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.append((name, classes, images, state.kind, state.note or f"{place.images}, {place.labels}"))
     _say(f"root (DETECTRON2_DATASETS): {datasets_root().absolute()}")
-    for row in rows:
-        _say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)))
+    _say(plain_table(head, rows, right=(1, 2)))
     return 0
 
 

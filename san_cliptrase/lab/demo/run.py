@@ -6,9 +6,6 @@ and data order, and writes a convergence plot, pictures, and a summary.
 
 from __future__ import annotations
 
-import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
-
-# isort: split
 import argparse
 import json
 import logging

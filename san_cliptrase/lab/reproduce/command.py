@@ -6,9 +6,6 @@ scenes; with a user's own data, name another: ``--config configs/tables/cliptras
 
 from __future__ import annotations
 
-import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
-
-# isort: split
 import argparse
 import os
 import sys
