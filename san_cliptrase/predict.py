@@ -1,4 +1,4 @@
-"""Segment photographs by words, training-free: ``python -m san_cliptrase.predict IMAGE... --vocabulary "sky, sea"``.
+"""Segment photographs by words, training-free: ``san-cliptrase predict IMAGE... --vocabulary "sky, sea"``.
 
 Needs no detectron2. For every image NAME it writes ``NAME_overlay.png`` (colours, outlines, names, legend),
 ``NAME_labels.png`` (class index of every pixel) and ``NAME.json`` (the names and areas of the classes).
@@ -140,7 +140,7 @@ def write_result(stem: Path, image: np.ndarray, labels: np.ndarray, names: Seque
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m san_cliptrase.predict", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="san-cliptrase predict", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGE", help="photographs, in any format that Pillow reads")
     words = parser.add_mutually_exclusive_group(required=True)
