@@ -19,6 +19,8 @@ from san_cliptrase.terminal import complain, one_line
 if TYPE_CHECKING:
     from san_cliptrase.segmentation import Segmentation
 
+logger = logging.getLogger(__name__)
+
 FEW = 3
 """Up to this many images there is no progress bar."""
 OF_CLIP = (
@@ -108,6 +110,8 @@ def execute(options: Namespace) -> int:
         segmenter = Segmenter.from_san(options.san, device=options.device)
     else:
         given = {name: getattr(options, name) for name in OF_CLIP if name in options}
+        if given.get("model") == "scenes_vit":
+            logger.info("scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes, no photographs")
         segmenter = Segmenter.from_clip(**given, device=options.device)
     failed = 0
     results = segmenter.stream(images, words, batch_size=options.batch_size, background=background)
