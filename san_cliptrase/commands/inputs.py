@@ -30,8 +30,10 @@ def find_images(given: Sequence[str]) -> list[Path]:
     Raises:
         DataError: one of them is a URL, is missing, or holds no images; the message says what to do.
     """
-    found = [path for one in given for path in _files(one)]
-    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+    found: dict[str, Path] = {}
+    for path in (path for one in given for path in _files(one)):
+        found.setdefault(os.path.abspath(path), path)
+    return list(found.values())
 
 
 def _files(given: str) -> Sequence[Path]:

@@ -131,6 +131,7 @@ def _sentence(about: str) -> str:
 
 
 def _execute(command: Command, options: Namespace) -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal or pipe has no letters for
     try:
         status = exit_status(lambda: importlib.import_module(command.module).execute(options))
         sys.stdout.flush()
