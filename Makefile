@@ -40,7 +40,7 @@ $(STAMP): setup.py tools/install_detectron2.py
 	@echo "==> set-up complete"
 
 demo: $(STAMP)
-	$(RUN) -m san_cliptrase.lab.demo --output output/demo
+	$(RUN) -m san_cliptrase demo --output output/demo
 
 test: $(STAMP)
 	$(RUN) -m ruff check .

@@ -24,8 +24,10 @@ setup(
         "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
+        "san_cliptrase.lab": ["five_seeds.json"],
         "san_cliptrase.lab.reproduce": ["patches_page.html"],
     },
+    entry_points={"console_scripts": ["san-cliptrase = san_cliptrase.commands.main:main"]},
     install_requires=[
         "fvcore>=0.1.5",
         "matplotlib>=3.7",
@@ -36,6 +38,7 @@ setup(
         "safetensors>=0.4",
         "scikit-learn>=1.3",
         "scipy>=1.11",
+        "tabulate>=0.9",
         "tensorboard>=2.14",
         "timm>=1.0",
         "torch>=2.4",

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
 """Train or evaluate: ``python train_net.py --config FILE [--eval-only] [--resume] [KEY VALUE ...]``."""
 
-from san_cliptrase.entry import start
+import sys
+
+from san_cliptrase.commands.main import train_net
 
 if __name__ == "__main__":
-    start("san_cliptrase.engine.launch")
+    sys.exit(train_net())

@@ -19,8 +19,10 @@ import warnings
 
 from PIL import Image
 
+from san_cliptrase.errors import SanCliptraseError
 
-class Detectron2Missing(ImportError):
+
+class Detectron2Missing(SanCliptraseError, ImportError):
     """detectron2 is not installed; the message says how to get it."""
 
 

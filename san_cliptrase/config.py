@@ -249,7 +249,7 @@ def _add_data_and_solver(cfg: Any, node: type) -> None:
 
 
 def _add_figures(cfg: Any, node: type) -> None:
-    # Pictures of python -m san_cliptrase.lab.reproduce: which image is looked at, by its place in the first data set of
+    # Pictures of san-cliptrase reproduce: which image is looked at, by its place in the first data set of
     # DATASETS.TEST, or any image file instead.
     cfg.FIGURES = figures = node()
     figures.IMAGE_INDEX = 0

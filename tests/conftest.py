@@ -97,6 +97,14 @@ def tiny_config(tiny_overrides):
     return config
 
 
+def run_options(arguments):
+    """What the command line of train_net.py says."""
+    from san_cliptrase.commands.parser import Parser
+    from san_cliptrase.commands.runs import train_net
+
+    return train_net(Parser("train_net.py", ""), arguments)
+
+
 @pytest.fixture
 def tiny_model(tiny_config):
     """Function of a configuration's name and changes: the model, random weights of a fixed seed."""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import DATASETS
-from san_cliptrase.engine.launch import main
 from tests.conftest import ROOT
 
 SIZES = ((480, 640), (640, 480), (427, 640), (640, 640))

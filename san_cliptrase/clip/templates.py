@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from open_clip import OPENAI_IMAGENET_TEMPLATES
 
+from san_cliptrase.errors import OptionError
+
 TEMPLATES: dict[str, tuple[str, ...]] = {
     # The 80 of Radford et al., "Learning transferable visual models", 2021; CLIPtrase's choice.
     "imagenet": tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES),
@@ -37,15 +39,15 @@ def load_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
         templates: A key of ``TEMPLATES``, or sentences with one ``{}`` each where the class name goes.
 
     Raises:
-        ValueError: Unknown name (the message lists the known ones), no sentences, or a sentence without ``{}``.
+        OptionError: Unknown name (the message lists the known ones), no sentences, or a sentence without ``{}``.
     """
     if isinstance(templates, str):
         if templates not in TEMPLATES:
-            raise ValueError(f"unknown templates {templates!r}; choose one of: {', '.join(sorted(TEMPLATES))}")
+            raise OptionError(f"unknown templates {templates!r}; choose one of: {', '.join(sorted(TEMPLATES))}")
         return TEMPLATES[templates]
     if not templates:
-        raise ValueError('no templates: give at least one sentence, or the name "none" for bare class names')
+        raise OptionError('no templates: give at least one sentence, or the name "none" for bare class names')
     for template in templates:
         if "{}" not in template:
-            raise ValueError(f"template {template!r} has no place for the class name: write {{}} there")
+            raise OptionError(f"template {template!r} has no place for the class name: write {{}} there")
     return tuple(templates)

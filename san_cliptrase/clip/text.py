@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.clip.text_cache import TextCache
+from san_cliptrase.errors import OptionError
 
 PROMPTS_PER_BATCH = 320
 
@@ -67,7 +68,7 @@ class TextEncoder(nn.Module):
             (K + background words, E), rows of length 1.
 
         Raises:
-            ValueError: The vocabulary is empty, or has an empty or repeated word.
+            OptionError: The vocabulary is empty, or has an empty or repeated word.
         """
         check_vocabulary(vocabulary)
         words = [word.strip() for word in vocabulary]
@@ -119,11 +120,11 @@ def split_synonyms(word: str) -> list[str]:
     """The names of a class: what stands between commas.
 
     Raises:
-        ValueError: There is nothing but commas.
+        OptionError: There is nothing but commas.
     """
     names = [name.strip() for name in word.split(",") if name.strip()]
     if not names:
-        raise ValueError(f"the word {word!r} has no name between its commas")
+        raise OptionError(f"the word {word!r} has no name between its commas")
     return names
 
 
@@ -131,14 +132,14 @@ def check_vocabulary(words: Sequence[str]) -> None:
     """Refuse a vocabulary that cannot name classes apart.
 
     Raises:
-        ValueError: No word, an empty word, or a repeated word; says which.
+        OptionError: No word, an empty word, or a repeated word; says which.
         TypeError: One string instead of a list.
     """
     if isinstance(words, str):
         raise TypeError(f"the vocabulary must be a list of words, got one string: {words!r}")
     if not words:
-        raise ValueError("the vocabulary is empty: name at least one class")
+        raise OptionError("the vocabulary is empty: name at least one class")
     if empty := [index for index, word in enumerate(words) if not word.strip()]:
-        raise ValueError(f"the vocabulary has an empty word at position {empty[0]} of {len(words)}")
+        raise OptionError(f"the vocabulary has an empty word at position {empty[0]} of {len(words)}")
     if repeated := [word for word, count in Counter(word.strip() for word in words).items() if count > 1]:
-        raise ValueError(f"the vocabulary names a class more than once: {', '.join(repeated)}")
+        raise OptionError(f"the vocabulary names a class more than once: {', '.join(repeated)}")

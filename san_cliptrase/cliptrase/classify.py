@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from san_cliptrase.choices import CLASSIFY
 from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder, resolve_layer
 from san_cliptrase.cliptrase.voting import count_classes
@@ -16,20 +17,12 @@ from san_cliptrase.errors import OptionError
 from san_cliptrase.regions.pooling import mask_average_pool
 from san_cliptrase.structures import ClipFeatures, Regions
 
-CLASSIFY = {
-    "patches": "every pixel by its own logits, without regions",
-    "vote": "the most frequent class of the region's pixels",
-    "mean_logits": "the mean of the pixels' logits",
-    "pooled": "the dense features averaged over the region",
-    "cls": "a [CLS] token that sees the region only",
-}
-"""Name -> what decides; CLIPtrase votes."""
 EMBEDDED = ("pooled", "cls")
 """Those that embed each region in the joint space."""
 
 
 def check_classify(name: str) -> None:
-    """Refuses what is not a key of ``CLASSIFY``.
+    """Refuses what is not a key of ``choices.CLASSIFY``.
 
     Raises:
         OptionError: lists the keys.
@@ -42,11 +35,11 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
     """How many of CLIP's last blocks the [CLS] token of a region passes; 0 where there is none.
 
     Args:
-        classify: A key of ``CLASSIFY``.
+        classify: A key of ``choices.CLASSIFY``.
         cls_layer: The first of those blocks, see ``resolve_layer``.
 
     Raises:
-        OptionError: The name is not a key of ``CLASSIFY``, or CLIP has no such blocks.
+        OptionError: The name is not a key of ``choices.CLASSIFY``, or CLIP has no such blocks.
     """
     check_classify(classify)
     if classify != "cls":

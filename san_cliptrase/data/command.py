@@ -1,4 +1,4 @@
-"""Prepare, check, list and register datasets: ``python -m san_cliptrase.data {list,prepare,check,register} ...``.
+"""Prepare, check, list and register datasets: ``san-cliptrase data {list,prepare,check,register} ...``.
 
 ``list`` shows what is there and what is missing; ``prepare NAME`` makes this project's layout of the unpacked published
 archive; ``check NAME`` reads every file and says what is wrong; ``register FOLDER`` makes a dataset of any folder with
@@ -8,7 +8,6 @@ images, label maps and a class file. docs/datasets.md has the layouts.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,24 +22,23 @@ from san_cliptrase.data.pairs import load_pairs
 from san_cliptrase.data.sources import SOURCES
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import run_tasks
-from san_cliptrase.errors import DataError, MissingFilesError, OutputError, suggest
+from san_cliptrase.errors import DataError, MissingFilesError, suggest
 from san_cliptrase.scenes.write import draw_split
+from san_cliptrase.text_tables import plain_table
 
 MOST_LINES = 50
 
 
 def list_command(options: argparse.Namespace) -> int:
-    """A table of all datasets."""
-    rows = [("dataset", "classes", "pictures", "state", "folders under the root, or what is missing")]
+    """A table of all data sets."""
+    head, rows = ("data set", "classes", "images", "state", "folders under the root, or what is missing"), []
     for name in (*DATASETS, *OWN):
         state, place = dataset_state(name), DATASETS.get(name) or OWN[name]
-        pictures = f"{state.pairs}/{state.expected}" if state.expected else str(state.pairs)
+        images = f"{state.pairs}/{state.expected}" if state.expected else str(state.pairs)
         classes = str(len(MetadataCatalog.get(name).stuff_classes))
-        rows.append((name, classes, pictures, state.kind, state.note or f"{place.images}, {place.labels}"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        rows.append((name, classes, images, state.kind, state.note or f"{place.images}, {place.labels}"))
     _say(f"root (DETECTRON2_DATASETS): {datasets_root().absolute()}")
-    for row in rows:
-        _say("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)))
+    _say(plain_table(head, rows, right=(1, 2)))
     return 0
 
 
@@ -125,48 +123,10 @@ def _say(line: str) -> None:
     sys.stdout.write(f"{line.rstrip()}\n")
 
 
-def argument_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m san_cliptrase.data", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(run: object, name: str, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(run=run)
-        if name != "list":
-            workers = os.cpu_count() or 1
-            command.add_argument("--workers", type=int, default=workers, help="processes (default: %(default)s)")
-        return command
-
-    add(list_command, "list", "show which datasets are there, and where the others are expected")
-    prepare = add(prepare_command, "prepare", "convert an unpacked archive; what is converted already is left alone")
-    prepare.add_argument("names", nargs="+", metavar="NAME", help="such as ade150_val")
-    prepare.add_argument("--source", type=Path, metavar="DIR", help="where the archive is unpacked, if not in the root")
-    check = add(check_command, "check", "read every file of a dataset and say what is wrong; 1 if anything is")
-    check.add_argument("names", nargs="+", metavar="NAME", help="such as ade150_val")
-    check.add_argument("--all", action="store_true", help=f"say everything, not the first {MOST_LINES} things only")
-    own = add(register_command, "register", "make a dataset of a folder with images, label maps and a class file")
-    own.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="with images/ and annotations/, or a folder a split in both"
-    )
-    own.add_argument(
-        "--name", default="", help="of the dataset, or what comes before _train, _val (default: the folder's)"
-    )
-    own.add_argument(
-        "--classes", type=Path, metavar="FILE", help="one name a line (default: classes.txt in the folder)"
-    )
-    own.add_argument("--ignore", type=int, help="label value of pixels without a label (default: 255, or 65535)")
-    own.add_argument("--background", default="", metavar="WORDS", help="words for the last class, background")
-    own.add_argument("--unchecked", action="store_true", help="do not read the files first")
-    return parser
+_ACTIONS = {"list": list_command, "prepare": prepare_command, "check": check_command, "register": register_command}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    options = argument_parser().parse_args(arguments)
-    try:
-        register_own()
-        return options.run(options)
-    except (DataError, OutputError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
+def execute(options: argparse.Namespace) -> int:
+    """What ``data list``, ``prepare``, ``check`` and ``register`` do; returns the exit status."""
+    register_own()
+    return _ACTIONS[options.action](options)

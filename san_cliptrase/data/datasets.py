@@ -66,7 +66,7 @@ def find_dataset(name: str) -> Pairs:
     except FileNotFoundError as error:
         if not spec.source or labels.is_dir():
             raise
-        remedy = f"`python -m san_cliptrase.data prepare {name}` makes the label maps from the published archive."
+        remedy = f"`san-cliptrase data prepare {name}` makes the label maps from the published archive."
         raise MissingFilesError(f"{error} {remedy}") from error
     # What the mapper must know of files whose values are no plain class indices.
     reading: dict[str, object] = {}

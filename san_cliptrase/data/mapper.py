@@ -46,7 +46,7 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
     if labels.dtype.itemsize == 1 and num_classes > 256:
         raise DataError(
             f"label file {path} has 8 bits a pixel, which cannot hold {num_classes} classes: it was cut down when it "
-            f"was written. Make it again as a 16-bit TIFF or PNG (python -m san_cliptrase.data prepare does)"
+            f"was written. Make it again as a 16-bit TIFF or PNG (san-cliptrase data prepare does)"
         )
     labels = labels.astype(np.int64)
     outside = ((labels < 0) | (labels >= num_classes)) & (labels != ignore_label)

@@ -1,4 +1,4 @@
-"""Datasets of one's own: ``python -m san_cliptrase.data register FOLDER`` writes entries that later runs read.
+"""Datasets of one's own: ``san-cliptrase data register FOLDER`` writes entries that later runs read.
 
 The entries lie in ``datasets.yaml`` under the root of the datasets, one a split, with the class names in them; the
 images stay where they are. Nothing in the file is executed.

@@ -10,7 +10,6 @@ from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -32,18 +31,7 @@ from san_cliptrase.evaluation.protocol import check_test, settle_protocol
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.yaml_files import read_layers
 
-__all__ = ["argument_parser", "load_config", "setup", "setup_logging"]
-
-
-def argument_parser() -> argparse.ArgumentParser:
-    """detectron2's arguments: --config-file (or --config), --eval-only, --resume, --num-gpus, KEY VALUE ..."""
-    parser = default_argument_parser()
-    parser.description = "Train or evaluate SAN and CLIPtrase."
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave unreadable files out (TEST.SKIP_BAD, DATALOADER.SKIP_BAD)"
-    )
-    parser.epilog = "example: python train_net.py --config configs/demo/san_cliptrase.yaml OUTPUT_DIR output/mine"
-    return parser
+__all__ = ["load_config", "setup", "setup_logging"]
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -157,13 +145,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """Configuration of a run; makes its folder, and writes the configuration and the log into it.
 
     Raises:
-        ConfigError: see :func:`load_config`; or an option stands behind the first KEY VALUE.
+        ConfigError: see :func:`load_config`.
         OutputError: nothing can be written to OUTPUT_DIR.
     """
-    if not args.config_file:
-        raise ConfigError("name a configuration: --config configs/san_cliptrase.yaml")
-    if late := [part for part in args.opts if part.startswith("--")]:
-        raise ConfigError(f"{late[0]} stands behind KEY VALUE, where it is not read: put options first")
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
     cfg.DATALOADER.SKIP_BAD |= args.skip_bad

@@ -1,4 +1,4 @@
-"""What ``python -m san_cliptrase.export`` does: a SAN of ours in the format of the official SAN."""
+"""What ``san-cliptrase export`` does: a trained SAN as one file, in our format or in that of the official SAN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.official_keys import to_official
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import build
-from san_cliptrase.errors import ConfigError, OptionError, SanCliptraseError
+from san_cliptrase.errors import CheckpointError, ConfigError, OptionError
 from san_cliptrase.files import write_atomically
 from san_cliptrase.meta_arch import SAN
 
@@ -70,22 +70,8 @@ def official_settings(model: SAN) -> dict[str, object]:
     }
 
 
-def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m san_cliptrase.export",
-        description="Write the weights of a SAN in SAN's own format, for other SAN tools.",
-        epilog="example: python -m san_cliptrase.export --config configs/san_vit_b16.yaml --output san.pth "
-        "MODEL.WEIGHTS output/san/model_final.pth",
-    )
-    parser.add_argument("--config", required=True, metavar="FILE", help="the configuration it was trained with")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="what to write; replaced if there")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="MODEL.WEIGHTS and other keys")
-    return parser.parse_args(arguments)
-
-
-def export(options: argparse.Namespace) -> dict[str, object]:
-    """Writes the file, whole or not at all; returns :func:`official_settings`.
+def execute(options: argparse.Namespace) -> None:
+    """What ``export`` does.
 
     Raises:
         ConfigError: the configuration, or what it describes, cannot be exported.
@@ -93,29 +79,48 @@ def export(options: argparse.Namespace) -> dict[str, object]:
         OutputError: the file cannot be written.
         WeightsError: the CLIP cannot be loaded.
     """
-    cfg = load_config(options.config, options.opts)
-    weights = Path(cfg.MODEL.WEIGHTS)
-    if not cfg.MODEL.WEIGHTS:
-        raise ConfigError("nothing to export: name the checkpoint with MODEL.WEIGHTS FILE")
-    if options.output.exists() and weights.exists() and options.output.samefile(weights):
+    if options.output.exists() and options.run.exists() and options.output.samefile(options.run):
         raise ConfigError(f"--output {options.output} is the checkpoint itself: choose another name")
+    if options.format == "san":
+        settings = export_official(options.run, options.output, options.config, options.opts)
+        sys.stdout.write(f"wrote {options.output}; in SAN's configuration set, where its own differs:\n")
+        sys.stdout.writelines(f"    {key} {json.dumps(value)}\n" for key, value in settings.items())
+        return
+    from san_cliptrase.segmenter import Segmenter
+
+    Segmenter.from_san(options.run).export(options.output)
+    sys.stdout.write(f"wrote {options.output}\n")
+
+
+def export_official(
+    run: Path, output: Path, config: Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, object]:
+    """Writes a SAN in SAN's own format, whole or not at all.
+
+    Args:
+        run: folder of a run, of which the last good checkpoint is taken, or one checkpoint.
+        output: the file to write.
+        config: configuration; None: ``config.yaml`` beside the checkpoint.
+        overrides: KEY, VALUE, ... of the configuration.
+
+    Returns:
+        :func:`official_settings`.
+
+    Raises:
+        See :func:`execute`.
+    """
+    folder = run if run.is_dir() else run.parent
+    config = config or folder / "config.yaml"
+    if not config.is_file():
+        raise ConfigError(f"there is no configuration {config}: name the one that {run} was trained with by --config")
+    cfg = load_config(config, [*overrides, "MODEL.WEIGHTS", "" if run.is_dir() else str(run)])
     if cfg.MODEL.META_ARCHITECTURE != "SAN":
-        raise ConfigError(f"{options.config} describes {cfg.MODEL.META_ARCHITECTURE}; only SAN has a format of its own")
+        raise ConfigError(f"{config} describes {cfg.MODEL.META_ARCHITECTURE}; only SAN has a format of its own")
     model = build(build_model, cfg)
-    SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    checkpointer = SafeCheckpointer(model, str(folder))
+    if run.is_dir() and not checkpointer.has_checkpoint():
+        raise CheckpointError(f"the folder {run} has no checkpoint")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=run.is_dir())
     state = build(official_state, model)
-    write_atomically(options.output, lambda file: torch.save({"model": state}, file))
+    write_atomically(output, lambda file: torch.save({"model": state}, file))
     return official_settings(model)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    options = parse_arguments(arguments)
-    try:
-        settings = export(options)
-    except SanCliptraseError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    sys.stdout.write(f"wrote {options.output}; in SAN's configuration set, where its own differs:\n")
-    sys.stdout.writelines(f"    {key} {json.dumps(value)}\n" for key, value in settings.items())
-    return 0

@@ -1,21 +1,21 @@
-"""What ``train_net.py`` does: one run, on one process or several."""
+"""What ``train`` and ``evaluate`` do: one run, on one process or several."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from detectron2.modeling import build_model
 
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
-from san_cliptrase.engine.defaults import argument_parser, setup
+from san_cliptrase.engine.defaults import setup
 from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
-from san_cliptrase.errors import ConfigError, LaunchError, SanCliptraseError
+from san_cliptrase.errors import ConfigError, SanCliptraseError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.terminal import exit_status
 
 logger = logging.getLogger(__name__)
 Built = TypeVar("Built")
@@ -61,23 +61,16 @@ def build(make: Callable[..., Built], *args: Any) -> Built:
         raise ConfigError(f"a model cannot be built with these values: {error!r:.500}") from error
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    args = argument_parser().parse_args(argv)
+def execute(args: argparse.Namespace) -> int:
+    """What ``train``, ``evaluate`` and ``train_net.py`` do; returns the exit status."""
     try:
         run_processes(_run_or_exit, args)
-    except LaunchError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     except SystemExit as ending:
         return int(ending.code or 0)
     return 0
 
 
 def _run_or_exit(args: argparse.Namespace) -> None:
-    """:func:`run`; errors whose message says everything become one line and the exit status."""
-    try:
-        run(args)
-    except SanCliptraseError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(1) from error
+    """:func:`run` in one of the processes of a run, whose exit status tells the others' parent how it ended."""
+    if status := exit_status(lambda: run(args)):
+        raise SystemExit(status)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from san_cliptrase.text_tables import plain_table
+
 CLASSES_SHOWN, CONFUSIONS_SHOWN = 60, 5
 
 
@@ -16,11 +18,11 @@ def format_results(results: Mapping[str, Mapping[str, float]], title: str = "") 
         title: stands over the table; says by which protocol the numbers were made.
     """
     metrics = list(dict.fromkeys(metric for scores in results.values() for metric in scores))
-    cells = {
-        name: [f"{scores[metric]:.2f}" if metric in scores else "" for metric in metrics]
+    rows = [
+        [name, *(f"{scores[metric]:.2f}" if metric in scores else "" for metric in metrics)]
         for name, scores in results.items()
-    }
-    table = _aligned([["", *metrics], *([name, *row] for name, row in cells.items())], least=7)
+    ]
+    table = plain_table(["", *metrics], rows, right=range(1, 1 + len(metrics)))
     return f"{title}\n{table}" if title else table
 
 
@@ -32,7 +34,7 @@ def format_classes(classes: Sequence[Mapping[str, Any]]) -> str:
         for row in classes[:CLASSES_SHOWN]
         for share in [100 * row["pixels"] / total]
     ]
-    table = _aligned([["", "IoU", "recall", "precision", "pixels"], *rows])
+    table = plain_table(["", "IoU", "recall", "precision", "pixels"], rows, right=range(1, 5))
     more = len(classes) - CLASSES_SHOWN
     return f"{table}\n... and {more} more in the CSV file" if more > 0 else table
 
@@ -47,13 +49,3 @@ def format_confusions(pairs: Sequence[Mapping[str, Any]]) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]], least: int = 0) -> str:
-    """Columns: the first to the left, the others to the right, at least so many characters wide."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    widths[1:] = [max(width, least) for width in widths[1:]]
-    return "\n".join(
-        " ".join([f"{row[0]:<{widths[0]}}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    )

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from benchmarks.parity_weights import draw_weights
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.official_keys import from_official
+from san_cliptrase.commands.main import main
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.export import main as export
 from tests.checkpoints.official_keys import official_shapes
 from tests.conftest import ROOT
 from tests.san.test_parity import CLIP, WORDS
@@ -49,18 +49,20 @@ def reference(official):
     return np.load(ROOT / "tests" / "fixtures" / "san_parity.npz")
 
 
-def overrides(folder, weights="san.pth"):
+def overrides(folder, **more):
     values = {
         "MODEL.DEVICE": "cpu",
         "MODEL.CLIP.NAME": f"local-dir:{folder}",
         "MODEL.SAN.SIDE.IMAGE_SIZE": 160,
-        "MODEL.WEIGHTS": folder / weights,
+        **more,
     }
     return [str(part) for pair in values.items() for part in pair]
 
 
 def loaded(folder, config, *more, weights="san.pth"):
-    cfg = load_config(ROOT / "configs" / f"{config}.yaml", [*overrides(folder, weights), *more])
+    cfg = load_config(
+        ROOT / "configs" / f"{config}.yaml", [*overrides(folder), "MODEL.WEIGHTS", str(folder / weights), *more]
+    )
     model = build_model(cfg).eval()
     SafeCheckpointer(model).load(cfg.MODEL.WEIGHTS)
     return model
@@ -98,45 +100,58 @@ def test_a_run_that_began_so_is_read_again_as_it_was(folder, reference, plain):
     assert not torch.equal(found, plain)
 
 
-def test_the_official_format_comes_back_bit_for_bit(folder, official, capsys):
-    ours = loaded(folder, "san_vit_b16")
-    SafeCheckpointer(ours, str(folder)).save("ours")
-    arguments = ["--config", str(ROOT / "configs" / "san_vit_b16.yaml"), "--output", str(folder / "back.pth")]
-    assert export([*arguments, *overrides(folder, "ours.pth")]) == 0
-    saved = torch.load(folder / "back.pth", weights_only=True)
-    assert saved.keys() == {"model"}
-    assert saved["model"].keys() == official.keys()
-    for key, value in official.items():
-        assert saved["model"][key].dtype == value.dtype, key
-        assert torch.equal(saved["model"][key], value), key
+def export(weights, output, config="", *more):
+    named = ["--config", str(ROOT / "configs" / f"{config}.yaml")] if config else []
+    return main(["export", str(weights), "--format", "san", "--output", str(output), *named, *more])
+
+
+def test_the_official_format_comes_back_bit_for_bit(folder, official, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    SafeCheckpointer(loaded(folder, "san_vit_b16"), str(run)).save("model_0000001")
+    cfg = load_config(ROOT / "configs" / "san_vit_b16.yaml", overrides(folder))
+    (run / "config.yaml").write_text(cfg.dump())
+    arguments = (run / "model_0000001.pth", tmp_path / "of_file.pth", "san_vit_b16", *overrides(folder))
+    assert export(*arguments) == 0
     printed = capsys.readouterr().out
     for line in ('FUSION_MAP ["0->0", "3->1", "6->2", "9->3"]', "FEATURE_LAST_LAYER_IDX 9", "NUM_HEADS 2"):
         assert line in printed
+    # The run's folder alone says the same; its last checkpoint is cut off, so the one before it is taken.
+    (run / "model_0000002.pth").write_bytes((run / "model_0000001.pth").read_bytes()[:1000])
+    (run / "last_checkpoint").write_text("model_0000002.pth")
+    assert export(run, tmp_path / "of_run.pth") == 0
+    for name in ("of_file.pth", "of_run.pth"):
+        saved = torch.load(tmp_path / name, weights_only=True)
+        assert saved.keys() == {"model"}
+        assert saved["model"].keys() == official.keys()
+        for key, value in official.items():
+            assert saved["model"][key].dtype == value.dtype, key
+            assert torch.equal(saved["model"][key], value), key
 
 
 @pytest.mark.parametrize(
-    ("config", "changes", "message"),
+    ("weights", "config", "more", "message"),
     [
-        ("san_cliptrase_vit_b16", {}, "SAN's own format has no regions"),
-        ("san_vit_b16", {"MODEL.WEIGHTS": ""}, "nothing to export: name the checkpoint with MODEL.WEIGHTS FILE"),
-        ("san_vit_b16", {"DATASETS.TRAIN": "()"}, "name DATASETS.TRAIN"),
-        ("cliptrase", {}, "describes CLIPtrase"),
-        ("san_vit_b16", {"MODEL.WEIGHTS": "nowhere.pth"}, "there is no checkpoint nowhere.pth"),
-        ("san_vit_b16", {"MODEL.SAN.RECOGNITION_LAYER": "-4"}, "RECOGNITION_LAYER -3"),
+        ("san.pth", "san_cliptrase_vit_b16", {}, "SAN's own format has no regions"),
+        ("san.pth", "san_vit_b16", {"DATASETS.TRAIN": "()"}, "name DATASETS.TRAIN"),
+        ("san.pth", "cliptrase", {}, "describes CLIPtrase"),
+        ("san.pth", "san_vit_b16", {"MODEL.SAN.RECOGNITION_LAYER": "-4"}, "RECOGNITION_LAYER -3"),
+        ("san.pth", "", {}, "there is no configuration"),
+        ("", "san_vit_b16", {}, "has no checkpoint"),
+        ("nowhere.pth", "san_vit_b16", {}, "nowhere.pth"),
     ],
 )
-def test_what_cannot_be_exported_is_told_and_nothing_is_written(folder, tmp_path, capsys, config, changes, message):
+def test_what_cannot_be_exported_is_told_and_nothing_is_written(
+    folder, tmp_path, capsys, weights, config, more, message
+):
     output = tmp_path / "out.pth"
-    more = [part for pair in changes.items() for part in pair]
-    arguments = ["--config", str(ROOT / "configs" / f"{config}.yaml"), "--output", str(output)]
-    assert export([*arguments, *overrides(folder), *more]) == 1
+    assert export(folder / weights, output, config, *overrides(folder, **more)) == 1
     assert message in capsys.readouterr().err
     assert not output.exists()
 
 
 def test_a_checkpoint_is_not_exported_over_itself(folder, capsys):
     before = (folder / "san.pth").read_bytes()
-    arguments = ["--config", str(ROOT / "configs" / "san_vit_b16.yaml"), "--output", str(folder / "san.pth")]
-    assert export([*arguments, *overrides(folder)]) == 1
+    assert export(folder / "san.pth", folder / "san.pth", "san_vit_b16", *overrides(folder)) == 1
     assert "choose another name" in capsys.readouterr().err
     assert (folder / "san.pth").read_bytes() == before

@@ -2,7 +2,7 @@
 
 import pytest
 
-from san_cliptrase.data.command import main
+from san_cliptrase.commands.main import main
 
 
 @pytest.fixture
@@ -15,4 +15,4 @@ def root(tmp_path, monkeypatch):
 @pytest.fixture
 def prepare(root):
     """Function of the arguments of ``prepare``; the exit status."""
-    return lambda *arguments: main(["prepare", *arguments, "--workers", "1"])
+    return lambda *arguments: main(["data", "prepare", *arguments, "--workers", "1"])

@@ -1,9 +1,9 @@
-"""``python -m san_cliptrase.data check`` and ``list``."""
+"""``san-cliptrase data check`` and ``list``."""
 
 import numpy as np
 import pytest
 
-from san_cliptrase.data.command import main
+from san_cliptrase.commands.main import main
 from san_cliptrase.data.table import DATASETS
 from tests.data import archives
 
@@ -17,7 +17,7 @@ def check(root, capsys, monkeypatch):
     def run(name, count=2, *arguments):
         monkeypatch.setitem(DATASETS, name, DATASETS[name].__class__(**{**vars(DATASETS[name]), "count": count}))
         capsys.readouterr()
-        status = main(["check", name, "--workers", "1", *arguments])
+        status = main(["data", "check", name, "--workers", "1", *arguments])
         return status, [line.strip() for line in capsys.readouterr().err.splitlines() if line.startswith("  ")]
 
     return run
@@ -108,12 +108,12 @@ def test_long_lists_are_cut_unless_all_is_asked_for(root, prepare, check):
 
 
 def test_missing_data_are_named_with_their_folder(root, check, capsys):
-    assert main(["check", "voc20_val"]) == 1
+    assert main(["data", "check", "voc20_val"]) == 1
     assert str(root / "VOC2012/JPEGImages") in capsys.readouterr().err
 
 
 def test_the_list_says_what_is_there_and_where_the_rest_is_expected(ade, capsys):
-    assert main(["list"]) == 0
+    assert main(["data", "list"]) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert {*DATASETS} <= lines.keys()
     assert lines["ade150_val"][:4] == ["ade150_val", "150", "2/2000", "incomplete"]

@@ -1,4 +1,4 @@
-"""``python -m san_cliptrase.data prepare`` on each published layout."""
+"""``san-cliptrase data prepare`` on each published layout."""
 
 import multiprocessing
 import time

@@ -1,4 +1,4 @@
-"""``python -m san_cliptrase.data register``: a folder becomes a dataset of later runs."""
+"""``san-cliptrase data register``: a folder becomes a dataset of later runs."""
 
 import json
 
@@ -7,10 +7,9 @@ import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from san_cliptrase.data.command import main
+from san_cliptrase.commands.main import main, train_net
 from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.launch import main as train_net
 from san_cliptrase.errors import ConfigError, DataError
 from tests.conftest import ROOT
 from tests.data import archives
@@ -42,7 +41,7 @@ def folder(tmp_path):
 
 
 def register(folder, *arguments):
-    return main(["register", str(folder), "--workers", "1", *arguments])
+    return main(["data", "register", str(folder), "--workers", "1", *arguments])
 
 
 def error_of(capsys, *arguments):
@@ -130,11 +129,11 @@ def test_a_folder_under_the_root_moves_with_it(root, folder, monkeypatch):
 
 def test_registered_datasets_are_listed_and_checked(root, folder, capsys):
     assert register(folder) == 0
-    assert main(["list"]) == 0
+    assert main(["data", "list"]) == 0
     assert "town_val" in capsys.readouterr().out
-    assert main(["check", "town_val", "--workers", "1"]) == 0
+    assert main(["data", "check", "town_val", "--workers", "1"]) == 0
     (folder / "annotations/val/a.png").write_bytes(b"")
-    assert main(["check", "town_val", "--workers", "1"]) == 1
+    assert main(["data", "check", "town_val", "--workers", "1"]) == 1
 
 
 @pytest.mark.parametrize(

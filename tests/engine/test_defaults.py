@@ -5,9 +5,8 @@ import torch
 import yaml
 
 from san_cliptrase.engine.defaults import load_config, setup
-from san_cliptrase.engine.launch import argument_parser
 from san_cliptrase.errors import ConfigError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, run_options
 
 BASE = ROOT / "configs" / "demo" / "san.yaml"
 
@@ -105,17 +104,12 @@ def test_a_tuple_tag_is_no_exception(tmp_path):
 
 
 def test_a_run_has_a_folder_with_its_configuration(world):
-    args = argument_parser().parse_args(["--config", str(BASE), *world.overrides(seed=3)])
+    args = run_options(["--config", str(BASE), *world.overrides(seed=3)])
     cfg = setup(args)
     assert cfg.is_frozen()
     again = load_config(world.output / "config.yaml")
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
     assert "output" in (world.output / "log.txt").read_text()
-
-
-def test_a_run_needs_a_configuration():
-    with pytest.raises(ConfigError, match="--config"):
-        setup(argument_parser().parse_args([]))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +134,7 @@ def test_a_model_is_built_to_begin_as_plain_san_where_its_weights_need_it(world,
         (path.parent / "last_checkpoint").write_text(path.name)
     overrides = world.overrides(**({} if resume else {"model__weights": path}))
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), *(["--resume"] if resume else []), *overrides]
-    assert setup(argument_parser().parse_args(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
+    assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
 
 
 def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, tmp_path):
@@ -150,7 +144,7 @@ def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, 
     (run / "model_0000003.pth").write_bytes(b"cut off")
     (run / "last_checkpoint").write_text("model_0000003.pth")
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), "--resume", *world.overrides(output_dir=run)]
-    assert setup(argument_parser().parse_args(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
+    assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
 
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: &d [*c, *c]\n"

@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
+from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.own import OwnDataset, write_entries
-from san_cliptrase.engine.launch import main
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.san.query_init import QUERY_INITS
 from san_cliptrase.scenes import CLASS_NAMES

@@ -1,17 +1,15 @@
 """``train_net.py`` as a user calls it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.engine import processes
-from san_cliptrase.engine.defaults import argument_parser
-from san_cliptrase.engine.launch import main, run
-from tests.conftest import ROOT
+from san_cliptrase.engine.launch import run
+from tests.conftest import ROOT, run_options
 
 CONFIGS = ROOT / "configs"
 UNTRAINED = ("MODEL.CLIP.NAME", "scenes_vit", "MODEL.CLIP.PRETRAINED", "", "MODEL.DEVICE", "cpu")
@@ -60,7 +58,7 @@ def _process(rank, count, folder, arguments):
     torch.set_num_threads(1)
     place = {"init_method": f"file://{folder}/store", "rank": rank, "world_size": count}
     processes._join_group(rank, count, on_cpu=True, **place)
-    run(argument_parser().parse_args(arguments))
+    run(run_options(arguments))
     torch.distributed.destroy_process_group()
 
 
@@ -80,11 +78,6 @@ def test_the_processes_of_a_launch_share_the_work_and_give_what_one_gives(world,
     for name in ("results.csv", "metrics_tiny_val.json", "metrics_tiny_train.json", "confusions_tiny_train.csv"):
         assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
     assert not list(tmp_path.rglob("*.state"))
-
-
-def test_an_option_behind_the_overrides_is_not_lost(fails):
-    line = fails(CONFIGS / "demo" / "cliptrase.yaml", "--eval-only", *UNTRAINED, "--skip-bad")
-    assert "--skip-bad stands behind KEY VALUE" in line
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
@@ -152,21 +145,3 @@ def test_a_damaged_label_file_ends_training_in_one_line(world, capsys, tiny_data
         DatasetCatalog.remove("broken")
         MetadataCatalog.remove("broken")
     assert "broken.png" in capsys.readouterr().err.splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    "start",
-    [
-        "run_path('train_net.py', run_name='__main__')",
-        "run_module('san_cliptrase.lab.demo', run_name='__main__')",
-        "run_module('san_cliptrase.data', run_name='__main__')",
-        "run_module('san_cliptrase.lab.convergence', run_name='__main__')",
-    ],
-)
-def test_without_detectron2_there_is_one_clear_sentence(start):
-    code = f"import runpy, sys; sys.modules['detectron2'] = None; sys.argv = ['command']; runpy.{start}"
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 1
-    (line,) = result.stderr.splitlines()
-    assert "detectron2 is not installed" in line
-    assert "make setup" in line

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.engine import hooks
 from san_cliptrase.engine.defaults import load_config
-from san_cliptrase.engine.launch import main
 from san_cliptrase.engine.logs import keep_lines
 from san_cliptrase.engine.preemption import PREEMPTED, Preempted
 from san_cliptrase.engine.trainer import Trainer

@@ -12,8 +12,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
+from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import load_pairs, register
-from san_cliptrase.engine.launch import main
 from san_cliptrase.errors import StateError
 from san_cliptrase.evaluation import evaluate as evaluation
 from san_cliptrase.evaluation.evaluate import evaluate, evaluate_only

@@ -1,4 +1,4 @@
-"""The command: ``python -m san_cliptrase.lab.convergence``.
+"""The command: ``san-cliptrase convergence``.
 
 With --config it runs an experiment, variants times seeds, and reports; the same command again goes on where it was cut
 off. With --compare it reports on output folders of train_net.py, the baseline's first.
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from san_cliptrase.errors import ConfigError, SanCliptraseError
+from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.convergence.cost import cached_cost, cost_of
 from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.lab.convergence.experiment import Experiment
@@ -24,6 +24,8 @@ from san_cliptrase.lab.convergence.runner import run_all
 from san_cliptrase.lab.convergence.study import Study, study_of_experiment, study_of_folders
 from san_cliptrase.lab.convergence.tensorboard import write_layout, write_runs
 from san_cliptrase.lab.convergence.worker import cores, now, write_json, write_text
+
+COMPARISON = Path("output/comparison")
 
 
 def write_report(study: Study, cost: Mapping[str, Any] | None, output: Path) -> dict[str, Any]:
@@ -55,69 +57,44 @@ def write_report(study: Study, cost: Mapping[str, Any] | None, output: Path) -> 
     return report
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status: 0, 1 if something failed, 130 if it was stopped."""
-    args = _parser().parse_args(argv)
-    try:
-        return _compare(args) if args.compare else _experiment(args)
-    except SanCliptraseError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last checkpoints\n")
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m san_cliptrase.lab.convergence",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, help="experiment, such as configs/demo/convergence.yaml")
-    what.add_argument("--compare", nargs="+", metavar="DIR", help="output folders; the first is the baseline")
-    parser.add_argument("--output", type=Path, help="folder of the report, and of an experiment's runs")
-    parser.add_argument(
-        "--variants", nargs="+", default=[], help="run only these; with --report-only, report only these"
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="likewise")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: 1)")
-    parser.add_argument("--threads", type=int, help="torch threads of a run (default: cores / jobs)")
-    parser.add_argument("--report-only", action="store_true", help="run nothing, report what is finished")
-    parser.add_argument("--cost", action="store_true", help="measure the cost of an iteration again")
-    parser.add_argument("--labels", nargs="+", default=[], help="with --compare: titles of the folders")
-    parser.add_argument("--dataset", default="", help="with --compare: whose metrics")
-    return parser
-
-
-def _compare(args: argparse.Namespace) -> int:
-    if len(args.compare) < 2:
-        raise ConfigError("--compare needs two folders or more, the baseline's first")
-    study = study_of_folders(args.compare, args.labels, args.dataset)
-    write_report(study, None, args.output or Path("output/comparison"))
-    return 0
-
-
-def _experiment(args: argparse.Namespace) -> int:
-    if args.jobs < 1 or (args.threads is not None and args.threads < 1):
-        raise ConfigError("--jobs and --threads count from 1")
+def execute(args: argparse.Namespace) -> int:
+    """What ``convergence`` does; returns the exit status: 1 if a run failed."""
+    if args.compare:
+        write_report(study_of_folders(args.compare, args.labels, args.dataset), None, args.output or COMPARISON)
+        return 0
     experiment = read_experiment(args.config, args.output)
-    every = experiment.runs()
     _known(args.variants, list(experiment.variants), "--variants")
-    _known(args.seeds, sorted({seed for _, seed in every}), "--seeds")
+    _known(args.seeds, sorted({seed for _, seed in experiment.runs()}), "--seeds")
     threads = args.threads or max(1, cores() // args.jobs)
     if args.report_only:
         study = study_of_experiment(experiment, args.variants, args.seeds)
         cost = _cost(experiment, study, threads) if args.cost else cached_cost(experiment)
         _report(experiment, study, cost)
         return 0
+    return run_experiment(experiment, experiment.runs(args.variants, args.seeds), args.jobs, threads, args.cost)
+
+
+def run_experiment(
+    experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, threads: int, cost_again: bool = False
+) -> int:
+    """Runs what is not finished of an experiment and reports on all of it.
+
+    Args:
+        experiment: variants and seeds.
+        runs: the (variant, seed) to run.
+        jobs: runs at a time.
+        threads: of a run.
+        cost_again: measure the cost of an iteration although it is known.
+
+    Returns:
+        0, or 1 if a run failed.
+    """
     experiment.output.mkdir(parents=True, exist_ok=True)
     write_layout(experiment.output, experiment.dataset, list(METRICS))
-    failed = run_all(experiment, experiment.runs(args.variants, args.seeds), args.jobs, threads)
+    failed = run_all(experiment, runs, jobs, threads)
     study = study_of_experiment(experiment, failed=failed)
     try:
-        cost = _cost(experiment, study, threads, args.cost)
+        cost = _cost(experiment, study, threads, cost_again)
     except ConfigError:
         _report(experiment, study, None)  # what was trained is not held back by what could not be measured
         raise

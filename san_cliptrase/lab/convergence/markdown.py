@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from san_cliptrase.text_tables import markdown_table
+
 _WAYS = {"first": "first reached", "kept": "reached for good"}
 _DEFINITIONS = """\
 - **Level**: a share of the final value of the baseline's run *of the same seed*. **Final**: the mean of the last three
@@ -114,7 +116,7 @@ def _what_ran(report: Mapping[str, Any]) -> list[str]:
         [v["title"], f"`{name}`", _overrides(v["overrides"]) or "none", f"{v['learning_rate']:g}", _seeds(v["seeds"])]
         for name, v in report["variants"].items()
     ]
-    return ["\n".join(facts), _table(["variant", "name", "overrides", "learning rate", "seeds"], rows)]
+    return ["\n".join(facts), markdown_table(["variant", "name", "overrides", "learning rate", "seeds"], rows)]
 
 
 def _levels(report: Mapping[str, Any], metric: str) -> list[str]:
@@ -125,14 +127,17 @@ def _levels(report: Mapping[str, Any], metric: str) -> list[str]:
             for v in _others(report).values()
         ]
         text = f"Speed-up in iterations until a share of the baseline's final {metric} is first reached:"
-        return [heading, text, _table(["", *shares], rows)]
+        return [heading, text, markdown_table(["", *shares], rows)]
     found = []
     for way, words in _WAYS.items():
         rows = [
             [v["title"], *(_reached(entry[way]) if entry[way] else "" for entry in v["metrics"][metric]["levels"])]
             for v in report["variants"].values()
         ]
-        found += [f"Iterations until a share of the baseline's final {metric} is {words}:", _table(["", *shares], rows)]
+        found += [
+            f"Iterations until a share of the baseline's final {metric} is {words}:",
+            markdown_table(["", *shares], rows),
+        ]
     text = "Speed-up over the baseline, first reached unless it says for good:"
     return [heading, *found, *_times(report, shares), text, _speedups(report)]
 
@@ -148,7 +153,7 @@ def _times(report: Mapping[str, Any], shares: Sequence[str]) -> list[str]:
             cells.append(" / ".join("-" if value is None else f"{value / scale:.1f}" for value, scale in values))
         rows.append([v["title"], *cells])
     text = "Until first reached, by the same seeds: seconds by the side-by-side cost / logged seconds / TFLOPs:"
-    return [text, _table(["", *shares], rows)]
+    return [text, markdown_table(["", *shares], rows)]
 
 
 def _speedups(report: Mapping[str, Any]) -> str:
@@ -170,7 +175,7 @@ def _speedups(report: Mapping[str, Any]) -> str:
                 ]
             )
     head = ["", "level", "iterations", "Student's t", "least", "of the pairs", "seconds", "FLOPs", "logged seconds"]
-    return _table([*head, "iterations, for good"], rows)
+    return markdown_table([*head, "iterations, for good"], rows)
 
 
 def _ends(report: Mapping[str, Any]) -> str:
@@ -182,14 +187,14 @@ def _ends(report: Mapping[str, Any]) -> str:
                 change = scores[f"{kind}_difference"]
                 cells.append(f"{scores[kind]['value']:.1f}" + (f" ({_signed(change)})" if change else ""))
         rows.append([v["title"], *cells])
-    return _table(head, rows)
+    return markdown_table(head, rows)
 
 
 def _cost(report: Mapping[str, Any]) -> list[str]:
     cost, variants = report["cost"], report["variants"]
     if not cost:
         rows = [[v["title"], f"{v['logged_seconds_per_iteration']:.3f}"] for v in variants.values()]
-        return ["Not measured side by side; from the runs' own clocks:", _table(["", "logged seconds"], rows)]
+        return ["Not measured side by side; from the runs' own clocks:", markdown_table(["", "logged seconds"], rows)]
     rows = []
     for name, v in variants.items():
         if name not in cost["variants"]:
@@ -212,7 +217,7 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
         f"the ratio is to the baseline of the same round. {cost['flops_note']}"
     )
     head = ["", "seconds", "ratio", "share of finding regions", "GFLOPs", "logged seconds"]
-    return [text, _table(head, rows)]
+    return [text, markdown_table(head, rows)]
 
 
 def _spread(values: Mapping[str, float], digits: int) -> str:
@@ -293,8 +298,3 @@ def _overrides(values: Mapping[str, str], before: str = "") -> str:
 
 def _seeds(seeds: Sequence[int]) -> str:
     return ", ".join(str(seed) for seed in seeds)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

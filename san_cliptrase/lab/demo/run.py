@@ -1,4 +1,4 @@
-"""The whole project once through on the embedded world: ``python -m san_cliptrase.lab.demo --output output/demo``.
+"""The whole project once through on the embedded world: ``san-cliptrase demo --output output/demo``.
 
 Evaluates the four attention rules without training, trains plain SAN and SAN from CLIPtrase's regions on the same seed
 and data order, and writes a convergence plot, pictures, and a summary.
@@ -6,9 +6,6 @@ and data order, and writes a convergence plot, pictures, and a summary.
 
 from __future__ import annotations
 
-import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
-
-# isort: split
 import argparse
 import json
 import logging
@@ -30,18 +27,17 @@ from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.defaults import load_config, setup_logging
 from san_cliptrase.engine.pictures import region_map
 from san_cliptrase.engine.trainer import Trainer
+from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
-from san_cliptrase.lab.convergence.markdown import headline
+from san_cliptrase.lab.five_seeds import claim
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = ROOT / "configs" / "demo"
-# What five seeds of a longer schedule gave: the report of configs/demo/long.yaml, and the variant that the demo trains.
-EVIDENCE, EVIDENCE_VARIANT = ROOT / "docs" / "convergence" / "longer" / "report.json", "tokens_prior"
 # Attention rule -> MODEL.CLIPTRASE.CLASSIFY. The peers classify every patch by itself, as their papers do.
 RULES = {"clip": "patches", "maskclip": "patches", "sclip": "patches", "cliptrase": "vote"}
 RUNS = {"san": "plain SAN", "san_cliptrase": "SAN from CLIPtrase's regions"}
@@ -154,7 +150,7 @@ def summarise(
             ),
             f"An iteration takes {seconds['san']:.2f} s, {seconds['san_cliptrase']:.2f} s with regions.",
             "One seed and a short schedule: an illustration. The claim, with its intervals, is in docs/convergence.md:",
-            evidence(),
+            claim(),
             "",
             *(f"Picture: {path}" for path in files),
             f"Numbers: {output / 'summary.json'}",
@@ -162,12 +158,6 @@ def summarise(
             f"{minutes:.1f} minutes",
         ]
     )
-
-
-def evidence() -> str:
-    """The headline of the convergence lab's report on the demo scenes, as the repository holds it."""
-    report = json.loads(EVIDENCE.read_text(encoding="utf-8"))
-    return headline(report, EVIDENCE_VARIANT).replace("**", "")
 
 
 def _rows(curve: Curve) -> list[dict[str, float]]:
@@ -180,15 +170,10 @@ def _count(iterations: float | None) -> str:
     return "more than all" if iterations is None else f"{iterations:.0f}"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("output/demo"))
-    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs for every configuration, such as SEED 1")
-    args = parser.parse_args(argv)
+def execute(args: argparse.Namespace) -> None:
+    """What ``demo`` does."""
     if not CONFIGS.is_dir():
-        sys.stderr.write("error: the demo runs in a clone of the repository, where configs/demo is\n")
-        return 1
+        raise ConfigError("the demo runs in a clone of the repository, where configs/demo is")
     started = time.monotonic()
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
@@ -201,4 +186,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_pictures(args.output, cfg, models)]
     minutes = (time.monotonic() - started) / 60
     sys.stdout.write("\n" + summarise(args.output, rules, curves, minutes, files, protocol_title(cfg)) + "\n")
-    return 0

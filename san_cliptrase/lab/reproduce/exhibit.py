@@ -14,6 +14,7 @@ from san_cliptrase.colors import OKABE_ITO
 from san_cliptrase.evaluation.paper import paper_source, paper_table
 from san_cliptrase.files import write_text_atomically, write_whole
 from san_cliptrase.lab.convergence.worker import now
+from san_cliptrase.text_tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,12 @@ def _comparable(datasets: Sequence[str]) -> str:
 def table(rows: Sequence[tuple[str, str, Mapping[str, float], str]], more: Sequence[str] = ()) -> str:
     """A Markdown table of method, data set and metrics, with the last cell of a row under the heading ``more``."""
     metrics = list(dict.fromkeys(metric for _, _, values, _ in rows for metric in values))
-    lines = [["", "data set", *metrics, *more], ["---", "---", *["---:"] * len(metrics), *["---"] * len(more)]]
+    lines = []
     for name, dataset, values, setting in rows:
         numbers = [f"{values[metric]:.2f}" if metric in values else "" for metric in metrics]
         shown = name.replace("<", "\\<")  # "<x_i, x_j>" is no HTML
         lines.append([shown, dataset, *numbers, *([f"`{setting}`" if setting else ""] if more else [])])
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return markdown_table(["", "data set", *metrics, *more], lines, right=range(2, 2 + len(metrics)))
 
 
 def draw_bars(exhibit: Exhibit) -> Figure:

@@ -8,10 +8,11 @@ from typing import Any
 
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import write_whole
-from san_cliptrase.lab.convergence.command import main as run_lab
+from san_cliptrase.lab.convergence.command import run_experiment
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.lab.convergence.markdown import headline
 from san_cliptrase.lab.convergence.plots import plot_curves
+from san_cliptrase.lab.convergence.worker import cores
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request
 
@@ -26,10 +27,6 @@ def figure1(request: Request) -> Exhibit:
     Raises:
         ConfigError: the file is neither, or the experiment did not finish.
     """
-    if request.overrides:
-        raise ConfigError(
-            f"figure1 takes no KEY VALUE ({request.overrides[0]}): an experiment's file holds its settings"
-        )
     report = _report(request.config)
     picture = request.output / "figure1_curves.png"
     write_whole(picture, lambda path: plot_curves(report, path))
@@ -60,10 +57,10 @@ def figure1(request: Request) -> Exhibit:
 
 def _report(path: Path) -> dict[str, Any]:
     if path.suffix != ".json":
-        output = read_experiment(path).output
-        if run_lab(["--config", str(path)]):
+        experiment = read_experiment(path)
+        if run_experiment(experiment, experiment.runs(), jobs=1, threads=cores()):
             raise ConfigError(f"the experiment {path} did not finish; what it said stands above")
-        path = Path(output) / "report.json"
+        path = experiment.output / "report.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         return report if {"variants", "baseline", "metrics"} <= report.keys() else _refuse(path)
@@ -72,4 +69,4 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def _refuse(path: Path) -> dict[str, Any]:
-    raise ConfigError(f"{path} is no report of python -m san_cliptrase.lab.convergence")
+    raise ConfigError(f"{path} is no report of san-cliptrase convergence")

@@ -79,12 +79,17 @@ def test_a_start_above_the_level_is_a_lower_bound_and_said_so():
     assert ">= 3.00 [3.00, 3.00]" in render_markdown(report)
 
 
+def rows(text):
+    """The cells of the rows of a Markdown text's tables."""
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+
+
 def test_pairs_that_bound_from_both_sides_give_no_factor():
     made = study({"san": {0: ramp(80, 40), 1: ramp(80, 40)}, "v": {0: ramp(1, 40), 1: ramp(80, 5)}}, levels=(0.25,))
     report = build_report(made, None, "today")
-    row = next(line for line in render_markdown(report).splitlines() if line.startswith("| the v | 25% |"))
-    assert row.split("|")[3].strip() == ""
-    assert ">= in 1 of 2, <= in 1 of 2" in row
+    row = next(row for row in rows(render_markdown(report)) if row[:2] == ["the v", "25%"])
+    assert row[2] == ""
+    assert any(">= in 1 of 2, <= in 1 of 2" in cell for cell in row)
 
 
 def test_what_cannot_be_told_is_not_given_as_a_number():
@@ -135,7 +140,6 @@ def test_files_are_written_and_json_is_strict(tmp_path, capsys, variants):
     for name in pictures:
         assert f"({name})" in text
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    rows = [line for line in text.splitlines() if line.startswith("|")]
     assert all(f"the v{i}" in text for i in range(variants))
-    assert {row.count("|") for row in rows if row.startswith("| the v0 | `v0`")} == {6}
+    assert {len(row) for row in rows(text) if row[:2] == ["the v0", "`v0`"]} == {5}
     assert str(tmp_path / "report.md") in capsys.readouterr().out

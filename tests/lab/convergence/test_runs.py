@@ -11,13 +11,12 @@ import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from san_cliptrase.data.command import main as data_command
+from san_cliptrase.commands.main import main
 from san_cliptrase.data.datasets import class_names
 from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.convergence import cost, runner
-from san_cliptrase.lab.convergence.command import main
 from san_cliptrase.lab.convergence.cost import measure
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.lab.convergence.worker import is_finished, train_run, write_json
@@ -95,7 +94,7 @@ def test_a_folder_of_another_configuration_is_refused(lab):
 
 def test_report_and_tensorboard_of_finished_runs(lab, tmp_path, capsys):
     experiment = lab(solver__max_iter=2, test__eval_period=1)
-    command = ["--config", str(tmp_path / "lab.yaml"), "--report-only"]
+    command = ["convergence", "--config", str(tmp_path / "lab.yaml"), "--report-only"]
     assert main(command) == 1
     assert "no run of the baseline san is finished" in capsys.readouterr().err
     train_run(experiment.config("san", 3), 1, 1, False)
@@ -118,11 +117,11 @@ def test_report_and_tensorboard_of_finished_runs(lab, tmp_path, capsys):
     # The same runs, as folders that have nothing to do with an experiment.
     folders = [str(experiment.output / name) for name in ("san", "prior")]
     output = tmp_path / "comparison"
-    assert main(["--compare", *folders, "--labels", "A", "B", "--output", str(output)]) == 0
+    assert main(["convergence", "--compare", *folders, "--labels", "A", "B", "--output", str(output)]) == 0
     compared = json.loads((output / "report.json").read_text())
     assert compared["variants"]["B"]["overrides"] == {"MODEL.SAN.QUERY_INIT.NAME": "prior"}
     assert compared["variants"]["B"]["metrics"] == report["variants"]["prior"]["metrics"]
-    assert main(["--compare", *folders, "--labels", "A"]) == 1
+    assert main(["convergence", "--compare", *folders, "--labels", "A"]) == 1
     assert "--labels" in capsys.readouterr().err
 
 
@@ -217,7 +216,7 @@ def test_a_registered_folder_is_known_to_the_runs_processes(lab, tmp_path, monke
     (tmp_path / "street" / "classes.txt").write_text("\n".join(names))
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     try:
-        assert data_command(["register", str(tmp_path / "street"), "--workers", "1"]) == 0
+        assert main(["data", "register", str(tmp_path / "street"), "--workers", "1"]) == 0
         experiment = lab(
             datasets__train=["street_train"], datasets__test=["street_val"], solver__max_iter=2, test__eval_period=2
         )

@@ -2,13 +2,19 @@ import json
 
 import pytest
 
+from san_cliptrase.commands.main import main
 from san_cliptrase.evaluation.paper import paper_table
-from san_cliptrase.lab.reproduce import command, global_patches, patch_view, scoring
+from san_cliptrase.lab.reproduce import global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
 
 
 def run(*arguments):
-    return command.main([*map(str, arguments)])
+    return main(["reproduce", *map(str, arguments)])
+
+
+def cells(text):
+    """The first three cells of the rows of a Markdown text's tables."""
+    return [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("|")]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +32,8 @@ def test_a_table_is_written_as_text_numbers_and_picture_with_the_papers_beside(t
     measured, papers = text.split("## The paper's numbers")
     for name, metrics in rows.items():
         assert set(metrics) >= {"pAcc", "mAcc", "fwIoU", "mIoU", "mIoU seen", "mIoU unseen"}
-        assert f"| {name} | demo_scenes_val | {metrics['pAcc']:.2f} |" in measured
-    assert "| STEGO | coco_stuff27_curated_val | 24.50 |" in papers
+        assert [name, "demo_scenes_val", f"{metrics['pAcc']:.2f}"] in cells(measured)
+    assert ["STEGO", "coco_stuff27_curated_val", "24.50"] in cells(papers)
     assert "protocol unsupervised" in measured
     assert (table5 / "table5.png").stat().st_size > 1000
 
@@ -54,15 +60,12 @@ def test_figure1_shows_a_report_of_the_lab(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("tabel3",), "there is no exhibit 'tabel3'; there are: table1"),
-        (("figure2", "--source", "timm:test_vit"), "takes no --source"),
         (("table3", "--config", "configs/demo/san.yaml"), "needs CLIPtrase"),
         (("table3", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
         (("global_patches", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
         (("figure2", "--config", "configs/tables/cliptrase_224.yaml"), "expects the folder"),
         (("table3", "DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
         (("table3", "MODEL.CLIPTRACE.EPS", "1"), "did you mean"),
-        (("figure1", "SEED", "1"), "takes no KEY VALUE"),
         (("figure1", "--config", "configs/demo/absent.yaml"), "absent.yaml"),
         (("figure1", "--config", "README.md"), "README.md"),
     ],
@@ -87,8 +90,9 @@ def test_what_can_be_compared_with_the_paper_is_said(dataset, said):
     exhibit = Exhibit("table1", "Table 1", [Row("<x_i, x_j>", dataset, {"mIoU": 1.0})], paper="table1")
     measured, papers = render(exhibit, [], "today").split("## The paper's numbers")
     assert said in papers
-    assert f"| \\<x_i, x_j> | {dataset} | 1.00 |" in measured
-    assert f"| \\<x_i, x_j> | ade150_val | {paper_table('table1').rows['<x_i, x_j>']['ade150_val']['mIoU']} |" in papers
+    assert ["\\<x_i, x_j>", dataset, "1.00"] in cells(measured)
+    published = paper_table("table1").rows["<x_i, x_j>"]["ade150_val"]["mIoU"]
+    assert ["\\<x_i, x_j>", "ade150_val", str(published)] in cells(papers)
 
 
 def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
@@ -103,8 +107,10 @@ def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
     source = "timm:test_vit"
     assert run("table2", "--output", tmp_path, "--source", source, *few) == 0
     text = (tmp_path / "table2.md").read_text()
-    assert "| Ours + test_vit (random weights: a path check, no result) | demo_scenes_val |" in text
-    assert "| Ours + DINOv2 | voc20_val | 80.23 |" in text.split("## The paper's numbers")[1]
+    measured, papers = text.split("## The paper's numbers")
+    rows = [row[:2] for row in cells(measured)]
+    assert ["Ours + test_vit (random weights: a path check, no result)", "demo_scenes_val"] in rows
+    assert ["Ours + DINOv2", "voc20_val", "80.23"] in cells(papers)
 
 
 def test_sources_whose_weights_are_missing_are_refused_in_one_line(tmp_path, capsys):

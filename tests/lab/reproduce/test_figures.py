@@ -4,15 +4,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import san_cliptrase.compat  # noqa: F401  (before anything of detectron2)
-from san_cliptrase.lab.reproduce import command
+from san_cliptrase.commands.main import main
 from san_cliptrase.scenes import make_scene
 
 FEW = ("TEST.MAX_IMAGES", 2, "MODEL.DEVICE", "cpu", "MODEL.CLIP.TEMPLATES", "none")
 
 
 def run(name, output, *overrides):
-    return command.main([name, "--output", str(output), *map(str, (*FEW, *overrides))])
+    return main(["reproduce", name, "--output", str(output), *map(str, (*FEW, *overrides))])
 
 
 def report(name, output):
@@ -98,5 +97,5 @@ def test_what_cannot_be_shown_is_refused_in_one_line(name, overrides, said, tmp_
 
 def test_plain_san_has_no_figure(tmp_path, capsys):
     config = Path(__file__).parents[3] / "configs" / "demo" / "san.yaml"
-    assert command.main(["figure2", "--config", str(config), "--output", str(tmp_path)]) == 1
+    assert main(["reproduce", "figure2", "--config", str(config), "--output", str(tmp_path)]) == 1
     assert "needs CLIPtrase" in capsys.readouterr().err

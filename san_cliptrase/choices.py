@@ -1,0 +1,58 @@
+"""Names that can be chosen on the command line, with one line each.
+
+They stand here, and not beside what they name, so that ``--help`` lists them without importing torch. The registries
+take them from here, or a test compares the two.
+"""
+
+from __future__ import annotations
+
+ATTENTION_RULES = {
+    "clip": "as CLIP was trained",
+    "maskclip": "every token keeps its own value (MaskCLIP, 2022)",
+    "sclip": "queries with queries, keys with keys (SCLIP, 2024)",
+    "cliptrase": "queries, keys and values, each with themselves (CLIPtrase, 2024)",
+    "clearclip": "queries with queries, without residual and MLP (ClearCLIP, 2024)",
+    "naclip": "keys with keys, near patches favoured (NACLIP, 2025)",
+    "clip_surgery": "values with values on a second path (CLIP Surgery, 2023)",
+}
+"""Rules of CLIP's last block, ``clip.attention.ATTENTION_RULES``."""
+
+CLASSIFY = {
+    "patches": "every pixel by its own logits, without regions",
+    "vote": "the most frequent class of the region's pixels",
+    "mean_logits": "the mean of the pixels' logits",
+    "pooled": "the dense features averaged over the region",
+    "cls": "a [CLS] token that sees the region only",
+}
+"""What decides the class of a region; CLIPtrase votes."""
+
+TEMPLATES = {
+    "imagenet": "the 80 of CLIP's authors",
+    "vild": "the 14 of ViLD, which SAN uses",
+    "none": "the word alone",
+}
+"""Sentences into which class names are put, ``clip.templates.TEMPLATES``."""
+
+REGION_SOURCES = {
+    "cliptrase": "CLIP's own self-correlation",
+    "timm:MODEL": "self-correlation of another ViT of timm, such as DINO",
+    "sam": "SAM's automatic masks",
+    "sam_points": "SAM's masks for a point in each of CLIPtrase's regions",
+}
+"""Where regions come from, ``regions.source.SOURCES``."""
+
+EXHIBITS = {
+    "table1": "what self-correlation is for: attention row by row, regions by two correlations",
+    "table2": "regions of DINO and DINOv2, or of --source, in place of CLIPtrase's own",
+    "table3": "training-free methods, four metrics, the smaller size",
+    "table4": "the same at the larger size",
+    "table5": "unsupervised segmentation, against k-means on plain CLIP",
+    "efficient": "A.2: heads concatenated before the correlation",
+    "classification": "A.3: what decides the class of a region",
+    "sam": "SAM's masks with CLIPtrase's classes, and SAM asked at CLIPtrase's points",
+    "figure1": "convergence of SAN, from a report or a new run",
+    "figure2": "attention and correlation of chosen patches, and a page",
+    "figure3": "clusters with and without global patches, and the segmentation",
+    "global_patches": "section A.1: patches that take the attention of all",
+}
+"""Tables and figures of CLIPtrase's paper that ``san-cliptrase reproduce`` makes."""

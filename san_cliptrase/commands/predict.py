@@ -1,0 +1,144 @@
+"""The command ``predict``: images and words in, a segmentation of each image out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from argparse import SUPPRESS, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REGION_SOURCES, TEMPLATES
+from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
+from san_cliptrase.commands.parser import Parser, listing
+from san_cliptrase.errors import SanCliptraseError
+from san_cliptrase.terminal import complain, one_line
+
+if TYPE_CHECKING:
+    from san_cliptrase.segmentation import Segmentation
+
+logger = logging.getLogger(__name__)
+
+FEW = 3
+"""Up to this many images there is no progress bar."""
+OF_CLIP = (
+    "model",
+    "pretrained",
+    "attention",
+    "classify",
+    "cls_layer",
+    "regions",
+    "regions_pretrained",
+    "sam_model",
+    "size",
+    "eps",
+    "min_samples",
+    "templates",
+    "synonyms",
+)
+"""Options of ``Segmenter.from_clip``; what is not given has the default there. A trained SAN has its own settings."""
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
+    """The command line of ``predict``."""
+    parser.epilog = "\n\n".join(
+        [
+            listing(
+                "attention rules (or a combination, as qq+kk-mlp+neighbours: docs/architecture.md)", ATTENTION_RULES
+            ),
+            listing("ways to classify a region", CLASSIFY),
+            listing("sources of regions", REGION_SOURCES),
+            listing("templates", TEMPLATES),
+            "Writes NAME_overlay.png, NAME_labels.png and NAME.json for every image NAME.",
+            'example: san-cliptrase predict photo.jpg --output out --vocabulary "sky, sea, boat"',
+        ]
+    )
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help='image files, folders, or quoted patterns such as "photos/**/*.jpg"')
+    add("--output", required=True, type=Path, metavar="DIR", help="folder for the results; made if it is missing")
+    words = parser.add_mutually_exclusive_group(required=True)
+    words.add_argument("--vocabulary", metavar="WORDS", help='class names with commas between: "sky, sea, boat"')
+    words.add_argument("--vocabulary-file", type=Path, metavar="FILE", help="text file with one class name a line")
+    add("--background", default="", metavar="WORDS", help="words that all mean background, with commas between")
+    add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, ... (default: %(default)s)")
+    add("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: %(default)s)")
+    add("--san", type=Path, metavar="RUN", help="a trained SAN: folder of its run, or a file that export wrote")
+    clip = parser.add_argument_group("without --san: CLIPtrase, training-free")
+
+    def choice(name: str, text: str, **more: object) -> None:
+        clip.add_argument(name, default=SUPPRESS, help=text, **more)
+
+    choice("--model", "ViT of open_clip, or scenes_vit, the demo's own (default: ViT-B-16)")
+    choice("--pretrained", "tag of open_clip or weights file; scenes for scenes_vit (default: openai)", metavar="TAG")
+    choice("--attention", "rule of CLIP's last block, see below (default: cliptrase)", metavar="RULE")
+    choice("--classify", "what decides the class of a region, see below (default: vote)", choices=[*CLASSIFY])
+    choice("--cls-layer", "classify cls: block that a region's [CLS] begins at (default: -6)", type=int, metavar="N")
+    choice("--regions", "where regions come from, see below (default: cliptrase)", metavar="SOURCE")
+    choice("--regions-pretrained", "timm:MODEL: weights file, default, or random (default: default)", metavar="FILE")
+    choice("--sam-model", "SAM's name or folder (default: facebook/sam-vit-base)", metavar="NAME")
+    choice("--size", "shorter side that CLIP sees, in pixels (default: what it was trained at)", type=int, metavar="N")
+    choice("--eps", "DBSCAN's radius (default: by the grid for ViT-B-16, else found in each image)", type=float)
+    choice("--min-samples", "DBSCAN's core size (default: from the patch grid; 3 at 14x14)", type=int, metavar="N")
+    choice("--templates", "sentences for the words, see below (default: imagenet)", choices=[*TEMPLATES])
+    choice("--synonyms", 'read a name with commas ("sea, ocean") of the file as synonyms', action="store_true")
+    options = parser.parse_intermixed_args(arguments)
+    if options.san and (given := [name for name in OF_CLIP if name in options]):
+        parser.error(f"--{given[0].replace('_', '-')} does not go with --san: a trained SAN has settings of its own")
+    if options.batch_size < 1:
+        parser.error("--batch-size counts from 1")
+    return options
+
+
+def execute(options: Namespace) -> int:
+    """Segment every image; one that cannot be read is reported and left out. Returns the exit status."""
+    images = find_images(options.images)
+    make_output_folder(options.output)
+    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else _words(options.vocabulary)
+    background = _words(options.background)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("san_cliptrase").setLevel(logging.INFO)
+
+    from tqdm import tqdm
+
+    from san_cliptrase.clip.text import check_vocabulary
+    from san_cliptrase.segmenter import FailedImage, Segmenter
+
+    check_vocabulary(words)
+    if options.san:
+        segmenter = Segmenter.from_san(options.san, device=options.device)
+    else:
+        given = {name: getattr(options, name) for name in OF_CLIP if name in options}
+        if given.get("model") == "scenes_vit":
+            logger.info("scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes, no photographs")
+        segmenter = Segmenter.from_clip(**given, device=options.device)
+    failed = 0
+    results = segmenter.stream(images, words, batch_size=options.batch_size, background=background)
+    with tqdm(total=len(images), desc="images", disable=len(images) <= FEW, mininterval=0.5) as bar:
+        for path, name, result in zip(images, result_names(images), results, strict=True):
+            stem = options.output / name
+            problem = result.error if isinstance(result, FailedImage) else _save(result, stem)
+            with tqdm.external_write_mode(file=sys.stdout):  # the bar makes room for the line
+                if problem is None:
+                    sys.stdout.write(
+                        f"{one_line(path)}: {one_line(result.describe())} -> {one_line(stem)}_overlay.png\n"
+                    )
+                else:
+                    failed += 1
+                    complain(problem)
+            bar.update()
+    return 1 if failed else 0
+
+
+def _save(result: Segmentation, stem: Path) -> Exception | None:
+    """Write the files of one image; returns what keeps them from being written."""
+    try:
+        result.save(stem)
+    except SanCliptraseError as error:
+        return error
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")] if text.strip() else []

@@ -1,6 +1,0 @@
-"""``python -m san_cliptrase.lab.convergence``."""
-
-from san_cliptrase.entry import start
-
-if __name__ == "__main__":
-    start("san_cliptrase.lab.convergence.command")
