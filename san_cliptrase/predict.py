@@ -24,14 +24,14 @@ from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.templates import TEMPLATES
 from san_cliptrase.clip.text import check_vocabulary
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import TrainingFreeReader
 from san_cliptrase.cliptrase.classify import CLASSIFY
-from san_cliptrase.cliptrase.voting import resize_labels
+from san_cliptrase.cliptrase.voting import Background, resize_labels
 from san_cliptrase.device import find_device
 from san_cliptrase.drawing import draw_overlay
 from san_cliptrase.errors import OptionError, WeightsError
 from san_cliptrase.images import read_image
-from san_cliptrase.regions.source import SOURCES, MaskSource, build_mask_source
+from san_cliptrase.regions.build import ONE_IMAGE, build_region_source, check_source
 
 logger = logging.getLogger("san_cliptrase.predict")  # run by -m, __name__ is another
 
@@ -48,21 +48,19 @@ class Predictor:
 
     Attributes:
         clip: The CLIP.
-        method: CLIPtrase on its image tower.
+        reader: The training-free reading of its image tower.
         names: Class names; the last one is "background" if there are background words.
         text_weights: (K + background words, E).
         num_classes: K.
         size: Shorter side, in pixels, to which images are resized for CLIP.
-        source: Of the regions; None: CLIPtrase's own.
     """
 
     clip: FrozenClip
-    method: Cliptrase
+    reader: TrainingFreeReader
     names: tuple[str, ...]
     text_weights: Tensor
     num_classes: int
     size: int
-    source: MaskSource | None = None
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> np.ndarray:
@@ -81,12 +79,12 @@ class Predictor:
             )
         resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.array(resized)).to(self.text_weights.device).permute(2, 0, 1) / 255
-        features = self.clip.visual(self.clip.normalize(pixels)[None], self.method.taps)
-        sizes, regions = [(height, width)], None
-        if self.source is not None and self.method.uses_regions:
-            whole = torch.from_numpy(image.copy()).to(self.text_weights.device).permute(2, 0, 1) / 255
-            regions = self.source([whole], sizes, features)
-        labels = self.method.segment(features, self.text_weights, sizes, self.num_classes, regions=regions)[0]
+        features = self.clip.visual(self.clip.normalize(pixels)[None], self.reader.taps)
+        images = []
+        if self.reader.needs_images:
+            images = [torch.from_numpy(image.copy()).to(self.text_weights.device).permute(2, 0, 1) / 255]
+        background = Background(self.num_classes)
+        labels = self.reader.segment(features, self.text_weights, images, background)[0]
         return resize_labels(labels, image.shape[:2]).cpu().numpy()
 
 
@@ -109,22 +107,29 @@ def build_predictor(options: argparse.Namespace) -> Predictor:
         raise OptionError(
             f"--size {size} is less than one patch of {options.model} ({max(clip.visual.patch_size)} pixels)"
         )
-    method = Cliptrase(
-        clip.visual,
-        options.eps,
-        options.min_samples,
-        attention=options.attention,
-        classify=options.classify,
-        cls_layer=options.cls_layer,
+    check_source(options.regions, ONE_IMAGE)
+    source = None
+    if options.classify != "patches":
+        source = build_region_source(
+            options.regions,
+            clip.visual,
+            eps=options.eps,
+            min_samples=options.min_samples,
+            pretrained=options.regions_pretrained,
+            sam_model=options.sam_model,
+        )
+    reader = TrainingFreeReader(
+        clip.visual, source, attention=options.attention, classify=options.classify, cls_layer=options.cls_layer
     )
+    if reader.needs_labels:
+        raise OptionError(f"--attention {options.attention} looks at the ground truth, which photographs do not have")
     return Predictor(
         clip=clip,
-        method=method,
+        reader=reader,
         names=(*vocabulary, BACKGROUND) if background else tuple(vocabulary),
         text_weights=clip.text(vocabulary, options.templates, background),
         num_classes=len(vocabulary),
         size=size,
-        source=build_mask_source(options.regions, method, options.regions_pretrained, options.sam_model),
     )
 
 
@@ -158,7 +163,11 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     ways = "; ".join(f"{name}: {what}" for name, what in CLASSIFY.items())
     add("--classify", default="vote", choices=CLASSIFY, help=f"what decides a region's class. {ways}")
     add("--cls-layer", type=int, default=-6, help="cls: block that a region's [CLS] begins at (default: %(default)s)")
-    add("--regions", default=SOURCES[0], help=f"where regions come from: {', '.join(SOURCES)} (default: %(default)s)")
+    add(
+        "--regions",
+        default=ONE_IMAGE[0],
+        help=f"where regions come from: {', '.join(ONE_IMAGE)} (default: %(default)s)",
+    )
     add("--regions-pretrained", default="default", metavar="FILE", help="weights file of timm:MODEL, or random")
     add("--sam-model", default="facebook/sam-vit-base", help="SAM's id or folder (default: %(default)s)")
     add("--size", type=int, help="shorter side that CLIP sees, in pixels (default: what it was trained at)")

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
-from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.errors import DataError, OptionError
-from san_cliptrase.regions.finder import RegionFinder
-from san_cliptrase.regions.source import OWN, MaskSource, build_mask_source
+from san_cliptrase.regions.build import build_region_source
+from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.network import resize_for_clip
 
 BACKGROUND = "background"
@@ -31,40 +31,43 @@ def clip_from_config(cfg: Any) -> FrozenClip:
     return clip
 
 
-def finder_from_config(cfg: Any, clip: FrozenClip) -> RegionFinder:
-    """CLIPtrase's regions on that CLIP, for what names them otherwise: the settings of how CLIP is read do not matter.
+def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_gb: float = 0.0) -> RegionSource:
+    """Where MODEL.REGIONS takes regions from, on that CLIP.
 
-    Raises:
-        OptionError: MODEL.CLIPTRASE.REGIONS names another source.
+    Args:
+        cfg: configuration.
+        clip: the frozen CLIP.
+        name: in place of MODEL.REGIONS.SOURCE.
+        keep_gb: see ``build_region_source``.
     """
-    node = cfg.MODEL.CLIPTRASE
-    if node.REGIONS != OWN:
-        raise OptionError(
-            f"MODEL.CLIPTRASE.REGIONS is {node.REGIONS!r}, but SAN's regions come from where "
-            f"MODEL.SAN.QUERY_INIT.SOURCE says: leave REGIONS at {OWN!r}"
-        )
-    return RegionFinder(clip.visual, node.EPS or None, node.MIN_SAMPLES or None, node.CORRELATION)
-
-
-def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
-    """CLIPtrase on that CLIP with the settings of MODEL.CLIPTRASE."""
-    node = cfg.MODEL.CLIPTRASE
-    return Cliptrase(
+    node = cfg.MODEL.REGIONS
+    return build_region_source(
+        name or node.SOURCE,
         clip.visual,
         eps=node.EPS or None,
         min_samples=node.MIN_SAMPLES or None,
+        correlation=node.CORRELATION,
+        scales=node.SCALES,
+        pretrained=node.PRETRAINED,
+        sam_model=node.SAM_MODEL,
+        sam_grid=node.SAM_GRID,
+        grid_side=node.GRID_SIDE,
+        keep_gb=keep_gb,
+    )
+
+
+def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
+    """The training-free reading of MODEL.CLIPTRASE on that CLIP, with a source of regions where any are used."""
+    node = cfg.MODEL.CLIPTRASE
+    needed = node.CLASSIFY != "patches" or cfg.TEST.PROTOCOL == "unsupervised"
+    return TrainingFreeReader(
+        clip.visual,
+        region_source_from_config(cfg, clip) if needed else None,
         attention=node.ATTENTION,
         classify=node.CLASSIFY,
         cls_layer=node.CLS_LAYER,
         cls_prior=node.CLS_PRIOR,
-        correlation=node.CORRELATION,
     )
-
-
-def mask_source_from_config(cfg: Any, cliptrase: Cliptrase) -> MaskSource | None:
-    """The source of regions that MODEL.CLIPTRASE.REGIONS names; None: CLIPtrase's own."""
-    node = cfg.MODEL.CLIPTRASE
-    return build_mask_source(node.REGIONS, cliptrase, node.REGIONS_PRETRAINED, node.SAM_MODEL, node.SAM_GRID)
 
 
 def image_batch(
@@ -73,6 +76,11 @@ def image_batch(
     """Normalised images of a batch, each resized by ``scale``, padded at the bottom and the right to a common size."""
     images = [clip.normalize(entry["image"].to(device).float() / 255) for entry in inputs]
     return ImageList.from_tensors([resize_for_clip(image[None], scale)[0] for image in images], divisibility)
+
+
+def images_for_source(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """uint8 images as sources of regions read them, see ``RegionSource``."""
+    return [image.to(device).float() / 255 for image in images]
 
 
 def output_size(entry: dict) -> tuple[int, int]:

@@ -25,12 +25,15 @@ from san_cliptrase.meta_arch.inputs import (
     batch_vocabulary,
     clip_from_config,
     image_batch,
+    images_for_source,
     merge_scores,
     output_size,
+    region_source_from_config,
 )
-from san_cliptrase.meta_arch.san_parts import criterion_from_config, network_from_config, region_source_from_config
+from san_cliptrase.meta_arch.san_parts import criterion_from_config, network_from_config
 from san_cliptrase.meta_arch.sliding import Windows
-from san_cliptrase.regions.controls import RegionSource, picture_features
+from san_cliptrase.regions.controls import canvas_labels, image_features
+from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.inference import class_scores, mask_strips
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.network import SideAdapterNetwork, canvas_for_clip
@@ -57,6 +60,7 @@ class SAN(nn.Module):
         background: reads what is background in a test batch.
         windows: label maps come from windows that slide over the image; None: from the whole image.
         cache_gb: keep CLIP's features of pictures in so many gigabytes; 0: compute them each time.
+        ignore_label: what marks pixels without a label, for the source of regions that looks at the ground truth.
 
     Raises:
         ValueError: CLIP's features are to be kept, but it is trained.
@@ -77,6 +81,7 @@ class SAN(nn.Module):
         background: BackgroundReader,
         windows: Windows | None = None,
         cache_gb: float = 0.0,
+        ignore_label: int = 255,
     ) -> None:
         super().__init__()
         self.background, self.windows = background, windows
@@ -84,6 +89,7 @@ class SAN(nn.Module):
         self.criterion, self.region_source = criterion, region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
         self.divisibility, self.templates = divisibility, templates
+        self.ignore_label = ignore_label
         taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
         self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
         self._cache = FeatureCache(clip.visual, self.taps, cache_gb) if cache_gb else None
@@ -94,14 +100,16 @@ class SAN(nn.Module):
     def from_config(cls, cfg: Any) -> dict:
         """Reads MODEL and the class list of the training set."""
         clip, san = clip_from_config(cfg), cfg.MODEL.SAN
-        depth = clip.visual.depth
+        depth, starts_from_regions = clip.visual.depth, san.QUERY_INIT.NAME != "off"
         return {
             "clip": clip,
             # Before the network, whose query initialisation draws last: what the variants share starts equal.
             "classifier": MaskClassifier(clip.visual.embed_dim),
             "network": network_from_config(san, clip),
             "criterion": criterion_from_config(cfg),
-            "region_source": region_source_from_config(cfg, clip),
+            "region_source": (
+                region_source_from_config(cfg, clip, keep_gb=cfg.MODEL.CLIP.CACHE_GB) if starts_from_regions else None
+            ),
             "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "divisibility": san.SIZE_DIVISIBILITY,
@@ -109,6 +117,7 @@ class SAN(nn.Module):
             "background": BackgroundReader.from_config(cfg),
             "windows": Windows.from_config(cfg),
             "cache_gb": cfg.MODEL.CLIP.CACHE_GB,
+            "ignore_label": cfg.INPUT.IGNORE_LABEL,
         }
 
     @property
@@ -209,10 +218,14 @@ class SAN(nn.Module):
         """Regions of the pictures inside their padded canvas, by the source that the configuration names."""
         sizes = [entry.get("picture_size", size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
         canvas = tuple(batch.tensor.shape[-2:])
-        labels = []
+        images, labels = [], []
+        if self.region_source.needs_images:
+            shown = [entry["image"][:, :h, :w] for entry, (h, w) in zip(inputs, sizes, strict=True)]
+            images = images_for_source(shown, self.device)
         if self.region_source.needs_labels:
             labels = [_resized_labels(entry, size) for entry, size in zip(inputs, batch.image_sizes, strict=True)]
-        regions = self.region_source(picture_features(features, sizes, canvas), labels, canvas)
+            labels = [canvas_labels(own, canvas, self.ignore_label) for own in labels]
+        regions = self.region_source(images, image_features(features, sizes, canvas), labels)
         if self.training:
             counts = regions.valid.sum(1).float()
             storage = get_event_storage()

@@ -10,8 +10,6 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
-from san_cliptrase.meta_arch.inputs import finder_from_config
-from san_cliptrase.regions.controls import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
 from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.query_init import build_query_init
@@ -44,16 +42,6 @@ def network_from_config(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         repeat=init.REPEAT,
     )
     return SideAdapterNetwork(adapter, decoder, query_init)
-
-
-def region_source_from_config(cfg: Any, clip: FrozenClip) -> RegionSource | None:
-    """Where MODEL.SAN.QUERY_INIT takes regions from; None for plain SAN."""
-    init = cfg.MODEL.SAN.QUERY_INIT
-    if init.NAME == "off":
-        return None
-    finder = finder_from_config(cfg, clip)
-    keep_gb = cfg.MODEL.CLIP.CACHE_GB
-    return RegionSource(init.SOURCE, finder, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep_gb)
 
 
 def criterion_from_config(cfg: Any) -> SetCriterion | None:

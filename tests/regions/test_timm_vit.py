@@ -14,7 +14,7 @@ SIZES = [(48, 32), (30, 61)]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A model folder of timm, as ``masks.pretrain`` writes it."""
+    """A model folder of timm, as ``lab.pretrain`` writes it."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("vit")
     model = timm.create_model("vit_tiny_patch16_224", **SHAPE)
