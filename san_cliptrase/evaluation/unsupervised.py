@@ -98,7 +98,7 @@ def image_features(model: CLIPtrase, inputs: list[dict], kind: str) -> list[tupl
     """
     reader, source = model.reader, model.reader.source
     batch = image_batch(inputs, model.clip, model.device, scale=model.resolution)
-    features = model.clip.visual(batch.tensor, {*reader.taps, *source.taps}, batch.image_sizes)
+    features = model.clip.visual(batch.tensor, (*reader.taps, *source.taps), batch.image_sizes)
     if kind == "patches":
         tokens = _plain(model, features)
         pooled, masks = tokens[:, :0], tokens.new_zeros(len(tokens), 0, *features.grid)
