@@ -28,9 +28,10 @@ from benchmarks.speed import CLASSES, EPS, MIN_SAMPLES, TrainingFree
 from benchmarks.timing import turns
 from benchmarks.training_cost import VARIANTS, Iteration, measure, synthetic, untrained, vocabulary
 from san_cliptrase.clip.build import FrozenClip, build_clip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.regions.clustering import cluster_rows
 from san_cliptrase.regions.correlation import suppress_global_patches
+from san_cliptrase.regions.finder import RegionFinder
 from san_cliptrase.scenes import make_scene
 
 PARITY_IMAGES = 8
@@ -121,10 +122,10 @@ def cliptrase_parity(setting: Setting, clip: FrozenClip, tower: str, size: int) 
 
     def numbers(device: str) -> Iterator[tuple[str, np.ndarray]]:
         there = copy.deepcopy(clip).to(device)
-        method = Cliptrase(there.visual, EPS, MIN_SAMPLES)
-        features = there.visual(images.to(device), (*method.taps, there.visual.depth))
-        found = intermediate_quantities(there, method, features)
-        found["pred"] = torch.stack(method.segment(features, text.to(device), [(size, size)] * len(images)))
+        reader = TrainingFreeReader(there.visual, RegionFinder(there.visual, EPS, MIN_SAMPLES))
+        features = there.visual(images.to(device), (*reader.taps, there.visual.depth))
+        found = intermediate_quantities(there, reader, features)
+        found["pred"] = torch.stack(reader.segment(features, text.to(device)))
         for name, values in found.items():
             yield f"{name}/{tower}, {size} px/0", values.cpu().numpy()
 
@@ -344,8 +345,8 @@ def random_words(clip: FrozenClip) -> Tensor:
 
 def correlation_rows(clip: FrozenClip, images: Tensor) -> tuple[Tensor, Tensor]:
     """What DBSCAN clusters, (B, L, L), and which patches count, (B, L)."""
-    features = clip.visual(clip.normalize(images), Cliptrase.taps)
-    return suppress_global_patches(Cliptrase(clip.visual).correlate(features), features.valid), features.valid
+    features = clip.visual(clip.normalize(images), RegionFinder.taps)
+    return suppress_global_patches(RegionFinder(clip.visual).correlate(features), features.valid), features.valid
 
 
 @torch.no_grad()

@@ -16,7 +16,8 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 from benchmarks.parity_weights import Row, draw_weights
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.build import FrozenClip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
+from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.regions.correlation import self_correlation, suppress_global_patches
 from san_cliptrase.structures import ClipFeatures
 
@@ -74,29 +75,29 @@ def reference_quantities(
     for size, eps, min_samples in settings["settings"]:
         for index in images:
             pixels = clip.normalize(_preprocess(reference[f"image_{index}"], size))[None]
-            features = clip.visual(pixels, (*Cliptrase.taps, clip.visual.depth))
-            cliptrase = Cliptrase(clip.visual, eps, min_samples)
-            for name, value in intermediate_quantities(clip, cliptrase, features).items():
+            finder = RegionFinder(clip.visual, eps, min_samples)
+            features = clip.visual(pixels, (*TrainingFreeReader(clip.visual, finder).taps, clip.visual.depth))
+            for name, value in intermediate_quantities(clip, finder, features).items():
                 yield f"{name}/{size}/{index}", value[0].numpy()
             for kind, (add_background, cls_prior) in PREDICTIONS.items():
                 text_weights = clip.text(labels, background=background if add_background else ())
-                cliptrase = Cliptrase(clip.visual, eps, min_samples, cls_prior=cls_prior)
-                prediction = cliptrase.segment(features, text_weights, [(size, size)], len(labels))[0]
+                reader = TrainingFreeReader(clip.visual, finder, cls_prior=cls_prior)
+                prediction = reader.segment(features, text_weights, background=Background(len(labels)))[0]
                 yield f"pred/{kind}/{size}/{index}", prediction.numpy()
 
 
 @torch.no_grad()
-def intermediate_quantities(clip: FrozenClip, cliptrase: Cliptrase, features: ClipFeatures) -> dict[str, Tensor]:
+def intermediate_quantities(clip: FrozenClip, finder: RegionFinder, features: ClipFeatures) -> dict[str, Tensor]:
     """What lies between an image and its prediction, by the names of the fixtures; a batch of each."""
     visual = clip.visual
-    correlation = cliptrase.correlate(features)
+    correlation = finder.correlate(features)
     last = visual.depth - 1
     return {
-        "features": cliptrase.dense(features),
+        "features": TrainingFreeReader(visual, finder).dense(features),
         "vanilla_features": visual.head(features.tokens[visual.depth]),
         "correlation": correlation,
         "attn_last": self_correlation(*project_qkv(visual.blocks[last], features.tokens[last])),
-        "labels": cliptrase.cluster(suppress_global_patches(correlation, features.valid), features),
+        "labels": finder.cluster(suppress_global_patches(correlation, features.valid), features),
     }
 
 

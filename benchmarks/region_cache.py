@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from san_cliptrase.clip.batches import resize_for_clip
 from san_cliptrase.clip.build import FrozenClip, build_clip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import RegionFinder
 from san_cliptrase.scenes import make_scene
 from san_cliptrase.structures import ClipFeatures, Regions
 
@@ -29,9 +29,9 @@ BATCH, ROUNDS, PATCH = 16, 20, 16
 """Pictures, turns, and pixels of a scene that are one patch at half the resolution."""
 
 
-def encode(clip: FrozenClip, method: Cliptrase, pictures: Tensor) -> ClipFeatures:
+def encode(clip: FrozenClip, finder: RegionFinder, pictures: Tensor) -> ClipFeatures:
     """What both ways start from: SAN needs CLIP's tokens in any case."""
-    return clip.visual(clip.normalize(resize_for_clip(pictures, 0.5)), method.taps)
+    return clip.visual(clip.normalize(resize_for_clip(pictures, 0.5)), finder.taps)
 
 
 def label_maps(regions: Regions) -> np.ndarray:
@@ -56,10 +56,10 @@ def main() -> None:
     """Measures and prints."""
     torch.set_num_threads(1)
     clip = build_clip("scenes_vit", "scenes")
-    method = Cliptrase(clip.visual, eps=0.8, min_samples=2)
+    finder = RegionFinder(clip.visual, eps=0.8, min_samples=2)
     pictures = torch.from_numpy(np.stack([make_scene((2, i)).image for i in range(BATCH)])).permute(0, 3, 1, 2) / 255
-    features = encode(clip, method, pictures)
-    kept = label_maps(method.regions(features))
+    features = encode(clip, finder, pictures)
+    kept = label_maps(finder([], features))
     times = []
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{i}.npy" for i in range(BATCH)]
@@ -67,7 +67,7 @@ def main() -> None:
             np.save(path, labels)
         for _ in range(ROUNDS):
             started = time.perf_counter()
-            method.regions(features)
+            finder([], features)
             between = time.perf_counter()
             read_regions(paths)
             times.append((between - started, time.perf_counter() - between))
@@ -75,10 +75,10 @@ def main() -> None:
     print(
         f"regions of {BATCH} pictures: found in {1000 * find:.1f} ms, read in {1000 * read:.1f} ms (median of {ROUNDS})"
     )
-    flipped = label_maps(method.regions(encode(clip, method, pictures.flip(3))))
+    flipped = label_maps(finder([], encode(clip, finder, pictures.flip(3))))
     print(f"carried through a flip: adjusted Rand index {agreement(kept[:, :, ::-1], flipped):.2f}")
     cut = 3
-    cropped = label_maps(method.regions(encode(clip, method, pictures[:, :, cut * PATCH :, cut * PATCH :])))
+    cropped = label_maps(finder([], encode(clip, finder, pictures[:, :, cut * PATCH :, cut * PATCH :])))
     print(f"carried through a crop of 9/16: adjusted Rand index {agreement(kept[:, cut:, cut:], cropped):.2f}")
 
 

@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.clip.blocks import project_qkv
 from san_cliptrase.clip.build import FrozenClip, build_clip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.clip.visual import ClipVisualEncoder
+from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.evaluation.metrics import confusion_matrix, segmentation_metrics
-from san_cliptrase.regions.clustering import CORE_SHARE, cluster_rows, core_radius, default_clustering
+from san_cliptrase.regions.clustering import CORE_SHARE, core_radius, default_clustering
 from san_cliptrase.scenes import CLASS_NAMES, make_scene
 from san_cliptrase.scenes.write import SPLITS
 from san_cliptrase.structures import ClipFeatures
@@ -50,49 +51,64 @@ DISTURBANCES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class Trial(Cliptrase):
-    """CLIPtrase with a given way to find the radius, on a disturbed correlation."""
+class TrialFinder(RegionFinder):
+    """CLIPtrase's regions with a given way to find the radius, from a disturbed correlation."""
 
-    def __init__(self, clip: FrozenClip, radius: Radius | None = None, disturb: str = "none") -> None:
-        super().__init__(clip.visual, classify="patches" if radius is None else "vote")
+    def __init__(self, clip: FrozenClip, radius: Radius, disturb: str = "none") -> None:
+        super().__init__(clip.visual)
         self.radius, self.disturb = radius, DISTURBANCES[disturb]
 
     def correlate(self, features: ClipFeatures) -> Tensor:
         """The disturbed one."""
         return self.disturb(super().correlate(features))
 
-    def cluster(self, rows: Tensor, features: ClipFeatures, scale: float = 1.0) -> Tensor:
-        """With the given radius and the core size of the grid."""
+    def parameters(self, rows: Tensor, features: ClipFeatures) -> tuple[float | Tensor, int]:
+        """The given radius and the core size of the grid."""
         _, min_samples = default_clustering(features.grid)
-        return cluster_rows(rows, features.valid, self.radius(rows, features.valid, min_samples), min_samples)
+        return self.radius(rows, features.valid, min_samples), min_samples
 
 
-class MiddleBlock(Trial):
-    """What the published code does to ViT-L/14, whose 24 blocks it counts from the first (``clip_utils/model.py``).
+def trial(clip: FrozenClip, radius: Radius | None = None, disturb: str = "none") -> TrainingFreeReader:
+    """CLIPtrase with a given way to find the radius; without one, no regions."""
+    if radius is None:
+        return TrainingFreeReader(clip.visual, classify="patches")
+    return TrainingFreeReader(clip.visual, TrialFinder(clip, radius, disturb))
 
-    Block 12, the middle one, attends by the rule that is meant for the last, and the last as it was trained.
-    Correlations are read from the second-to-last block, but only block 11 gives cosines: it gives ``q k^T / sqrt(d)``.
+
+def behind_the_middle(visual: ClipVisualEncoder, features: ClipFeatures, layer: int) -> Tensor:
+    """What enters a block if the one in the middle attends by CLIPtrase's rule.
+
+    The published code does so to ViT-L/14, whose 24 blocks it counts from the first (``clip_utils/model.py``): block 12
+    attends by the rule that is meant for the last, and the last as it was trained. Correlations are read from the
+    second-to-last block, but only block 11 gives cosines: it gives ``q k^T / sqrt(d)``.
     """
+    middle = visual.depth // 2 - 1
+    changed = visual.run(features.tokens[middle], middle, middle + 1, ATTENTION_RULES["cliptrase"])
+    return visual.run(changed, middle + 1, layer)
 
-    def __init__(self, clip: FrozenClip, radius: Radius | None = None) -> None:
-        super().__init__(clip, radius)
-        self.middle = self.visual.depth // 2 - 1
-        self.taps = (self.middle,)
+
+class MiddleBlockFinder(TrialFinder):
+    """What the published code finds in ViT-L/14, see ``behind_the_middle``."""
 
     def correlate(self, features: ClipFeatures) -> Tensor:
         """Mean of the heads' attention logits in the second-to-last block."""
-        q, k, _ = project_qkv(self.visual.blocks[-2], self._tokens(features, self.visual.depth - 2))
+        index = self.visual.depth - 2
+        q, k, _ = project_qkv(self.visual.blocks[index], behind_the_middle(self.visual, features, index))
         return (q @ k.transpose(2, 3)).mean(1) / q.shape[-1] ** 0.5
+
+
+class MiddleBlockReader(TrainingFreeReader):
+    """What the published code reads in ViT-L/14, see ``behind_the_middle``."""
+
+    def __init__(self, clip: FrozenClip, radius: Radius | None = None) -> None:
+        source = None if radius is None else MiddleBlockFinder(clip, radius)
+        super().__init__(clip.visual, source, classify="patches" if radius is None else "vote")
+        self.taps = (clip.visual.depth // 2 - 1,)
 
     def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
         """What leaves the last block."""
-        return F.normalize(self.visual.head(self._tokens(features, self.visual.depth)), dim=-1)
-
-    def _tokens(self, features: ClipFeatures, layer: int) -> Tensor:
-        """What enters a block behind the middle one."""
-        behind = self.middle + 1
-        changed = self.visual.run(features.tokens[self.middle], self.middle, behind, ATTENTION_RULES["cliptrase"])
-        return self.visual.run(changed, behind, layer)
+        tokens = behind_the_middle(self.visual, features, self.visual.depth)
+        return F.normalize(self.visual.head(tokens), dim=-1)
 
 
 def add_outliers(clip: FrozenClip, features: ClipFeatures, share: float = 0.05, size: float = 5.0) -> ClipFeatures:
@@ -107,30 +123,32 @@ def add_outliers(clip: FrozenClip, features: ClipFeatures, share: float = 0.05, 
     return dataclasses.replace(features, tokens={last - 1: tokens, last: clip.visual.run(tokens, last - 1, last)})
 
 
-def ways(clip: FrozenClip, grid: int, disturb: str, shares: list[float]) -> Iterator[tuple[str, Trial]]:
+def ways(clip: FrozenClip, grid: int, disturb: str, shares: list[float]) -> Iterator[tuple[str, TrainingFreeReader]]:
     """What is compared, by name."""
     published, _ = default_clustering((grid, grid))
-    yield "no regions", Trial(clip, None, disturb)
-    yield "published radius", Trial(clip, lambda *_: published, disturb)
+    yield "no regions", trial(clip, None, disturb)
+    yield "published radius", trial(clip, lambda *_: published, disturb)
     for share in shares:
-        yield f"cores {share:g}", Trial(clip, lambda *of, share=share: core_radius(*of, share), disturb)
+        yield f"cores {share:g}", trial(clip, lambda *of, share=share: core_radius(*of, share), disturb)
     if disturb == "none":
-        yield "middle block, no regions", MiddleBlock(clip)
-        yield "middle block and radius", MiddleBlock(clip, lambda *_: published)
+        yield "middle block, no regions", MiddleBlockReader(clip)
+        yield "middle block and radius", MiddleBlockReader(clip, lambda *_: published)
 
 
 @torch.no_grad()
-def measure(clip: FrozenClip, method: Trial, pixels: Tensor, truth: Tensor, text: Tensor, outliers: bool) -> dict:
+def measure(
+    clip: FrozenClip, reader: TrainingFreeReader, pixels: Tensor, truth: Tensor, text: Tensor, outliers: bool
+) -> dict:
     """Percent of mIoU, and of the pictures: mean number of regions, shares with one region and with none at all."""
     confusion, counts = torch.zeros(len(text), len(text), dtype=torch.int64), []
     for images, labels in zip(pixels.split(BATCH), truth.split(BATCH), strict=True):
-        features = clip.visual(clip.normalize(images), method.taps)
+        features = clip.visual(clip.normalize(images), (*reader.taps, -2) if outliers else reader.taps)
         features = add_outliers(clip, features) if outliers else features
-        found = method.segment(features, text, [tuple(images.shape[2:])] * len(images))
+        found = reader.segment(features, text)
         for own, label in zip(found, labels, strict=True):
             confusion += confusion_matrix(resize_labels(own, label.shape), label, len(text), 255)
-        if method.classify == "vote":
-            counts.append(method.regions(features).valid.sum(1))
+        if reader.source is not None:
+            counts.append(reader.source([], features).valid.sum(1))
     result = {"mIoU": segmentation_metrics(confusion.numpy())["mIoU"], "regions": None, "one": None, "none": None}
     if counts:
         found = torch.cat(counts).float()
@@ -170,8 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pixels = F.interpolate(pictures, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
             for disturb in args.disturb:
                 trials = list(ways(clip, grid, disturb, args.shares))
-                for name, method in tqdm(trials, f"{Path(tower).name}, {grid}, {disturb}", leave=False):
-                    result = measure(clip, method, pixels, truth, text, disturb == "outliers")
+                for name, reader in tqdm(trials, f"{Path(tower).name}, {grid}, {disturb}", leave=False):
+                    result = measure(clip, reader, pixels, truth, text, disturb == "outliers")
                     rows.append({"tower": Path(tower).name, "grid": grid, "disturb": disturb, "way": name, **result})
                     print(row_text(rows[-1]), flush=True)
     if args.json:

@@ -34,7 +34,7 @@ import open_clip
 from benchmarks.timing import add_device, turns
 from benchmarks.training_cost import Iteration, synthetic
 from san_cliptrase.clip.build import build_clip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.scenes import make_scene
 
 CLASSES = 171
@@ -88,7 +88,7 @@ class TrainingFree:
         dtype = dtype or (torch.bfloat16 if device == "cuda" else torch.float32)
         self.clip = build_clip(clip, None).to(device, dtype).eval()
         self.plain = open_clip.create_model(clip, force_image_size=size).to(device, dtype).eval()
-        self.method = Cliptrase(self.clip.visual, EPS, MIN_SAMPLES)
+        self.reader = TrainingFreeReader(self.clip.visual, RegionFinder(self.clip.visual, EPS, MIN_SAMPLES))
         self.text = F.normalize(torch.randn(classes, self.clip.visual.embed_dim), dim=-1).to(device, dtype)
         pictures = [torch.from_numpy(make_scene((76, i), size=size).image).permute(2, 0, 1) for i in range(batch)]
         self.images = self.clip.normalize(torch.stack(pictures).to(device, dtype) / 255)
@@ -96,8 +96,7 @@ class TrainingFree:
     @torch.inference_mode()
     def segment(self) -> list[Tensor]:
         """From images to label maps."""
-        features = self.clip.visual(self.images, self.method.taps)
-        return self.method.segment(features, self.text, [tuple(self.images.shape[-2:])] * len(self.images))
+        return self.reader.segment(self.clip.visual(self.images, self.reader.taps), self.text)
 
     @torch.inference_mode()
     def embed(self) -> Tensor:
@@ -107,7 +106,8 @@ class TrainingFree:
     @torch.inference_mode()
     def regions(self) -> float:
         """How many an image has in the mean."""
-        return self.method.regions(self.clip.visual(self.images, self.method.taps)).valid.sum(1).float().mean().item()
+        found = self.reader.source([], self.clip.visual(self.images, self.reader.taps))
+        return found.valid.sum(1).float().mean().item()
 
 
 def training_free(device: str, rounds: int) -> Iterator[Row]:

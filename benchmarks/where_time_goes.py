@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.speed import TrainingFree
 from benchmarks.timing import add_device, clock
 from benchmarks.training_cost import Iteration, synthetic
-from san_cliptrase.cliptrase import finder, segmenter
+from san_cliptrase.cliptrase import reader
+from san_cliptrase.regions import pixels
 
 
 class Parts:
@@ -82,14 +83,14 @@ def cliptrase(device: str, rate: float, rounds: int) -> None:
     """From an image to its label map."""
     pair, parts = TrainingFree(device, 336, 1), Parts(device)
     parts.watch(pair.clip.visual, "forward", "CLIP's blocks but the last")
-    parts.watch(pair.method, "dense", "last block under the attention rule")
-    parts.watch(pair.method, "maps", "self-correlation, clustering, region maps")
+    parts.watch(pair.reader, "dense", "last block under the attention rule")
+    parts.watch(pair.reader.source, "maps", "self-correlation, clustering, region maps")
     for module, attribute, name in (
-        (finder, "smooth_maps", "smoothing of the region maps"),
-        (finder, "partition_pixels", "regions of the pixels"),
-        (segmenter, "pixel_logits", "logits of the pixels"),
-        (segmenter, "decide_pixels", "class of each pixel"),
-        (segmenter, "majority_vote", "vote"),
+        (pixels, "smooth_maps", "smoothing of the region maps"),
+        (pixels, "partition_pixels", "regions of the pixels"),
+        (reader, "pixel_logits", "logits of the pixels"),
+        (reader, "decide_pixels", "class of each pixel"),
+        (reader, "majority_vote", "vote"),
     ):
         parts.watch(module, attribute, name)
     report("CLIPtrase, 336 px, batch 1", pair.segment, parts, rate, rounds)

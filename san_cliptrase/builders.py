@@ -7,11 +7,9 @@ from typing import Any
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.clip.visual import resolve_layer
-from san_cliptrase.cliptrase.reader import Cliptrase
-from san_cliptrase.errors import OptionError
-from san_cliptrase.regions.controls import RegionSource
-from san_cliptrase.regions.finder import RegionFinder
-from san_cliptrase.regions.source import OWN, MaskSource, build_mask_source
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
+from san_cliptrase.regions.build import build_region_source
+from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
 from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.query_init import build_query_init
@@ -28,40 +26,43 @@ def clip_from_config(cfg: Any) -> FrozenClip:
     return clip
 
 
-def finder_from_config(cfg: Any, clip: FrozenClip) -> RegionFinder:
-    """CLIPtrase's regions on that CLIP, for what names them otherwise: the settings of how CLIP is read do not matter.
+def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_gb: float = 0.0) -> RegionSource:
+    """Where MODEL.REGIONS takes regions from, on that CLIP.
 
-    Raises:
-        OptionError: MODEL.CLIPTRASE.REGIONS names another source.
+    Args:
+        cfg: configuration.
+        clip: the frozen CLIP.
+        name: in place of MODEL.REGIONS.SOURCE.
+        keep_gb: see ``build_region_source``.
     """
-    node = cfg.MODEL.CLIPTRASE
-    if node.REGIONS != OWN:
-        raise OptionError(
-            f"MODEL.CLIPTRASE.REGIONS is {node.REGIONS!r}, but SAN's regions come from where "
-            f"MODEL.SAN.QUERY_INIT.SOURCE says: leave REGIONS at {OWN!r}"
-        )
-    return RegionFinder(clip.visual, node.EPS or None, node.MIN_SAMPLES or None, node.CORRELATION)
-
-
-def cliptrase_from_config(cfg: Any, clip: FrozenClip) -> Cliptrase:
-    """CLIPtrase on that CLIP with the settings of MODEL.CLIPTRASE."""
-    node = cfg.MODEL.CLIPTRASE
-    return Cliptrase(
+    node = cfg.MODEL.REGIONS
+    return build_region_source(
+        name or node.SOURCE,
         clip.visual,
         eps=node.EPS or None,
         min_samples=node.MIN_SAMPLES or None,
+        correlation=node.CORRELATION,
+        scales=node.SCALES,
+        pretrained=node.PRETRAINED,
+        sam_model=node.SAM_MODEL,
+        sam_grid=node.SAM_GRID,
+        grid_side=node.GRID_SIDE,
+        keep_gb=keep_gb,
+    )
+
+
+def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
+    """The training-free reading of MODEL.CLIPTRASE on that CLIP, with a source of regions where any are used."""
+    node = cfg.MODEL.CLIPTRASE
+    needed = node.CLASSIFY != "patches" or cfg.TEST.PROTOCOL == "unsupervised"
+    return TrainingFreeReader(
+        clip.visual,
+        region_source_from_config(cfg, clip) if needed else None,
         attention=node.ATTENTION,
         classify=node.CLASSIFY,
         cls_layer=node.CLS_LAYER,
         cls_prior=node.CLS_PRIOR,
-        correlation=node.CORRELATION,
     )
-
-
-def mask_source_from_config(cfg: Any, cliptrase: Cliptrase) -> MaskSource | None:
-    """The source of regions that MODEL.CLIPTRASE.REGIONS names; None: CLIPtrase's own."""
-    node = cfg.MODEL.CLIPTRASE
-    return build_mask_source(node.REGIONS, cliptrase, node.REGIONS_PRETRAINED, node.SAM_MODEL, node.SAM_GRID)
 
 
 def windows_from_config(cfg: Any) -> Windows | None:
@@ -71,18 +72,21 @@ def windows_from_config(cfg: Any) -> Windows | None:
 
 def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
     """The arguments of ``SanModel`` that MODEL describes, beside a CLIP."""
-    san, depth = cfg.MODEL.SAN, clip.visual.depth
+    san, depth, keep_gb = cfg.MODEL.SAN, clip.visual.depth, cfg.MODEL.CLIP.CACHE_GB
     return {
         "clip": clip,
         # Before the network, whose query initialisation draws last: what the variants share starts equal.
         "classifier": MaskClassifier(clip.visual.embed_dim),
         "network": _network(san, clip),
-        "region_source": _region_source(cfg, clip),
+        "region_source": region_source_from_config(cfg, clip, keep_gb=keep_gb)
+        if san.QUERY_INIT.NAME != "off"
+        else None,
         "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
         "resolution": cfg.MODEL.CLIP.RESOLUTION,
         "divisibility": san.SIZE_DIVISIBILITY,
         "templates": cfg.MODEL.CLIP.TEMPLATES,
-        "cache_gb": cfg.MODEL.CLIP.CACHE_GB,
+        "cache_gb": keep_gb,
+        "ignore_label": cfg.INPUT.IGNORE_LABEL,
     }
 
 
@@ -111,13 +115,3 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         repeat=init.REPEAT,
     )
     return SideAdapterNetwork(adapter, decoder, query_init)
-
-
-def _region_source(cfg: Any, clip: FrozenClip) -> RegionSource | None:
-    """Where MODEL.SAN.QUERY_INIT takes regions from; None for plain SAN."""
-    init = cfg.MODEL.SAN.QUERY_INIT
-    if init.NAME == "off":
-        return None
-    finder = finder_from_config(cfg, clip)
-    keep_gb = cfg.MODEL.CLIP.CACHE_GB
-    return RegionSource(init.SOURCE, finder, init.SCALES, init.GRID_SIDE, cfg.INPUT.IGNORE_LABEL, keep_gb)

@@ -18,6 +18,7 @@ def add_san_cliptrase_config(cfg: Any) -> None:
     """
     node = type(cfg)
     _add_clip(cfg, node)
+    _add_regions(cfg, node)
     _add_cliptrase(cfg, node)
     _add_san(cfg, node)
     _add_data_and_solver(cfg, node)
@@ -39,6 +40,7 @@ def model_config(saved: Mapping[str, Any]) -> CfgNode:
     cfg = CfgNode({"MODEL": {"META_ARCHITECTURE": ""}, "INPUT": {"MIN_SIZE_TEST": 800, "MAX_SIZE_TEST": 1333}})
     cfg.INPUT.IGNORE_LABEL = 255
     _add_clip(cfg, CfgNode)
+    _add_regions(cfg, CfgNode)
     _add_cliptrase(cfg, CfgNode)
     _add_san(cfg, CfgNode)
     try:
@@ -85,19 +87,45 @@ def _add_clip(cfg: Any, node: type) -> None:
     clip.TEXT_CACHE = ""
 
 
+def _add_regions(cfg: Any, node: type) -> None:
+    # Where regions come from, for the training-free reading and for SAN's queries: cliptrase; timm:MODEL, another ViT's
+    # correlations (timm:vit_small_patch16_224.dino, timm:vit_small_patch14_dinov2.lvd142m, timm:local-dir:FOLDER); sam,
+    # SAM's own masks; sam_points, SAM's masks for a point in each of CLIPtrase's regions; or a control: grid, random,
+    # shuffled, truth. See docs/architecture.md.
+    cfg.MODEL.REGIONS = regions = node()
+    regions.SOURCE = "cliptrase"
+    # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
+    # 0 finds them: the core size from the patch grid; the radius too on a ViT-B/16, (0.7, 3) at 14x14 and (1.1, 7) at
+    # 21x21, on other towers the one at which most patches are cores (``regions.clustering.core_radius``). timm:MODEL
+    # always finds its radius.
+    regions.EPS = 0.0
+    regions.MIN_SAMPLES = 0
+    # What is clustered: cosine (mean over heads), cosine_concatenated (heads side by side, the supplement's A.2), or
+    # inner_product (a control, table 1).
+    regions.CORRELATION = "cosine"
+    # Multiples of the radius; the regions of all of them are taken together.
+    regions.SCALES = (1.0,)
+    # timm:MODEL: "default" (the weights that the name stands for), a weights file, or "random".
+    regions.PRETRAINED = "default"
+    # sam, sam_points: id on the Hugging Face hub, or folder with its files; sam: points along each side of the image.
+    regions.SAM_MODEL = "facebook/sam-vit-base"
+    regions.SAM_GRID = 32
+    # grid: squares along each side of the image; random: the square root of the number of cells.
+    regions.GRID_SIDE = 3
+    for old, new in (
+        *((f"CLIPTRASE.{name}", name) for name in ("EPS", "MIN_SAMPLES", "CORRELATION", "SAM_MODEL", "SAM_GRID")),
+        ("CLIPTRASE.REGIONS", "SOURCE"),
+        ("CLIPTRASE.REGIONS_PRETRAINED", "PRETRAINED"),
+        *((f"SAN.QUERY_INIT.{name}", name) for name in ("SOURCE", "SCALES", "GRID_SIDE")),
+    ):
+        cfg.register_renamed_key(f"MODEL.{old}", f"MODEL.REGIONS.{new}")
+
+
 def _add_cliptrase(cfg: Any, node: type) -> None:
     cfg.MODEL.CLIPTRASE = cliptrase = node()
     # Attention rule of the last block when CLIP is read densely: clip, maskclip, sclip, cliptrase, clearclip, naclip,
     # clip_surgery, or a combination, as "qq+kk-mlp+neighbours" (docs/architecture.md, "Attention rules").
     cliptrase.ATTENTION = "cliptrase"
-    # What is clustered: cosine (mean over heads), cosine_concatenated (heads side by side, the supplement's A.2), or
-    # inner_product (a control, table 1).
-    cliptrase.CORRELATION = "cosine"
-    # DBSCAN's radius (the paper's epsilon) and core size (min_sample) on rows of the suppressed correlation.
-    # 0 finds them: the core size from the patch grid; the radius too on a ViT-B/16, (0.7, 3) at 14x14 and (1.1, 7) at
-    # 21x21, on other towers the one at which most patches are cores (``cliptrase.clustering.core_radius``).
-    cliptrase.EPS = 0.0
-    cliptrase.MIN_SAMPLES = 0
     # Training-free evaluation, how the class of a region is found: vote (of its pixels, CLIPtrase), mean_logits (of its
     # pixels), pooled (the mean of its dense features), cls (a [CLS] token that sees the region only), or patches: every
     # pixel by itself, without regions.
@@ -106,15 +134,6 @@ def _add_cliptrase(cfg: Any, node: type) -> None:
     # scenes, whose CLIP has six blocks (docs/evaluation.md); CLIP must have as many.
     cliptrase.CLS_LAYER = -6
     cfg.register_renamed_key("MODEL.CLIPTRASE.VOTE", "MODEL.CLIPTRASE.CLASSIFY", "True is now vote, False is patches.")
-    # Where the regions come from: cliptrase; timm:MODEL, another ViT's correlations (timm:vit_small_patch16_224.dino,
-    # timm:vit_small_patch14_dinov2.lvd142m, timm:local-dir:FOLDER), EPS is then found in each picture; sam, SAM's own
-    # masks; sam_points, SAM's masks for a point in each of CLIPtrase's regions. See docs/architecture.md.
-    cliptrase.REGIONS = "cliptrase"
-    # timm:MODEL: "default" (the weights that the name stands for), a weights file, or "random".
-    cliptrase.REGIONS_PRETRAINED = "default"
-    # sam, sam_points: id on the Hugging Face hub, or folder with its files; sam: points along each side of the picture.
-    cliptrase.SAM_MODEL = "facebook/sam-vit-base"
-    cliptrase.SAM_GRID = 32
     # Words that together stand for the dataset's last class, "background", instead of the dataset's own words.
     cliptrase.BACKGROUND = ()
     # Multiply patch logits by the [CLS] logits, as the paper does on VOC20.
@@ -150,7 +169,7 @@ def _add_san(cfg: Any, node: type) -> None:
     san.TRAIN_NUM_POINTS = 12544
     san.OVERSAMPLE_RATIO = 3.0
     san.IMPORTANCE_SAMPLE_RATIO = 0.75
-    # How CLIPtrase's regions initialise the queries: off (SAN exactly), map_add and map_replace (the paper's),
+    # How regions initialise the queries: off (SAN exactly), map_add and map_replace (the paper's),
     # tokens, prior, tokens_prior, prototypes. See docs/architecture.md.
     san.QUERY_INIT = init = node()
     init.NAME = "off"
@@ -159,12 +178,6 @@ def _add_san(cfg: Any, node: type) -> None:
     # Begin as plain SAN, whatever the mode, and learn how much of the regions to take? MODEL.WEIGHTS with a file in
     # SAN's own format switches it on.
     init.ZERO_INIT = False
-    # Where regions come from: cliptrase, or a control: grid, random, shuffled, truth (regions/controls.py).
-    init.SOURCE = "cliptrase"
-    # cliptrase, shuffled: multiples of CLIPTRASE.EPS; the regions of all of them are taken together.
-    init.SCALES = (1.0,)
-    # grid: squares along each side of the picture; random: the square root of the number of cells.
-    init.GRID_SIDE = 3
     # *prior: initial strength of the region mask in the mask logits and in the attention bias (0 with ZERO_INIT); both
     # are learned, except that a strength of 0 here leaves that part out.
     init.MASK_STRENGTH = 2.0

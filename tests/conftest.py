@@ -74,6 +74,23 @@ def tiny_data(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_vit(tmp_path_factory):
+    """MODEL.REGIONS.SOURCE of a random ViT of timm with patches of 12 pixels."""
+    from tests.regions.given import save_vit
+
+    return save_vit(tmp_path_factory.mktemp("vit"), img_size=48, patch_size=12)
+
+
+@pytest.fixture(scope="session")
+def tiny_sam(tmp_path_factory):
+    """Folder of a random SAM of a few thousand weights, where transformers is installed."""
+    from tests.regions.given import save_sam
+
+    pytest.importorskip("transformers")
+    return save_sam(tmp_path_factory.mktemp("sam"))
+
+
 @pytest.fixture
 def tiny_overrides(tiny_data, tmp_path):
     """Function of changes ("a__b" for the key A.B): the overrides of a tiny run in ``tmp_path/run``."""

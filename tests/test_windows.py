@@ -65,7 +65,7 @@ def test_dense_logits_are_averaged_before_the_class_is_chosen(world):
     total, count = torch.zeros(3, 64, 96), torch.zeros(64, 96)
     for left in (0, 32):
         crop = model.clip.normalize(image["image"][None, :, :, left : left + 64].float() / 255)
-        tokens = model.cliptrase.dense(model.clip.visual(crop, model.cliptrase.taps))[0, 1:]
+        tokens = model.reader.dense(model.clip.visual(crop, model.reader.taps))[0, 1:]
         maps = (tokens @ text.T).T.unflatten(1, (64 // model.clip.visual.patch_size[0], -1))[None]
         total[:, :, left : left + 64] += torch.nn.functional.interpolate(maps, (64, 64), mode="bilinear")[0]
         count[:, left : left + 64] += 1

@@ -51,6 +51,11 @@ def image_batch(images: Sequence[Tensor], clip: FrozenClip, divisibility: int = 
     return ImageBatch(torch.stack(padded), sizes)
 
 
+def images_for_source(images: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """uint8 images as sources of regions read them: (3, H, W) float in [0, 1] on a device, see ``RegionSource``."""
+    return [image.to(device).float() / 255 for image in images]
+
+
 def resize_for_clip(images: Tensor, scale: float) -> Tensor:
     """The images as CLIP sees them: (B, 3, H, W) resized bilinearly by ``scale`` (0.5 for ViT-B/16, 0.7 for L/14)."""
     if scale == 1:

@@ -79,6 +79,8 @@ class FeatureCache:
             tokens={tap: torch.cat([f.tokens[tap] for f in found]) for tap in found[0].tokens},
             grid=found[0].grid,
             valid=torch.cat([f.valid for f in found]),
+            sizes=tuple(size for f in found for size in f.sizes),
+            patch_size=found[0].patch_size,
         )
 
     def _features(self, image: Tensor) -> ClipFeatures:

@@ -102,6 +102,7 @@ class ClipVisualEncoder(nn.Module):
         wanted = {resolve_layer(tap, self.depth) for tap in taps}
         if not wanted:
             raise ValueError("no taps: name at least one block whose input is wanted")
+        sizes = [tuple(images.shape[-2:])] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes]
         tokens, valid = self._embed(images, sizes)
         bias = self.key_bias(valid)
         found = {}
@@ -111,7 +112,7 @@ class ClipVisualEncoder(nn.Module):
             if index in wanted:
                 found[index] = tokens
         grid = tuple(-(-n // p) for n, p in zip(images.shape[-2:], self.patch_size, strict=True))
-        return ClipFeatures(tokens=found, grid=grid, valid=valid)
+        return ClipFeatures(found, grid, valid, tuple(sizes), self.patch_size)
 
     def run(
         self,
@@ -150,12 +151,11 @@ class ClipVisualEncoder(nn.Module):
         """Map what left the last block to the joint image-text space, ``ln_post(x) P``: (B, T, C) -> (B, T, E)."""
         return self.vision.ln_post(tokens) @ self.vision.proj
 
-    def _embed(self, images: Tensor, sizes: Sequence[Size] | None) -> tuple[Tensor, Tensor]:
+    def _embed(self, images: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
         """Patch, [CLS] and positional embedding, then ``ln_pre``: (B, T, C) and the validity of patches (B, L)."""
         ph, pw = self.patch_size
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % pw, 0, -height % ph)).to(self.vision.conv1.weight.dtype)
-        sizes = [(height, width)] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes]
         _check_sizes(sizes, (len(images), height, width))
         if any(size != (height, width) for size in sizes):
             images = images * _rectangles(images, sizes)

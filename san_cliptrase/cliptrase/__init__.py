@@ -1,7 +1,7 @@
-"""CLIPtrase, training-free: regions and segmentation from a frozen CLIP. Knows no text, no config, no detectron2."""
+"""CLIPtrase, training-free: regions of a frozen CLIP and their classes. Knows no text, no config, no detectron2."""
 
-from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.regions.finder import RegionFinder
 from san_cliptrase.regions.pooling import mask_average_pool
 
-__all__ = ["Cliptrase", "RegionFinder", "mask_average_pool"]
+__all__ = ["RegionFinder", "TrainingFreeReader", "mask_average_pool"]

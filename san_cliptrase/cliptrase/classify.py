@@ -12,7 +12,6 @@ from torch import Tensor
 from san_cliptrase.choices import CLASSIFY
 from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder, resolve_layer
-from san_cliptrase.cliptrase.voting import count_classes
 from san_cliptrase.errors import OptionError
 from san_cliptrase.regions.pooling import mask_average_pool
 from san_cliptrase.structures import ClipFeatures, Regions
@@ -52,29 +51,6 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
     return visual.depth - resolve_layer(cls_layer, visual.depth)
 
 
-def patch_masks(regions: Tensor, grid: tuple[int, int], patch_size: tuple[int, int]) -> Tensor:
-    """The masks of a pixel partition on the patch grid: a patch is of the region that has most of its pixels.
-
-    A region that has most of no patch gets the patch of which it has most. Whole patches, because one that is shared
-    tells the region the class of its neighbour (docs/evaluation.md).
-
-    Args:
-        regions: (H, W) int64 >= 0, the region of each pixel.
-        grid: (h, w) of the padded batch, with at least as many patches as the image covers.
-        patch_size: (height, width) of a patch in pixels.
-
-    Returns:
-        (N, L) bool, for regions 0 to the largest; False at patches without a pixel of the image.
-    """
-    rows = torch.arange(regions.shape[0], device=regions.device) // patch_size[0]
-    columns = torch.arange(regions.shape[1], device=regions.device) // patch_size[1]
-    patches = rows[:, None] * grid[1] + columns
-    areas = count_classes(patches, regions, grid[0] * grid[1])
-    first, most = (F.one_hot(areas.max(dim).indices, areas.shape[dim]).bool() for dim in (0, 1))
-    masks = first.T & (areas > 0)
-    return torch.where(masks.any(1, keepdim=True), masks, most & (areas > 0))
-
-
 def mean_logits(logits: Tensor, regions: Tensor) -> Tensor:
     """The mean of the logits of each region's pixels.
 
@@ -104,8 +80,8 @@ def embed_regions(
     Args:
         visual: The frozen image tower that made the features.
         features: Its tokens; for ``cls`` with the taps of those blocks.
-        dense: (B, T, E), see ``Cliptrase.dense``.
-        masks: (B, N, L) bool, see ``patch_masks``; False at padded patches and for absent regions.
+        dense: (B, T, E), see ``TrainingFreeReader.dense``.
+        masks: (B, N, L) bool, see ``regions.pixels.patch_masks``; False at padded patches and for absent regions.
         num_blocks: See ``classification_blocks``; 0: ``pooled``.
 
     Returns:

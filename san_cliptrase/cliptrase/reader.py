@@ -13,7 +13,7 @@ from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits, patch_masks
+from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits
 from san_cliptrase.cliptrase.voting import (
     Background,
     decide_pixels,
@@ -22,51 +22,68 @@ from san_cliptrase.cliptrase.voting import (
     pixel_logits,
     vote_shares,
 )
-from san_cliptrase.regions.finder import RegionFinder
-from san_cliptrase.regions.maps import image_grids, numbered_regions
-from san_cliptrase.structures import ClipFeatures, Size
+from san_cliptrase.errors import OptionError
+from san_cliptrase.regions.controls import patch_classes
+from san_cliptrase.regions.maps import image_grids
+from san_cliptrase.regions.pixels import patch_masks, pixel_partition
+from san_cliptrase.regions.source import RegionSource
+from san_cliptrase.structures import ClipFeatures
 
 
-class Cliptrase(RegionFinder):
-    """CLIPtrase (Shao et al., 2024) on top of a frozen CLIP image tower: regions, and what their pixels show.
+class TrainingFreeReader:
+    """What the pixels of images show, from a frozen CLIP alone: CLIPtrase (Shao et al., 2024) and its relatives.
 
     Args:
-        visual: See ``RegionFinder``, and ``eps``, ``min_samples``, ``correlation``.
+        visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
+        source: Where regions come from; CLIPtrase's is ``RegionFinder``. ``classify="patches"`` needs none.
         attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
-        classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: there are no regions, as
-            in MaskCLIP and SCLIP.
+        classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: regions have no say, as in
+            MaskCLIP and SCLIP, and the source is not run.
         cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
         cls_prior: See ``patch_logits``.
 
     Attributes:
-        taps: Block inputs to ask of the encoder: those of the second-to-last and the last block, more where the
-            attention rule has a second path, and with ``cls`` those of all blocks that the regions' [CLS] tokens pass.
+        taps: Block inputs to ask of the encoder: the source's, that of the last block, more where the attention rule
+            has a second path, and with ``cls`` those of all blocks that the regions' [CLS] tokens pass.
+        needs_images, needs_labels, needs_batch: See ``RegionSource``; an attention rule with ``truth`` needs labels.
 
     Raises:
-        ValueError: Unknown attention rule, correlation or way to classify, parameters of DBSCAN out of range, or a
-            tower of fewer blocks than are needed.
+        OptionError: Unknown attention rule or way to classify, a tower of fewer blocks than are needed, or regions are
+            to be classified and there is no source.
     """
-
-    taps: tuple[int, ...] = (-2, -1)
 
     def __init__(
         self,
         visual: ClipVisualEncoder,
-        eps: float | None = None,
-        min_samples: int | None = None,
+        source: RegionSource | None = None,
+        *,
         attention: str = "cliptrase",
         classify: str = "vote",
         cls_layer: int = -6,
         cls_prior: bool = False,
-        correlation: str = "cosine",
     ) -> None:
-        super().__init__(visual, eps, min_samples, correlation)
+        self.visual, self.source = visual, source
         self.rule = attention_rule(attention)
         self.classify = classify
         self.cls_blocks = classification_blocks(visual, classify, cls_layer)
-        of_regions = recognition_taps(visual, self.cls_blocks) if self.cls_blocks else ()
-        self.taps = tuple(sorted({*Cliptrase.taps, *dense_taps(visual, self.rule), *of_regions}))
         self.cls_prior = cls_prior
+        taps = {*dense_taps(visual, self.rule), *(recognition_taps(visual, self.cls_blocks) if self.cls_blocks else ())}
+        self.needs_images = self.needs_batch = False
+        self.needs_labels = self.rule.truth
+        if self.uses_regions:
+            if source is None:
+                raise OptionError(
+                    f"classifying regions by {classify!r} needs a source of regions; 'patches' needs none"
+                )
+            taps |= set(source.taps)
+            self.needs_images, self.needs_batch = source.needs_images, source.needs_batch
+            self.needs_labels |= source.needs_labels
+        self.taps = tuple(sorted(taps))
+
+    @property
+    def uses_regions(self) -> bool:
+        """Whether regions have a say in what :meth:`segment` gives."""
+        return self.classify != "patches"
 
     @torch.no_grad()
     def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
@@ -83,36 +100,26 @@ class Cliptrase(RegionFinder):
         self,
         features: ClipFeatures,
         text_weights: Tensor,
-        sizes: Sequence[Size],
-        num_classes: int | None = None,
+        images: Sequence[Tensor] = (),
         background: Background | None = None,
         cls_prior: bool | None = None,
-        true_classes: Tensor | None = None,
-        regions: Sequence[Tensor | None] | None = None,
+        labels: Sequence[Tensor | None] = (),
     ) -> list[Tensor]:
-        """Segment every image of a batch, each as if it were alone.
+        """Segment every image of a batch, each as if it were alone, unless the source of regions ``needs_batch``.
 
         Args:
             features: With ``taps``.
             text_weights: (K + background words, E), rows of length 1.
-            sizes: True (height, width) of each image in pixels, as given to the encoder.
-            num_classes: K; words from there on mean background, which becomes class K. None: no background words.
-            background: The same with a threshold on the probability; in place of ``num_classes``.
+            images: See ``RegionSource``; may be empty unless ``needs_images``.
+            background: What makes a pixel background; words from its index on mean it.
             cls_prior: In place of the one that the object was made with, if it is not None.
-            true_classes: (B, L), see :meth:`dense`.
-            regions: Of another source: per image (H, W) int64, the region of each pixel, numbered in any way, or None
-                where it has none. None: those of :meth:`partitions`.
+            labels: See ``RegionSource``; may be empty unless ``needs_labels``.
 
         Returns:
-            Per image (H, W) int64 class indices.
-
-        Raises:
-            ValueError: Regions of another source have not the size of their image.
+            Per image (H, W) int64 class indices at the size that CLIP sees.
         """
-        if background is None and num_classes is not None:
-            background = Background(num_classes)
         results = []
-        for logits, own in self._logits(features, text_weights, sizes, cls_prior, regions, true_classes):
+        for logits, own in self._logits(features, text_weights, images, cls_prior, labels):
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
             if own is not None:
@@ -126,10 +133,10 @@ class Cliptrase(RegionFinder):
         self,
         features: ClipFeatures,
         text_weights: Tensor,
-        sizes: Sequence[Size],
+        images: Sequence[Tensor] = (),
         background: Background | None = None,
         cls_prior: bool | None = None,
-        regions: Sequence[Tensor | None] | None = None,
+        labels: Sequence[Tensor | None] = (),
     ) -> Iterator[Tensor]:
         """What is averaged where windows overlap, for the arguments of :meth:`segment`, image by image.
 
@@ -138,26 +145,20 @@ class Cliptrase(RegionFinder):
             ``vote_shares`` (K, H, W), background one of the K.
         """
         count = len(text_weights) if background is None else background.index + 1
-        for logits, own in self._logits(features, text_weights, sizes, cls_prior, regions):
+        for logits, own in self._logits(features, text_weights, images, cls_prior, labels):
             if self.classify == "vote":
                 classes = decide_pixels(logits, logits.shape[-2:], background)
                 yield vote_shares(classes, own, count)
             else:
                 yield logits if own is None else logits[:, own, 0]
 
-    @property
-    def uses_regions(self) -> bool:
-        """Whether regions have a say in what :meth:`segment` gives."""
-        return self.classify != "patches"
-
     def _logits(
         self,
         features: ClipFeatures,
         text_weights: Tensor,
-        sizes: Sequence[Size],
+        images: Sequence[Tensor],
         cls_prior: bool | None,
-        given: Sequence[Tensor | None] | None,
-        true_classes: Tensor | None = None,
+        labels: Sequence[Tensor | None],
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image logits, and the region (H, W) of each pixel; None where there are none.
 
@@ -165,23 +166,22 @@ class Cliptrase(RegionFinder):
         the regions (K, N, 1).
         """
         prior = self.cls_prior if cls_prior is None else cls_prior
-        dense, grids = self.dense(features, true_classes), image_grids(features.valid, features.grid)
-        if not self.uses_regions:
-            partitions: Sequence[Tensor | None] = [None] * len(grids)
-        elif given is None:
-            partitions = self.partitions(features, sizes)
-        else:
-            partitions = [numbered_regions(*one) for one in zip(given, sizes, strict=True)]
+        dense = self.dense(features, patch_classes(features, labels) if self.rule.truth else None)
+        partitions: Sequence[Tensor | None] = [None] * len(features.sizes)
+        if self.source is not None and self.uses_regions:
+            partitions = pixel_partition(self.source(images, features, labels), features)
         if self.classify in EMBEDDED:
             embedded = self._embedded(features, dense, partitions)
             named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
         logits = patch_logits(dense, text_weights, prior, self.rule.surgery)
-        for index, (regions, size) in enumerate(zip(partitions, sizes, strict=True)):
+        grids = image_grids(features.valid, features.grid)
+        for index, (regions, size, grid) in enumerate(zip(partitions, features.sizes, grids, strict=True)):
             if self.classify in EMBEDDED and regions is not None:
                 yield named[index].T[..., None], regions
                 continue
-            own = logits[index][features.valid[index]].unflatten(0, grids[index])
-            pixels = pixel_logits(own, self.canvas(grids[index]), size)
+            own = logits[index][features.valid[index]].unflatten(0, grid)
+            canvas = (grid[0] * features.patch_size[0], grid[1] * features.patch_size[1])
+            pixels = pixel_logits(own, canvas, size)
             if self.classify == "mean_logits" and regions is not None:
                 pixels = mean_logits(pixels, regions)[..., None]
             yield pixels, regions
@@ -189,6 +189,6 @@ class Cliptrase(RegionFinder):
     def _embedded(self, features: ClipFeatures, dense: Tensor, partitions: Sequence[Tensor | None]) -> Tensor:
         """[CLS] and the regions of each image in the joint space, (B, 1 + N, E)."""
         none = features.valid.new_zeros(0, features.valid.shape[1])
-        masks = [none if r is None else patch_masks(r, features.grid, self.visual.patch_size) for r in partitions]
+        masks = [none if r is None else patch_masks(r, features.grid, features.patch_size) for r in partitions]
         found = embed_regions(self.visual, features, dense, pad_sequence(masks, batch_first=True), self.cls_blocks)
         return torch.cat([dense[:, :1], found], dim=1)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from san_cliptrase.regions.pixels import count_classes
 from san_cliptrase.structures import Size
 
 CLASSES_AT_ONCE = 64
@@ -132,13 +133,6 @@ def majority_vote(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
         (H, W) int64 in [0, num_classes).
     """
     return count_classes(classes, regions, num_classes).argmax(dim=1)[regions]
-
-
-def count_classes(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
-    """Pixels of each class in each region, (regions, K) int64."""
-    cells = torch.bincount((regions * num_classes + classes).flatten(), minlength=0)
-    count = int(regions.max()) + 1
-    return F.pad(cells, (0, count * num_classes - len(cells))).unflatten(0, (count, num_classes))
 
 
 def vote_shares(classes: Tensor, regions: Tensor | None, num_classes: int) -> Tensor:

@@ -111,7 +111,9 @@ def execute(options: Namespace) -> int:
     else:
         given = {name: getattr(options, name) for name in OF_CLIP if name in options}
         if given.get("model") == "scenes_vit":
-            logger.info("scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes, no photographs")
+            logger.info(
+                "scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes, no photographs"
+            )
         segmenter = Segmenter.from_clip(**given, device=options.device)
     failed = 0
     results = segmenter.stream(images, words, batch_size=options.batch_size, background=background)

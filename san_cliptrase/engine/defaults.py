@@ -29,6 +29,7 @@ from san_cliptrase.device import find_device
 from san_cliptrase.errors import ConfigError, OutputError, suggest
 from san_cliptrase.evaluation.protocol import check_test, settle_protocol
 from san_cliptrase.files import write_text_atomically
+from san_cliptrase.regions.build import check_source
 from san_cliptrase.yaml_files import read_layers
 
 __all__ = ["load_config", "setup", "setup_logging"]
@@ -116,6 +117,7 @@ def _check_values(cfg: CfgNode) -> None:
         # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
         attention_rule(cfg.MODEL.CLIPTRASE.ATTENTION)
         check_classify(cfg.MODEL.CLIPTRASE.CLASSIFY)
+        check_source(cfg.MODEL.REGIONS.SOURCE)
         cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
     except ValueError as error:
         raise ConfigError(f"MODEL: {error}") from error

@@ -41,7 +41,7 @@ def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64: which of CLIPtrase's regions each pixel of an image lies in; 0 is none."""
     batch = image_batch([entry["image"]], model.clip, model.divisibility)
     features = model.clip_features(batch)
-    masks = model.find_regions(features, batch, [entry["sem_seg"]]).masks
+    masks = model.find_regions(features, [entry["image"]], batch, [entry["sem_seg"]]).masks
     if not masks.shape[1]:
         return np.zeros(size, np.int64)
     height, width = batch.sizes[0]

@@ -50,11 +50,11 @@ def check_test(cfg: Any) -> None:
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters CLIPtrase's features: META_ARCHITECTURE is not"
         )
-    source = cfg.MODEL.CLIPTRASE.REGIONS
+    source = cfg.MODEL.REGIONS.SOURCE
     if test.PROTOCOL == "unsupervised" and test.UNSUPERVISED.FEATURES == "regions" and source != "cliptrase":
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
-            f"MODEL.CLIPTRASE.REGIONS is {source!r}: leave it at 'cliptrase'"
+            f"MODEL.REGIONS.SOURCE is {source!r}: leave it at 'cliptrase'"
         )
 
 
@@ -68,7 +68,7 @@ def settle_protocol(cfg: Any) -> None:
         return
     cfg.MODEL.CLIP.RESOLUTION = 1.0
     if cfg.MODEL.CLIP.NAME.replace("/", "-") in PUBLISHED_MODELS and cfg.TEST.SIZE in PUBLISHED_SQUARES:
-        node, side = cfg.MODEL.CLIPTRASE, cfg.TEST.SIZE // 16
+        node, side = cfg.MODEL.REGIONS, cfg.TEST.SIZE // 16
         node.EPS, node.MIN_SAMPLES = default_clustering((side, side))
 
 

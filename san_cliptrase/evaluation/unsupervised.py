@@ -97,15 +97,15 @@ def image_features(model: CLIPtrase, inputs: list[dict], kind: str) -> list[tupl
     Returns:
         Per image features (N, E) of length 1, and which of them each patch belongs to, (h, w).
     """
-    method = model.cliptrase
+    reader, source = model.reader, model.reader.source
     batch = image_batch([entry["image"] for entry in inputs], model.clip, scale=model.resolution)
-    features = model.clip.visual(batch.tensor, method.taps, batch.sizes)
+    features = model.clip.visual(batch.tensor, (*reader.taps, *source.taps), batch.sizes)
     if kind == "patches":
         tokens = _plain(model, features)
         pooled, masks = tokens[:, :0], tokens.new_zeros(len(tokens), 0, *features.grid)
     else:
-        tokens = method.dense(features)[:, 1:]
-        regions = method.regions(features)
+        tokens = reader.dense(features)[:, 1:]
+        regions = source((), features)
         maps = tokens.transpose(1, 2).unflatten(2, features.grid)
         pooled, masks = F.normalize(mask_average_pool(maps, regions), dim=-1), regions.masks
     result = []

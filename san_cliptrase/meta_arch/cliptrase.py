@@ -11,10 +11,10 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, resize
 
-from san_cliptrase.builders import clip_from_config, cliptrase_from_config, mask_source_from_config, windows_from_config
-from san_cliptrase.clip.batches import image_batch
+from san_cliptrase.builders import clip_from_config, reader_from_config, windows_from_config
+from san_cliptrase.clip.batches import image_batch, images_for_source
 from san_cliptrase.clip.build import FrozenClip
-from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
 from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch.inputs import (
@@ -22,8 +22,7 @@ from san_cliptrase.meta_arch.inputs import (
     one_hot_scores,
     output_size,
 )
-from san_cliptrase.regions.controls import patch_classes
-from san_cliptrase.regions.source import MaskSource
+from san_cliptrase.regions.controls import canvas_labels
 from san_cliptrase.structures import ClipFeatures
 from san_cliptrase.windows import Windows
 
@@ -34,49 +33,47 @@ class CLIPtrase(nn.Module):
 
     Args:
         clip: the frozen CLIP.
-        cliptrase: the method on it.
+        reader: the training-free reading of it, with its source of regions.
         resolution: CLIP sees the images at this scale.
         templates: name of the prompt templates.
         background: reads what is background in a batch.
         windows: slide over images instead of seeing them whole; None: do not.
-        ignore_label: what marks pixels without a label, for attention rules that look at the ground truth.
-        source: of the regions; None: CLIPtrase's own.
+        ignore_label: what marks pixels without a label, for controls that look at the ground truth.
 
     Raises:
-        OptionError: an attention rule looks at the ground truth, and windows slide.
+        OptionError: windows slide, but the attention rule or the source of regions looks at the ground truth or at
+            other images of the batch.
     """
 
     @configurable
     def __init__(
         self,
         clip: FrozenClip,
-        cliptrase: Cliptrase,
+        reader: TrainingFreeReader,
         resolution: float,
         templates: str,
         background: BackgroundReader,
         windows: Windows | None = None,
         ignore_label: int = 255,
-        source: MaskSource | None = None,
     ) -> None:
         super().__init__()
-        self.clip, self.cliptrase = clip, cliptrase
+        self.clip, self.reader = clip, reader
         self.resolution, self.templates = resolution, templates
         self.background, self.windows = background, windows
-        self.ignore_label, self.source = ignore_label, source
-        if windows is not None and cliptrase.rule.truth:
+        self.ignore_label = ignore_label
+        if windows is not None and (reader.needs_labels or reader.needs_batch):
             raise OptionError(
-                "an attention rule with '+truth' looks at whole images: TEST.PROTOCOL slide cannot have it"
+                "an attention rule with '+truth' and the sources of regions truth and shuffled look at whole images: "
+                "TEST.PROTOCOL slide cannot have them"
             )
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
-        """Reads MODEL.CLIP, MODEL.CLIPTRASE and TEST."""
+        """Reads MODEL.CLIP, MODEL.CLIPTRASE, MODEL.REGIONS and TEST."""
         clip = clip_from_config(cfg)
-        cliptrase = cliptrase_from_config(cfg, clip)
         return {
             "clip": clip,
-            "cliptrase": cliptrase,
-            "source": mask_source_from_config(cfg, cliptrase),
+            "reader": reader_from_config(cfg, clip),
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
             "background": BackgroundReader.from_config(cfg),
@@ -102,7 +99,7 @@ class CLIPtrase(nn.Module):
 
     @torch.no_grad()
     def label_maps(self, inputs: list[dict]) -> list[Tensor]:
-        """Segments a batch; each image gets what it would get alone.
+        """Segments a batch; each image gets what it would get alone, unless regions are shuffled.
 
         Args:
             inputs: dicts with "image" (3, H, W) uint8 RGB, "vocabulary", the output size "height", "width", and maybe
@@ -121,39 +118,31 @@ class CLIPtrase(nn.Module):
             return [self._slide(entry) for entry in inputs]
         # Resized before they are padded: no image is mixed with its padding.
         batch = image_batch([entry["image"] for entry in inputs], self.clip, scale=self.resolution)
-        features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.sizes)
+        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
         classes, words, background = self.background(inputs, self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
-        prior = inputs[0].get("cls_prior") or None
-        truth = self._true_classes(inputs, features, batch.sizes) if self.cliptrase.rule.truth else None
-        regions = self._regions([entry["image"] for entry in inputs], batch.sizes, features)
-        found = self.cliptrase.segment(
+        found = self.reader.segment(
             features,
             text,
-            batch.sizes,
-            background=background,
-            cls_prior=prior,
-            true_classes=truth,
-            regions=regions,
+            self._source_images([entry["image"] for entry in inputs]),
+            background,
+            inputs[0].get("cls_prior") or None,
+            self._labels(inputs, features) if self.reader.needs_labels else (),
         )
         return [resize_labels(labels, output_size(entry)) for labels, entry in zip(found, inputs, strict=True)]
 
-    def _true_classes(self, inputs: list[dict], features: ClipFeatures, sizes: Sequence[tuple[int, int]]) -> Tensor:
-        """The ground truth of every patch, as CLIP sees the images."""
+    def _labels(self, inputs: list[dict], features: ClipFeatures) -> list[Tensor | None]:
+        """The ground truth as CLIP sees the images."""
+        canvas = tuple(n * p for n, p in zip(features.grid, features.patch_size, strict=True))
         labels = [
             resize(entry["sem_seg"][None], list(size), InterpolationMode.NEAREST)[0] if "sem_seg" in entry else None
-            for entry, size in zip(inputs, sizes, strict=True)
+            for entry, size in zip(inputs, features.sizes, strict=True)
         ]
-        canvas = tuple(n * p for n, p in zip(features.grid, self.clip.visual.patch_size, strict=True))
-        return patch_classes(features, labels, canvas, self.ignore_label)
+        return [canvas_labels(own, canvas, self.ignore_label) for own in labels]
 
-    def _regions(
-        self, images: Sequence[Tensor], sizes: Sequence[tuple[int, int]], features: ClipFeatures
-    ) -> list[Tensor | None] | None:
-        """Of uint8 images, at the sizes that CLIP sees; None: CLIPtrase finds its own."""
-        if self.source is None or not self.cliptrase.uses_regions:
-            return None
-        return self.source([image.to(self.device).float() / 255 for image in images], sizes, features)
+    def _source_images(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Of uint8 images, where regions come from these."""
+        return images_for_source(images, self.device) if self.reader.needs_images else []
 
     def _slide(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry], self.clip.logit_scale.item())
@@ -161,11 +150,10 @@ class CLIPtrase(nn.Module):
 
         def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
             batch = image_batch(crops, self.clip, scale=self.resolution)
-            features = self.clip.visual(batch.tensor, self.cliptrase.taps, batch.sizes)
+            features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
             prior = entry.get("cls_prior") or None
-            regions = self._regions(crops, batch.sizes, features)
-            return self.cliptrase.scores(features, text, batch.sizes, background, prior, regions)
+            return self.reader.scores(features, text, self._source_images(crops), background, prior)
 
         average = self.windows.average(entry["image"], scores)
         # Where regions vote, background is a class of the vote.
-        return decide_pixels(average, output_size(entry), None if self.cliptrase.classify == "vote" else background)
+        return decide_pixels(average, output_size(entry), None if self.reader.classify == "vote" else background)

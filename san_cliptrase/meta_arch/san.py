@@ -20,7 +20,7 @@ from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.targets import MaskTarget
 from san_cliptrase.meta_arch.inputs import BackgroundReader, batch_vocabulary, merge_scores, output_size
-from san_cliptrase.regions.controls import RegionSource
+from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.inference import class_scores
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.model import Labels, SanModel
@@ -58,6 +58,7 @@ class SAN(SanModel):
         background: BackgroundReader,
         windows: Windows | None = None,
         cache_gb: float = 0.0,
+        ignore_label: int = 255,
     ) -> None:
         super().__init__(
             clip,
@@ -69,6 +70,7 @@ class SAN(SanModel):
             divisibility,
             templates,
             cache_gb,
+            ignore_label,
         )
         self.criterion, self.background, self.windows = criterion, background, windows
 
@@ -140,10 +142,15 @@ class SAN(SanModel):
         return decide_pixels(self.windows.average(entry["image"], scores), output_size(entry), background)
 
     def find_regions(
-        self, features: ClipFeatures, batch: ImageBatch, labels: Labels = (), shown: Sequence[Size] | None = None
+        self,
+        features: ClipFeatures,
+        images: Sequence[Tensor],
+        batch: ImageBatch,
+        labels: Labels = (),
+        shown: Sequence[Size] | None = None,
     ) -> Regions:
         """Regions of the batch; in training, their number is written to the run's storage."""
-        regions = super().find_regions(features, batch, labels, shown)
+        regions = super().find_regions(features, images, batch, labels, shown)
         if self.training:
             counts = regions.valid.sum(1).float()
             storage = get_event_storage()

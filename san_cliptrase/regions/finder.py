@@ -18,33 +18,28 @@ from san_cliptrase.regions.clustering import (
     default_clustering,
 )
 from san_cliptrase.regions.correlation import correlation_rule, suppress_global_patches
-from san_cliptrase.regions.maps import (
-    image_grids,
-    join_regions,
-    own_maps,
-    partition_pixels,
-    region_maps,
-    regions_from_maps,
-    smooth_maps,
-)
-from san_cliptrase.structures import ClipFeatures, Regions, Size
+from san_cliptrase.regions.maps import image_grids, join_regions, region_maps, regions_from_maps
+from san_cliptrase.regions.source import RegionSource
+from san_cliptrase.structures import ClipFeatures, Regions
 
 
-class RegionFinder:
-    """CLIPtrase's regions (Shao et al., 2024), without names; a plain object that owns no parameter.
+class RegionFinder(RegionSource):
+    """The source ``cliptrase``: CLIPtrase's regions (Shao et al., 2024), without names.
 
     Args:
         visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
         eps: DBSCAN's radius; None: ``default_clustering`` of each image's grid if the tower is a ViT-B/16, for which
             the published radii were chosen, else ``core_radius``, from the image itself.
         min_samples: DBSCAN's core size; None: ``default_clustering`` of each image's grid.
-        correlation: Name of the correlation whose rows are clustered, see ``cliptrase.correlation``.
+        correlation: Name of the correlation whose rows are clustered, see ``regions.correlation``.
+        scales: Multiples of the radius; the regions found at each are taken together.
 
     Attributes:
         taps: Block inputs to ask of the encoder: that of the second-to-last block.
 
     Raises:
-        OptionError: Unknown correlation, parameters of DBSCAN out of range, or a tower of fewer than two blocks.
+        OptionError: Unknown correlation, parameters of DBSCAN or scales out of range, or a tower of fewer than two
+            blocks.
     """
 
     taps: tuple[int, ...] = (-2,)
@@ -55,17 +50,28 @@ class RegionFinder:
         eps: float | None = None,
         min_samples: int | None = None,
         correlation: str = "cosine",
+        scales: Sequence[float] = (1.0,),
     ) -> None:
         if visual.depth < 2:
             raise OptionError(
                 f"CLIPtrase correlates the second-to-last block, but this tower has {visual.depth} block(s)"
             )
         check_parameters(eps, min_samples)
+        if not scales or min(scales) <= 0:
+            raise OptionError(f"scales of DBSCAN's radius must be above 0, at least one of them; got {list(scales)}")
         self.visual = visual
         self.eps = eps
         self.min_samples = min_samples
         self.published_tower = (visual.depth, visual.heads, visual.patch_size) == PUBLISHED_TOWER
         self.correlation = correlation_rule(correlation)
+        self.scales = tuple(scales)
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Sequence[Tensor], features: ClipFeatures, labels: Sequence[Tensor | None] = ()
+    ) -> Regions:
+        """Masks from the maps as they are: patches need none of the smoothing that pixels get."""
+        return join_regions([regions_from_maps(maps, features.valid, features.grid) for maps in self.maps(features)])
 
     @torch.no_grad()
     def correlate(self, features: ClipFeatures) -> Tensor:
@@ -75,7 +81,7 @@ class RegionFinder:
         return self.correlation(*project_qkv(block, tokens.to(block.attn.out_proj.weight.dtype)))
 
     @torch.no_grad()
-    def maps(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> list[Tensor]:
+    def maps(self, features: ClipFeatures) -> list[Tensor]:
         """Region maps of all images, (B, N, L) for each multiple of DBSCAN's radius; see ``region_maps``.
 
         At the precision of the tower's weights also under autocast: rounding to half precision moves patches across
@@ -83,15 +89,15 @@ class RegionFinder:
         """
         with torch.autocast(features.valid.device.type, enabled=False):
             rows = suppress_global_patches(self.correlate(features), features.valid)
-            eps, min_samples = self._parameters(rows, features)
-            labels = (cluster_rows(rows, features.valid, scale * eps, min_samples) for scale in scales)
+            eps, min_samples = self.parameters(rows, features)
+            labels = (cluster_rows(rows, features.valid, scale * eps, min_samples) for scale in self.scales)
             return [region_maps(rows, found) for found in labels]
 
     def cluster(self, rows: Tensor, features: ClipFeatures) -> Tensor:
         """Cluster labels (B, L) of correlation rows (B, L, L), each image with the parameters of its own grid."""
-        return cluster_rows(rows, features.valid, *self._parameters(rows, features))
+        return cluster_rows(rows, features.valid, *self.parameters(rows, features))
 
-    def _parameters(self, rows: Tensor, features: ClipFeatures) -> tuple[float | Tensor, int | Tensor]:
+    def parameters(self, rows: Tensor, features: ClipFeatures) -> tuple[float | Tensor, int | Tensor]:
         """DBSCAN's radius and core size, those that were given or each image's own (B,)."""
         eps: float | Tensor | None = self.eps
         min_samples: int | Tensor | None = self.min_samples
@@ -103,30 +109,3 @@ class RegionFinder:
             elif eps is None:
                 eps = core_radius(rows, features.valid, min_samples)
         return eps, min_samples
-
-    def regions(self, features: ClipFeatures, scales: Sequence[float] = (1.0,)) -> Regions:
-        """Regions of each image on the patch grid; patches need none of the smoothing that pixels get. No gradient.
-
-        Args:
-            features: With ``taps``.
-            scales: Multiples of the radius; the regions found at each are taken together.
-        """
-        return join_regions([regions_from_maps(m, features.valid, features.grid) for m in self.maps(features, scales)])
-
-    def own_maps(self, features: ClipFeatures) -> list[Tensor]:
-        """Region maps of each image (N, h, w) on its own patch grid, not smoothed; N = 0 where it has no cluster."""
-        (found,) = self.maps(features)
-        return own_maps(found, features.valid, features.grid)
-
-    def partitions(self, features: ClipFeatures, sizes: Sequence[Size]) -> list[Tensor | None]:
-        """Per image the region (H, W) of each of its pixels; None where it has no cluster."""
-        return [self.partition(maps, size) for maps, size in zip(self.own_maps(features), sizes, strict=True)]
-
-    @torch.no_grad()
-    def partition(self, maps: Tensor, size: Size) -> Tensor | None:
-        """The same of one image, from its :meth:`own_maps`."""
-        return partition_pixels(smooth_maps(maps), self.canvas(maps.shape[-2:]), size) if len(maps) else None
-
-    def canvas(self, grid: Size) -> Size:
-        """(height, width) in pixels that a grid of patches covers."""
-        return grid[0] * self.visual.patch_size[0], grid[1] * self.visual.patch_size[1]

@@ -1,4 +1,4 @@
-"""From cluster labels to regions: smooth maps, a partition of the pixels, and masks on the patch grid.
+"""From cluster labels to maps of regions, and from these to masks on the patch grid or a partition of the pixels.
 
 Images of one batch may have different grids, so what belongs to one image is one tensor of a list.
 """
@@ -99,23 +99,6 @@ def partition_pixels(maps: Tensor, canvas: Size, size: Size) -> Tensor:
     return pixels[:, : size[0], : size[1]].max(dim=0).indices  # argmax is four times slower on a CPU
 
 
-def numbered_regions(regions: Tensor | None, size: Size) -> Tensor | None:
-    """A partition that came from elsewhere, its regions numbered from 0 without gaps: each has a pixel.
-
-    Args:
-        regions: (H, W) int64, the region of each pixel; None: there is none.
-        size: (H, W) of the image.
-
-    Raises:
-        ValueError: The partition has another size.
-    """
-    if regions is None:
-        return None
-    if tuple(regions.shape) != tuple(size):
-        raise ValueError(f"regions of {tuple(regions.shape)} pixels were given for an image of {tuple(size)}")
-    return regions.unique(return_inverse=True)[1]
-
-
 def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:
     """Hard regions on the patch grid: every patch, noise included, goes to the region whose map is largest there.
 
@@ -130,24 +113,24 @@ def regions_from_maps(maps: Tensor, valid: Tensor, grid: Size) -> Regions:
         ``Regions`` padded to the batch's largest number of regions.
     """
     if not maps.shape[1]:
-        return Regions(masks=maps.new_zeros(len(maps), 0, *grid), valid=valid.new_zeros(len(maps), 0))
+        return Regions(masks=maps.new_zeros(len(maps), 0, *grid), valid=valid.new_zeros(len(maps), 0), maps=maps)
     # Where an image has no cluster all maps are -inf, and none may win.
     covered = valid & maps.isfinite().any(dim=1)
     winners = maps.argmax(dim=1)
     masks = (winners[:, None, :] == torch.arange(maps.shape[1], device=maps.device)[:, None]) & covered[:, None]
-    return _present_first(masks.unflatten(2, grid).float())
+    return _present_first(masks.unflatten(2, grid).float(), maps)
 
 
 def join_regions(parts: Sequence[Regions]) -> Regions:
-    """The regions of all parts together, those of each image at the front, in the order of the parts."""
+    """The regions from maps of all parts together, those of each image at the front, in the order of the parts."""
     if len(parts) == 1:
         return parts[0]
-    return _present_first(torch.cat([part.masks for part in parts], dim=1))
+    return _present_first(torch.cat([part.masks for part in parts], dim=1), torch.cat([p.maps for p in parts], dim=1))
 
 
-def _present_first(masks: Tensor) -> Regions:
+def _present_first(masks: Tensor, maps: Tensor) -> Regions:
     """Regions from masks (B, N, h, w), empty ones moved behind the others and dropped where no image needs them."""
     present = masks.flatten(2).any(dim=2)
     order = present.argsort(dim=1, descending=True, stable=True)[:, : int(present.sum(dim=1).max())]
     masks = masks.gather(1, order[..., None, None].expand(-1, -1, *masks.shape[2:]))
-    return Regions(masks=masks, valid=present.gather(1, order))
+    return Regions(masks=masks, valid=present.gather(1, order), maps=maps)

@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from san_cliptrase.errors import WeightsError
 from san_cliptrase.regions.finder import RegionFinder
-from san_cliptrase.structures import ClipFeatures, Size
+from san_cliptrase.regions.maps import own_maps
+from san_cliptrase.regions.pixels import pixel_partition, regions_from_pixels
+from san_cliptrase.regions.source import RegionSource
+from san_cliptrase.structures import ClipFeatures, Regions, Size
 
 
 def load_sam(name: str) -> tuple[nn.Module, Any]:
@@ -45,7 +48,7 @@ def load_sam(name: str) -> tuple[nn.Module, Any]:
         raise WeightsError(
             f"SAM {name!r} could not be loaded: {reason}. Without a network, download config.json, "
             "preprocessor_config.json and model.safetensors from https://huggingface.co/facebook/sam-vit-base "
-            "into a folder, and name it as MODEL.CLIPTRASE.SAM_MODEL (predict: --sam-model)"
+            "into a folder, and name it as MODEL.REGIONS.SAM_MODEL (predict: --sam-model)"
         ) from error
     return model.eval().requires_grad_(False), processor
 
@@ -87,23 +90,30 @@ def central_points(maps: Tensor, canvas: Size) -> tuple[Tensor, Tensor]:
     return present, (torch.stack([column, row], dim=1) + 0.5) * scale
 
 
-class SamMasks:
-    """The masks that SAM finds by itself, from a grid of points: a source of regions, see ``masks.source``.
+class SamMasks(RegionSource):
+    """The source ``sam``: the masks that SAM finds by itself, from a grid of points.
 
     Args:
         model: See ``load_sam``, and ``processor``.
         finder: Gives the regions of pixels that no mask covers; where it has none either, these are one region.
-        grid: Points along each side of the picture.
+        grid: Points along each side of the image.
     """
+
+    needs_images = True
 
     def __init__(self, model: nn.Module, processor: Any, finder: RegionFinder, grid: int = 32) -> None:
         self.model, self.processor, self.finder, self.grid = model, processor, finder, grid
+        self.taps = finder.taps
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Tensor], sizes: Sequence[Size], features: ClipFeatures) -> list[Tensor | None]:
-        """One image at a time, SAM at the image's own size."""
-        below = self.finder.partitions(features, sizes)
-        return [self._regions(*one) for one in zip(images, sizes, below, strict=True)]
+    def __call__(
+        self, images: Sequence[Tensor], features: ClipFeatures, labels: Sequence[Tensor | None] = ()
+    ) -> Regions:
+        """One image at a time, SAM at the image's own size and in full precision."""
+        with torch.autocast(features.valid.device.type, enabled=False):
+            below = pixel_partition(self.finder(images, features), features)
+            found = [self._regions(*one) for one in zip(images, features.sizes, below, strict=True)]
+        return regions_from_pixels(found, features)
 
     def _regions(self, image: Tensor, size: Size, below: Tensor | None) -> Tensor | None:
         from transformers import pipeline
@@ -123,27 +133,35 @@ class SamMasks:
         return paint(_resized(masks, size), torch.as_tensor(found["scores"]), rest, labels)
 
 
-class SamPoints:
-    """CLIPtrase's regions with SAM's boundaries: each region's most central patch is a point that SAM is asked about.
+class SamPoints(RegionSource):
+    """The source ``sam_points``: CLIPtrase's regions with SAM's boundaries.
 
-    A region becomes the mask of its point, of SAM's three the one with the highest predicted IoU, and what no mask
-    takes of its own pixels. A source of regions, see ``masks.source``.
+    Each region's most central patch is a point that SAM is asked about. A region becomes the mask of its point, of
+    SAM's three the one with the highest predicted IoU, and what no mask takes of its own pixels.
 
     Args:
         model: See ``load_sam``, and ``processor``.
         finder: Whose regions they are.
     """
 
+    needs_images = True
+
     def __init__(self, model: nn.Module, processor: Any, finder: RegionFinder) -> None:
         self.model, self.processor, self.finder = model, processor, finder
+        self.taps = finder.taps
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Tensor], sizes: Sequence[Size], features: ClipFeatures) -> list[Tensor | None]:
-        """One image at a time, SAM at the image's own size."""
-        return [self._regions(*one) for one in zip(images, sizes, self.finder.own_maps(features), strict=True)]
+    def __call__(
+        self, images: Sequence[Tensor], features: ClipFeatures, labels: Sequence[Tensor | None] = ()
+    ) -> Regions:
+        """One image at a time, SAM at the image's own size and in full precision."""
+        with torch.autocast(features.valid.device.type, enabled=False):
+            own = self.finder(images, features)
+            below, maps = pixel_partition(own, features), own_maps(own.maps, features.valid, features.grid)
+            found = [self._regions(*one) for one in zip(images, features.sizes, below, maps, strict=True)]
+        return regions_from_pixels(found, features)
 
-    def _regions(self, image: Tensor, size: Size, maps: Tensor) -> Tensor | None:
-        below = self.finder.partition(maps, size)
+    def _regions(self, image: Tensor, size: Size, below: Tensor | None, maps: Tensor) -> Tensor | None:
         if below is None:
             return None
         present, points = central_points(maps, tuple(image.shape[-2:]))

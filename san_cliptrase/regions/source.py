@@ -1,63 +1,44 @@
-"""Where the regions that CLIPtrase classifies come from, by name.
-
-==============  ====================================================================================================
-cliptrase       CLIP's own self-correlation, as published; nothing else is built.
-timm:MODEL      Self-correlation of another frozen ViT, of timm: DINO, DINOv2, ... (CLIPtrase, supplement, table 2).
-sam             SAM's automatic masks.
-sam_points      SAM's masks for one point in each of CLIPtrase's regions.
-==============  ====================================================================================================
-"""
+"""What a source of regions is: images and CLIP's features of them in, ``Regions`` out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor
 
-from san_cliptrase.errors import OptionError
-from san_cliptrase.regions.finder import RegionFinder
-from san_cliptrase.regions.sam import SamMasks, SamPoints, load_sam
-from san_cliptrase.regions.timm_vit import TimmRegions, load_timm
-from san_cliptrase.structures import ClipFeatures, Size
-
-MaskSource = Callable[[Sequence[Tensor], Sequence[Size], ClipFeatures], list[Tensor | None]]
-"""Images (3, H, W) in [0, 1], RGB; for each the (height, width) that its regions are wanted at; CLIP's features with
-CLIPtrase's taps. Gives for each image the region (height, width) int64 of every pixel, numbered in any way, or None
-where it has none."""
-
-OWN, TIMM = "cliptrase", "timm:"
-SOURCES = (OWN, f"{TIMM}MODEL", "sam", "sam_points")
+from san_cliptrase.structures import ClipFeatures, Regions
 
 
-def build_mask_source(
-    name: str,
-    finder: RegionFinder,
-    pretrained: str = "default",
-    sam_model: str = "facebook/sam-vit-base",
-    sam_grid: int = 32,
-) -> MaskSource | None:
-    """Build a source of regions.
+class RegionSource(Protocol):
+    """Where regions come from, for the training-free reading and for SAN's queries alike.
 
-    Args:
-        name: One of ``SOURCES``.
-        finder: Whose regions SAM refines; gives DBSCAN's core size too.
-        pretrained: Of a timm model, see ``load_timm``.
-        sam_model: Of SAM, see ``load_sam``.
-        sam_grid: Of ``sam``: points along each side of the picture.
+    Sources are plain objects: what networks they hold is no part of a model's parameters or checkpoints.
 
-    Returns:
-        None for ``cliptrase``.
-
-    Raises:
-        OptionError: There is no such source or timm model; the message lists what there is.
-        WeightsError: Weights, or the package that SAM needs, are missing; the message says what to do.
+    Attributes:
+        taps: CLIP taps that the features must have, see ``clip.visual.resolve_layer``.
+        needs_images: Whether the source reads images; else none need to be given.
+        needs_labels: Whether the source reads label maps.
+        needs_batch: Whether the regions of an image come from the others of its batch.
     """
-    if name == OWN:
-        return None
-    if name.startswith(TIMM):
-        return TimmRegions(load_timm(name.removeprefix(TIMM), pretrained), finder.min_samples)
-    if name == "sam":
-        return SamMasks(*load_sam(sam_model), finder, sam_grid)
-    if name == "sam_points":
-        return SamPoints(*load_sam(sam_model), finder)
-    raise OptionError(f"unknown source of regions {name!r}; choose one of: {', '.join(SOURCES)}")
+
+    taps: tuple[int, ...] = ()
+    needs_images: bool = False
+    needs_labels: bool = False
+    needs_batch: bool = False
+
+    def __call__(
+        self, images: Sequence[Tensor], features: ClipFeatures, labels: Sequence[Tensor | None] = ()
+    ) -> Regions:
+        """Find the regions of a batch. No gradient.
+
+        Args:
+            images: (3, H, W) in [0, 1], RGB, at any size and without padding; may be empty unless ``needs_images``.
+            features: CLIP's features with ``taps``; ``valid`` and ``sizes`` tell images from padding.
+            labels: Class indices of each image on its padded canvas, see ``regions.controls.canvas_labels``; may be
+                empty unless ``needs_labels``.
+        """
+        ...
+
+    def forget(self) -> None:
+        """Forget what was remembered: CLIP has got other weights."""

@@ -21,7 +21,9 @@ from san_cliptrase.errors import OptionError, WeightsError, suggest
 from san_cliptrase.regions.clustering import cluster_rows, core_radius, default_clustering
 from san_cliptrase.regions.correlation import suppress_global_patches
 from san_cliptrase.regions.maps import own_maps, partition_pixels, region_maps, smooth_maps
-from san_cliptrase.structures import ClipFeatures, Size
+from san_cliptrase.regions.pixels import regions_from_pixels
+from san_cliptrase.regions.source import RegionSource
+from san_cliptrase.structures import ClipFeatures, Regions, Size
 
 DEFAULT, RANDOM = "default", "random"
 
@@ -64,7 +66,7 @@ def _read(path: str) -> dict[str, Tensor]:
     except Exception as error:  # as above
         reason = textwrap.shorten(str(error), 300).rstrip(".")
         raise WeightsError(
-            f"MODEL.CLIPTRASE.REGIONS_PRETRAINED {path!r} is neither {DEFAULT!r}, {RANDOM!r} nor a weights file that "
+            f"MODEL.REGIONS.PRETRAINED {path!r} is neither {DEFAULT!r}, {RANDOM!r} nor a weights file that "
             f"can be read: {reason}"
         ) from error
 
@@ -75,7 +77,7 @@ def _advice(name: str) -> str:
     where = f"https://huggingface.co/{hub}/resolve/main/model.safetensors" if hub else "its model.safetensors"
     return (
         f"Without a network, download {where} elsewhere, keep the ending .safetensors, and give its path as "
-        "MODEL.CLIPTRASE.REGIONS_PRETRAINED (predict: --regions-pretrained)"
+        "MODEL.REGIONS.PRETRAINED (predict: --regions-pretrained)"
     )
 
 
@@ -85,8 +87,8 @@ def patch_correlation(tokens: Tensor) -> Tensor:
     return units @ units.transpose(1, 2)
 
 
-class TimmRegions:
-    """A source of regions, see ``masks.source``; a plain object, as ``Cliptrase`` is.
+class TimmRegions(RegionSource):
+    """The source ``timm:MODEL``: CLIPtrase's steps on another ViT's patches.
 
     DBSCAN's radius is ``core_radius``: those that were published are for CLIP's correlations.
 
@@ -95,6 +97,8 @@ class TimmRegions:
         min_samples: DBSCAN's core size; None: by the model's own patch grid.
     """
 
+    needs_images = True
+
     def __init__(self, model: nn.Module, min_samples: int | None = None) -> None:
         self.model, self.min_samples = model, min_samples
         data = resolve_data_config(model=model)
@@ -102,9 +106,12 @@ class TimmRegions:
         self.patch: Size = tuple(model.patch_embed.patch_size)
 
     @torch.no_grad()
-    def __call__(self, images: Sequence[Tensor], sizes: Sequence[Size], features: ClipFeatures) -> list[Tensor | None]:
+    def __call__(
+        self, images: Sequence[Tensor], features: ClipFeatures, labels: Sequence[Tensor | None] = ()
+    ) -> Regions:
         """One image at a time, so that none depends on its batch."""
-        return [self._regions(image, size) for image, size in zip(images, sizes, strict=True)]
+        found = [self._regions(*one) for one in zip(images, features.sizes, strict=True)]
+        return regions_from_pixels(found, features)
 
     def tokens(self, image: Tensor, size: Size) -> tuple[Tensor, Size]:
         """[CLS] and patch tokens (1, T, C) of an image seen at about ``size``, whole patches, and the patch grid."""

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from san_cliptrase.clip.batches import ImageBatch, canvas_for_clip, image_batch
+from san_cliptrase.clip.batches import ImageBatch, canvas_for_clip, image_batch, images_for_source
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.cache import FeatureCache
 from san_cliptrase.clip.recognition import recognition_taps
-from san_cliptrase.regions.controls import RegionSource, picture_features
+from san_cliptrase.regions.controls import canvas_labels, image_features
+from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.inference import class_scores, mask_strips
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.network import SideAdapterNetwork
@@ -35,6 +36,7 @@ class SanModel(nn.Module):
         divisibility: Images are padded to a multiple of it.
         templates: Name of the prompt templates.
         cache_gb: Keep CLIP's features of images in so many gigabytes; 0: compute them each time.
+        ignore_label: What marks pixels without a label, for a source of regions that looks at the ground truth.
 
     Raises:
         OptionError: CLIP's features are to be kept, but it is trained.
@@ -51,12 +53,14 @@ class SanModel(nn.Module):
         divisibility: int,
         templates: str,
         cache_gb: float = 0.0,
+        ignore_label: int = 255,
     ) -> None:
         super().__init__()
         self.clip, self.network, self.classifier = clip, network, classifier
         self.region_source = region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
         self.divisibility, self.templates = divisibility, templates
+        self.ignore_label = ignore_label
         taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
         self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
         self._cache = FeatureCache(clip.visual, self.taps, cache_gb) if cache_gb else None
@@ -82,7 +86,7 @@ class SanModel(nn.Module):
         features = self.clip_features(batch)
         regions = None
         if self.network.query_init.needs_regions:
-            regions = self.find_regions(features, batch, labels, shown)
+            regions = self.find_regions(features, images, batch, labels, shown)
         return batch, features, self.network(batch.tensor, features, regions)
 
     def clip_features(self, batch: ImageBatch) -> ClipFeatures:
@@ -91,26 +95,37 @@ class SanModel(nn.Module):
         return self._cache(canvas) if self._cache else self.clip.visual(canvas, self.taps)
 
     def find_regions(
-        self, features: ClipFeatures, batch: ImageBatch, labels: Labels = (), shown: Sequence[Size] | None = None
+        self,
+        features: ClipFeatures,
+        images: Sequence[Tensor],
+        batch: ImageBatch,
+        labels: Labels = (),
+        shown: Sequence[Size] | None = None,
     ) -> Regions:
         """Regions of the images inside their padded canvas.
 
         Args:
             features: Of the batch.
-            batch: Images and their sizes.
+            images: Per image (3, H, W) uint8 RGB.
+            batch: What was made of them.
             labels: Label maps (H, W) at any size, for a source that looks at the ground truth.
             shown: (height, width) of the part of each image that is photograph, not filling; None: all of it.
         """
-        if self.region_source.needs_labels:
+        shown, source = shown or batch.sizes, self.region_source
+        seen = []
+        if source.needs_images:
+            cut = [image[:, :h, :w] for image, (h, w) in zip(images, shown, strict=True)]
+            seen = images_for_source(cut, self.device)
+        if source.needs_labels:
             labels = [_resized_labels(*one) for one in zip(labels, batch.sizes, strict=True)]
-        features = picture_features(features, shown or batch.sizes, batch.canvas)
-        return self.region_source(features, labels, batch.canvas)
+            labels = [canvas_labels(own, batch.canvas, self.ignore_label) for own in labels]
+        return source(seen, image_features(features, shown, batch.canvas), labels)
 
     def region_tokens(self, images: Sequence[Tensor], labels: Labels = ()) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
         batch = image_batch(images, self.clip, self.divisibility)
         features = self.clip_features(batch)
-        regions = self.find_regions(features, batch, labels)
+        regions = self.find_regions(features, images, batch, labels)
         return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
 
     def classify(self, attn_bias: Tensor, features: ClipFeatures, text: Tensor) -> Tensor:

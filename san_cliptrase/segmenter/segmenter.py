@@ -15,13 +15,13 @@ from torch import Tensor
 from san_cliptrase.clip.build import build_clip
 from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.clip.text_cache import cache_folder
-from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
 from san_cliptrase.errors import OptionError
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.images import load_image
-from san_cliptrase.regions.source import build_mask_source
+from san_cliptrase.regions.build import ONE_IMAGE, build_region_source, check_source
 from san_cliptrase.segmentation import Segmentation
 from san_cliptrase.segmenter.method import Method
 from san_cliptrase.segmenter.model_files import MODEL_FILE, load_san, write_model_file
@@ -79,7 +79,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             attention: Rule of CLIP's last block: a name or a combination, see ``clip.attention``.
             classify: What decides a region's class, see ``cliptrase.classify.CLASSIFY``.
             cls_layer: ``cls``: the first block that a region's [CLS] token passes, counted from the end.
-            regions: Where regions come from, see ``regions.source``.
+            regions: Where regions come from, see ``regions.build``.
             regions_pretrained: Weights of a timm model that finds regions: "default", a file, or "random".
             sam_model: Id or folder of a SAM that finds regions.
             eps: DBSCAN's radius; None: by the grid for ViT-B/16, else found in each image.
@@ -94,12 +94,22 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             OptionError: A name or number does not exist or does not fit; the message lists what does.
             WeightsError: Weights cannot be fetched or do not fit.
         """
+        check_source(regions, ONE_IMAGE)
         clip = build_clip(model, pretrained, INTERPOLATE_OFFSET, synonyms=synonyms)
         clip.text.cache = cache_folder(text_cache)
         clip = clip.to(find_device(device)).eval()
-        reader = Cliptrase(clip.visual, eps, min_samples, attention, classify, cls_layer)
-        source = build_mask_source(regions, reader, regions_pretrained, sam_model)
-        return cls(TrainingFree(clip, reader, templates, size, source))
+        source = None
+        if classify != "patches":
+            source = build_region_source(
+                regions,
+                clip.visual,
+                eps=eps,
+                min_samples=min_samples,
+                pretrained=regions_pretrained,
+                sam_model=sam_model,
+            )
+        reader = TrainingFreeReader(clip.visual, source, attention=attention, classify=classify, cls_layer=cls_layer)
+        return cls(TrainingFree(clip, reader, templates, size))
 
     @classmethod
     def from_san(cls, path: str | Path, *, device: str = "auto", text_cache: str = "auto") -> Segmenter:

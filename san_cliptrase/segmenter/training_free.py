@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from san_cliptrase.clip.batches import image_batch
+from san_cliptrase.clip.batches import image_batch, images_for_source
 from san_cliptrase.clip.build import FrozenClip
-from san_cliptrase.cliptrase.reader import Cliptrase
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background, resize_labels
 from san_cliptrase.errors import OptionError
-from san_cliptrase.regions.source import MaskSource
 from san_cliptrase.segmenter.method import Method, decided, pillow_resize, shares
-from san_cliptrase.structures import Size
+from san_cliptrase.structures import ClipFeatures, Size
 from san_cliptrase.windows import Windows
 
 MOST_PATCHES = 4096
@@ -32,21 +31,24 @@ class TrainingFree(Method):
         reader: How it is read.
         templates: Name of the prompt templates.
         size: Shorter side, in pixels, at which images are seen; None: what CLIP was trained at.
-        source: Of the regions; None: CLIPtrase's own.
 
     Raises:
-        OptionError: The size is less than one patch.
+        OptionError: The size is less than one patch, or the reader looks at the ground truth.
     """
 
     def __init__(
         self,
         clip: FrozenClip,
-        reader: Cliptrase,
+        reader: TrainingFreeReader,
         templates: str,
         size: int | None = None,
-        source: MaskSource | None = None,
     ) -> None:
-        self.clip, self.reader, self.templates, self.source = clip, reader, templates, source
+        self.clip, self.reader, self.templates = clip, reader, templates
+        if reader.needs_labels or reader.needs_batch:
+            raise OptionError(
+                "an attention rule with '+truth' and the sources of regions truth and shuffled are controls of "
+                "evaluation: a single image has no ground truth and no batch"
+            )
         self.size = min(clip.image_size) if size is None else size
         patch = max(clip.visual.patch_size)
         if self.size < patch:
@@ -76,25 +78,13 @@ class TrainingFree(Method):
         self, images: Sequence[Tensor], text: Tensor, background: Background | None, outputs: Sequence[Size]
     ) -> list[Tensor]:
         """See ``Method``."""
-        batch = image_batch(images, self.clip)
-        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
-        regions = None
-        if self.source is not None and self.reader.uses_regions:
-            device = self.clip.logit_scale.device
-            regions = self.source([image.to(device).float() / 255 for image in images], batch.sizes, features)
-        found = self.reader.segment(features, text, batch.sizes, background=background, regions=regions)
+        found = self.reader.segment(self._features(images), text, self._source_images(images), background)
         return [resize_labels(labels, output) for labels, output in zip(found, outputs, strict=True)]
 
     @torch.no_grad()
     def scores(self, images: Sequence[Tensor], text: Tensor, background: Background | None) -> Iterator[Tensor]:
-        """Logits, or shares of the vote; see ``Cliptrase.scores``."""
-        batch = image_batch(images, self.clip)
-        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
-        regions = None
-        if self.source is not None and self.reader.uses_regions:
-            device = self.clip.logit_scale.device
-            regions = self.source([image.to(device).float() / 255 for image in images], batch.sizes, features)
-        yield from self.reader.scores(features, text, batch.sizes, background, regions=regions)
+        """Logits, or shares of the vote; see ``TrainingFreeReader.scores``."""
+        yield from self.reader.scores(self._features(images), text, self._source_images(images), background)
 
     @property
     def _votes(self) -> bool:
@@ -117,8 +107,14 @@ class TrainingFree(Method):
     @torch.no_grad()
     def regions(self, image: Tensor) -> Tensor:
         """The regions on CLIP's patch grid; none where every pixel is classified by itself."""
-        batch = image_batch([image], self.clip)
-        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
+        features = self._features([image])
         if not self.reader.uses_regions:
             return torch.zeros(0, *features.grid)
-        return self.reader.regions(features).masks[0]
+        return self.reader.source(self._source_images([image]), features).masks[0]
+
+    def _features(self, images: Sequence[Tensor]) -> ClipFeatures:
+        batch = image_batch(images, self.clip)
+        return self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
+
+    def _source_images(self, images: Sequence[Tensor]) -> list[Tensor]:
+        return images_for_source(images, self.clip.logit_scale.device) if self.reader.needs_images else []

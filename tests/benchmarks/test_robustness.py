@@ -29,12 +29,22 @@ def test_the_table_has_every_way_and_disturbance(tmp_path, monkeypatch, capsys):
 
 @torch.no_grad()
 def test_of_24_blocks_the_twelfth_is_changed_and_the_last_but_one_gives_logits_of_its_attention():
-    method = robustness.MiddleBlock(deep_clip())
-    features = method.visual(images(1), range(24))
-    tokens = method.visual.run(features.tokens[11], 11, 12, ATTENTION_RULES["cliptrase"])
-    block, x = method.visual.blocks[22], method.visual.run(tokens, 12, 22)
+    clip = deep_clip()
+    visual, features = clip.visual, clip.visual(images(1), range(24))
+    reader = robustness.MiddleBlockReader(clip, lambda *_: 1.0)
+    tokens = visual.run(features.tokens[11], 11, 12, ATTENTION_RULES["cliptrase"])
+    block, x = visual.blocks[22], visual.run(tokens, 12, 22)
     _, each_head = block.attn(*[block.ln_1(x)] * 3, need_weights=True, average_attn_weights=False)
-    found = method.correlate(features) - each_head.log().mean(1)  # logits but for a number a row
+    found = reader.source.correlate(features) - each_head.log().mean(1)  # logits but for a number a row
     assert torch.allclose(found, found[..., :1].expand_as(found), atol=1e-5)
-    words = method.visual.head(method.visual.run(x, 22, 24))
-    assert torch.allclose(method.dense(features), words / words.norm(dim=-1, keepdim=True), atol=1e-6)
+    words = visual.head(visual.run(x, 22, 24))
+    assert torch.allclose(reader.dense(features), words / words.norm(dim=-1, keepdim=True), atol=1e-6)
+
+
+def test_the_given_radius_is_that_of_the_regions():
+    clip = deep_clip()
+    counts = [
+        robustness.trial(clip, lambda *_, radius=radius: radius).source([], clip.visual(images(1), [-2])).valid.sum()
+        for radius in (1e-6, 1e3)
+    ]
+    assert counts == [0, 1]

@@ -93,7 +93,7 @@ def test_plain_san_and_san_from_regions_differ_in_nothing_else():
             cfg.OUTPUT_DIR = ""
             cfg.MODEL.SAN.QUERY_INIT.NAME = ""
             # Not used by plain SAN.
-            cfg.MODEL.CLIPTRASE.EPS, cfg.MODEL.SAN.QUERY_INIT.REPEAT = 0.0, False
+            cfg.MODEL.REGIONS.EPS, cfg.MODEL.SAN.QUERY_INIT.REPEAT = 0.0, False
         assert plain == ours
 
 

@@ -108,7 +108,8 @@ def edited(draw, content, most=4):
 
 
 KEYS = sorted(leaves(load_config(CONFIG)))
-MODEL_KEYS = [key for key in KEYS if key.startswith(("MODEL.SAN.", "MODEL.CLIPTRASE.", "MODEL.CLIP.R", "MODEL.CLIP.T"))]
+MODEL = ("MODEL.SAN.", "MODEL.CLIPTRASE.", "MODEL.REGIONS.", "MODEL.CLIP.R", "MODEL.CLIP.T")
+MODEL_KEYS = [key for key in KEYS if key.startswith(MODEL)]
 CONFIGS = st.one_of(
     edited(CONFIG.read_bytes()),
     st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4).map(lambda found: yaml.dump(nested(found)).encode()),

@@ -85,8 +85,8 @@ def test_the_size_of_batches_changes_nothing(world, tmp_path, protocol, name):
 
 def test_published_radius_and_core_size_belong_to_the_square_and_the_clip(world):
     def settled(name, size):
-        changes = {"test__size": size, "model__clip__name": name, "model__cliptrase__eps": 0.3}
-        node = world.config("cliptrase", test__protocol="cliptrase", **changes).MODEL.CLIPTRASE
+        changes = {"test__size": size, "model__clip__name": name, "model__regions__eps": 0.3}
+        node = world.config("cliptrase", test__protocol="cliptrase", **changes).MODEL.REGIONS
         return node.EPS, node.MIN_SAMPLES
 
     assert [settled("ViT-B/16", size) for size in (224, 336)] == [(0.7, 3), (1.1, 7)]
@@ -168,7 +168,7 @@ def test_without_resume_it_begins_anew(world, tmp_path):
     ("changes", "named"),
     [
         ({"test__protocol": "cliptrase"}, "TEST.PROTOCOL was whole, is cliptrase"),
-        ({"model__cliptrase__eps": 0.5}, "MODEL.CLIPTRASE.EPS was 0.8, is 0.5"),
+        ({"model__regions__eps": 0.5}, "MODEL.REGIONS.EPS was 0.8, is 0.5"),
         ({"test__max_images": 2}, "images was"),
     ],
 )
@@ -258,7 +258,7 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
         ({"test__background": "learned"}, "CLIPtrase learns none"),
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),
-        ({"test__protocol": "unsupervised", "model__cliptrase__regions": "sam"}, "REGIONS is 'sam'"),
+        ({"test__protocol": "unsupervised", "model__regions__source": "sam"}, "SOURCE is 'sam'"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(world, changes, named):

@@ -38,6 +38,8 @@ def test_numbers_of_both_tables():
         ("MODEL.CLIPTRASE.ATTENTION", "sclip"),
         ("MODEL.CLIPTRASE.CLASSIFY", "patches"),
         ("MODEL.CLIPTRASE.BACKGROUND", "('wall',)"),
+        ("MODEL.REGIONS.SOURCE", "grid"),
+        ("MODEL.REGIONS.SCALES", "(1.0, 1.5)"),
         ("MODEL.META_ARCHITECTURE", "SAN"),
         ("TEST.BACKGROUND", "threshold"),
         ("TEST.MAX_IMAGES", "100"),

@@ -32,7 +32,7 @@ def test_every_patch_has_one_feature_of_length_one(world, kind):
 @pytest.mark.parametrize("at_once", [8, 4096])
 def test_what_looks_alike_gets_one_cluster_in_all_images(world, monkeypatch, kind, at_once):
     monkeypatch.setattr("san_cliptrase.evaluation.unsupervised.ROWS_AT_ONCE", at_once)
-    changes = {**CHANGES, "model__clip__pretrained": "scenes", "model__cliptrase__eps": 0.8}
+    changes = {**CHANGES, "model__clip__pretrained": "scenes", "model__regions__eps": 0.8}
     model = world.model("cliptrase", **changes).eval()
     cfg = world.config("cliptrase", test__unsupervised__features=kind, **changes)
     batches = [[halves(0), halves(1)], [halves(2), halves(3)], [halves(4)]]

@@ -40,14 +40,15 @@ def test_maps_have_the_size_asked_for_or_that_of_the_image(world):
 
 def test_settings_reach_the_method(world):
     changes = {"model__cliptrase__attention": "sclip", "model__cliptrase__cls_prior": True}
-    model = world.model("cliptrase", model__cliptrase__eps=0.5, model__cliptrase__min_samples=4, **changes)
-    method = model.cliptrase
-    assert (method.eps, method.min_samples, method.cls_prior) == (0.5, 4, True)
-    assert method.rule == attention_rule("sclip")
-    automatic = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=0).cliptrase
-    assert (automatic.eps, automatic.min_samples) == (None, None)
-    half = world.model("cliptrase", model__cliptrase__eps=0.0, model__cliptrase__min_samples=4).cliptrase
-    assert (half.eps, half.min_samples) == (None, 4)
+    changes["model__regions__scales"] = (0.5, 1.0)
+    reader = world.model("cliptrase", model__regions__eps=0.5, model__regions__min_samples=4, **changes).reader
+    assert reader.rule == attention_rule("sclip")
+    assert reader.cls_prior
+    assert (reader.source.eps, reader.source.min_samples, reader.source.scales) == (0.5, 4, (0.5, 1.0))
+    for min_samples in (0, 4):
+        keys = {"model__regions__eps": 0.0, "model__regions__min_samples": min_samples}
+        source = world.model("cliptrase", **keys).reader.source
+        assert (source.eps, source.min_samples) == (None, min_samples or None)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -104,26 +105,13 @@ def test_attention_inside_the_ground_truth_does_not_slide(world):
         world.model("cliptrase", model__cliptrase__attention="sclip+truth", test__protocol="slide")
 
 
-@pytest.fixture(scope="module")
-def other_vit(tmp_path_factory):
-    """A random ViT of timm with patches of 12 pixels, as a folder."""
-    import timm
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vit")
-    shape = {"img_size": 48, "patch_size": 12, "embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": 0}
-    model = timm.create_model("vit_tiny_patch16_224", **shape)
-    timm.models.save_for_hf(model, str(folder), model_args=shape, safe_serialization=True)
-    return f"timm:local-dir:{folder}"
-
-
 @pytest.mark.parametrize(
     ("protocol", "classify"), [("whole", "vote"), ("slide", "vote"), ("whole", "cls"), ("slide", "pooled")]
 )
-def test_regions_come_from_another_vit_by_one_line(world, other_vit, protocol, classify):
+def test_regions_come_from_antiny_vit_by_one_line(world, tiny_vit, protocol, classify):
     changes = {"test__protocol": protocol, "test__slide__window": 64, "test__slide__stride": 32}
     changes["model__cliptrase__classify"] = classify
-    model = world.model("cliptrase", model__cliptrase__regions=other_vit, **changes).eval()
+    model = world.model("cliptrase", model__regions__source=tiny_vit, **changes).eval()
     entries = [entry(64, 96, 0), entry(80, 64, 1)]
     together = model.label_maps(entries)
     for labels, one in zip(together, entries, strict=True):
@@ -135,5 +123,12 @@ def test_regions_come_from_another_vit_by_one_line(world, other_vit, protocol, c
 
 
 def test_a_source_that_does_not_exist_is_refused(world):
-    with pytest.raises(ValueError, match="unknown source of regions 'dino'; choose one of: cliptrase, timm:MODEL, sam"):
-        world.model("cliptrase", model__cliptrase__regions="dino")
+    known = "cliptrase, timm:MODEL, sam"
+    for name in ("cliptrase", "san"):
+        with pytest.raises(ValueError, match=f"unknown source of regions 'dino'; choose one of: {known}"):
+            world.config(name, model__regions__source="dino")
+
+
+def test_patches_build_no_other_model(world):
+    keys = {"model__regions__source": "timm:no_such_model", "model__cliptrase__classify": "patches"}
+    assert world.model("cliptrase", **keys).reader.source is None

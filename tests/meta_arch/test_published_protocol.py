@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.parity_cliptrase import build_parity_clip
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.data.views import SquareMapper
 from san_cliptrase.meta_arch import CLIPtrase
 from san_cliptrase.meta_arch.inputs import BackgroundReader
@@ -48,10 +48,9 @@ def test_a_batch_of_files_gets_the_published_predictions(reference, meta, clip, 
             "sem_seg_file_name": str(tmp_path / f"{index}_labels.png"),
         }
         entries.append({**mapper(record), "background_words": tuple(words), "cls_prior": rules.cls_prior})
-    method = Cliptrase(clip.visual, eps, min_samples)
     model = CLIPtrase(
         clip=clip,
-        cliptrase=method,
+        reader=TrainingFreeReader(clip.visual, RegionFinder(clip.visual, eps, min_samples)),
         resolution=1.0,
         templates="imagenet",
         background=BackgroundReader("words", (), 0.5),

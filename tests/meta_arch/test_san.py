@@ -133,7 +133,7 @@ def test_maps_have_the_size_asked_for(world):
 @pytest.mark.parametrize(("name", "follows"), [("san_cliptrase", True), ("san", False)])
 def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monkeypatch, name, follows):
     patch = 8  # of CLIP, and here of the side adapter too
-    side = {"model__san__side__patch_size": patch, "model__cliptrase__eps": 0.7, "model__cliptrase__min_samples": 3}
+    side = {"model__san__side__patch_size": patch, "model__regions__eps": 0.7, "model__regions__min_samples": 3}
     finder = world.model("san_cliptrase", model__san__query_init__mask_strength=1e4, **side).eval()
     model = finder if follows else world.model(name, **side).eval()
     # Query q says class q: the map then shows which query has which pixel.
@@ -143,7 +143,7 @@ def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monk
     for entry in world.batch(train=False, count=3):
         height, width = entry["image"].shape[-2:]
         batch = image_batch([entry["image"]], finder.clip, finder.divisibility)
-        masks = finder.find_regions(finder.clip.visual(batch.tensor, finder.taps), batch, [entry["sem_seg"]]).masks[0]
+        masks = finder.find_regions(finder.clip_features(batch), [entry["image"]], batch, [entry["sem_seg"]]).masks[0]
         assert 1 < len(masks) <= 8
         largest_first = masks[masks.sum((1, 2)).argsort(descending=True, stable=True)]
         labels = model([{**entry, "height": height, "width": width}])[0]["sem_seg"].argmax(0)

@@ -23,19 +23,19 @@ def test_mixed_precision_does_not_move_regions(clip):
     assert torch.equal(maps, method.maps(features)[0])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = clip.visual(pictures()[2][None], method.taps)
-        assert method.regions(half).masks.sum() == 64
+        assert method([], half).masks.sum() == 64
 
 
 def test_regions_of_several_radii_are_those_of_each_together(clip):
-    method = RegionFinder(clip.visual, eps=0.4, min_samples=2)
-    features = clip.visual(torch.stack([pictures()[2], pictures()[2].flip(2)]), method.taps)
-    both = method.regions(features, (0.7, 1.4))
+    features = clip.visual(torch.stack([pictures()[2], pictures()[2].flip(2)]), RegionFinder.taps)
+    both = RegionFinder(clip.visual, eps=0.4, min_samples=2, scales=(0.7, 1.4))([], features)
+    counts = []
     for scale in (0.7, 1.4):
-        alone = RegionFinder(clip.visual, eps=0.4 * scale, min_samples=2).regions(features)
+        alone = RegionFinder(clip.visual, eps=0.4 * scale, min_samples=2)([], features)
+        counts.append(alone.valid.sum())
         for image in range(2):
             found = {tuple(mask.flatten().tolist()) for mask in both.masks[image][both.valid[image]]}
             assert {tuple(mask.flatten().tolist()) for mask in alone.masks[image][alone.valid[image]]} <= found
-    counts = [method.regions(features, (scale,)).valid.sum() for scale in (0.7, 1.4)]
     assert both.valid.sum() == sum(counts)
 
 
@@ -70,3 +70,6 @@ def test_bad_arguments(clip):
         RegionFinder(ClipVisualEncoder(tiny_open_clip(layers=1).visual))
     with pytest.raises(ValueError, match="unknown correlation 'x'"):
         RegionFinder(clip.visual, correlation="x")
+    for scales in ((), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="above 0"):
+            RegionFinder(clip.visual, scales=scales)

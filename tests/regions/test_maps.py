@@ -6,7 +6,6 @@ from scipy.ndimage import median_filter
 from san_cliptrase.regions.maps import (
     _median_filter,
     image_grids,
-    numbered_regions,
     own_maps,
     partition_pixels,
     region_maps,
@@ -109,10 +108,3 @@ def test_no_cluster_at_all():
     regions = regions_from_maps(torch.zeros(1, 0, 12), padded_valid()[:1], (3, 4))
     assert regions.masks.shape == (1, 0, 3, 4)
     assert regions.valid.shape == (1, 0)
-
-
-def test_regions_from_elsewhere_are_numbered_without_gaps():
-    assert numbered_regions(torch.tensor([[7, 10**15], [-1, 7]]), (2, 2)).tolist() == [[1, 2], [0, 1]]
-    assert numbered_regions(None, (2, 2)) is None
-    with pytest.raises(ValueError, match=r"regions of \(1, 2\) pixels were given for an image of \(2, 2\)"):
-        numbered_regions(torch.zeros(1, 2).long(), (2, 2))

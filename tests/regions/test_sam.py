@@ -5,11 +5,12 @@ import builtins
 import pytest
 import torch
 
-from san_cliptrase.cliptrase import Cliptrase
+from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.errors import WeightsError
+from san_cliptrase.regions.build import build_region_source
+from san_cliptrase.regions.pixels import pixel_partition
 from san_cliptrase.regions.sam import central_points, load_sam, paint
-from san_cliptrase.regions.source import build_mask_source
 from tests.clip.tiny import images, tiny_clip
 
 
@@ -44,33 +45,18 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
         load_sam("facebook/sam-vit-base")
 
 
-@pytest.fixture(scope="module")
-def sam_folder(tmp_path_factory):
-    """A random SAM of 64 pixels with 8x8 patches of 8, as a folder."""
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("sam")
-    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "patch_size": 8}
-    config = transformers.SamConfig(
-        vision_config={
-            **vision, "output_channels": 16, "mlp_dim": 16, "window_size": 4, "global_attn_indexes": [0],
-            "num_pos_feats": 8,
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 8, "mask_input_channels": 4},
-        mask_decoder_config={
-            "hidden_size": 16, "mlp_dim": 16, "num_attention_heads": 2, "num_hidden_layers": 1,
-            "iou_head_hidden_dim": 16,
-        },
-    )  # fmt: skip
-    transformers.SamModel(config).save_pretrained(folder)
-    processor = transformers.SamImageProcessor(size={"longest_edge": 64}, pad_size={"height": 64, "width": 64})
-    transformers.SamProcessor(processor).save_pretrained(folder)
-    return str(folder)
+OPTIONS = {"eps": 0.4, "min_samples": 2}
 
 
 @pytest.fixture(scope="module")
-def method():
-    return Cliptrase(tiny_clip(interpolate_offset=0.1).visual, eps=0.4, min_samples=2)
+def clip():
+    return tiny_clip(interpolate_offset=0.1)
+
+
+@pytest.fixture(scope="module")
+def build(tiny_sam, clip):
+    """Function of a source's name."""
+    return lambda name: build_region_source(name, clip.visual, sam_model=tiny_sam, sam_grid=3, **OPTIONS)
 
 
 def pictures():
@@ -83,57 +69,48 @@ def pictures():
 
 
 @pytest.mark.parametrize("name", ["sam", "sam_points"])
-def test_a_batch_gets_what_each_image_gets_alone(sam_folder, method, name):
-    source = build_mask_source(name, method, sam_model=sam_folder, sam_grid=3)
+def test_a_batch_gets_what_each_image_gets_alone(clip, build, name):
+    source = build(name)
     shown = torch.rand(2, 3, 96, 80, generator=torch.Generator().manual_seed(0))
-    sizes = [(48, 40)] * 2
-    together = source(list(shown), sizes, method.visual(pictures(), method.taps))
-    for index, found in enumerate(together):
+    together = source(list(shown), clip.visual(pictures(), source.taps))
+    for index, found in enumerate(together.labels):
         assert found.shape == (48, 40)
         assert found.dtype == torch.int64
-        alone = source([shown[index]], sizes[:1], method.visual(pictures()[index : index + 1], method.taps))
-        assert torch.equal(found, alone[0])
+        alone = source([shown[index]], clip.visual(pictures()[index : index + 1], source.taps))
+        assert torch.equal(found, alone.labels[0])
 
 
-def test_points_give_cliptrases_regions_the_boundaries_of_sam(sam_folder, method):
-    features = method.visual(pictures(), method.taps)
-    sizes = [(48, 40)] * 2
-    own = method.partitions(features, sizes)
-    found = build_mask_source("sam_points", method, sam_model=sam_folder)(
-        list(torch.rand(2, 3, 48, 40)), sizes, features
-    )
-    assert any(not torch.equal(a, b) for a, b in zip(own, found, strict=True))
-    for mine, refined in zip(own, found, strict=True):
-        assert set(refined.unique().tolist()) <= set(mine.unique().tolist())
+def test_points_give_cliptrases_regions_the_boundaries_of_sam(clip, build):
+    finder = RegionFinder(clip.visual, **OPTIONS)
+    features = clip.visual(pictures(), finder.taps)
+    own = pixel_partition(finder([], features), features)
+    refined = build("sam_points")(list(torch.rand(2, 3, 48, 40)), features)
+    assert any(not torch.equal(a, b) for a, b in zip(own, refined.labels, strict=True))
+    assert (refined.valid.sum(1) <= torch.tensor([len(mine.unique()) for mine in own])).all()
 
 
-def test_points_need_one_clustering(sam_folder, method, monkeypatch):
-    calls = []
-    monkeypatch.setattr(method, "maps", lambda *given, maps=method.maps: calls.append(1) or maps(*given))
-    features = method.visual(pictures(), method.taps)
-    build_mask_source("sam_points", method, sam_model=sam_folder)(
-        list(torch.rand(2, 3, 48, 40)), [(48, 40)] * 2, features
-    )
+def test_points_need_one_clustering(clip, build, monkeypatch):
+    calls, source = [], build("sam_points")
+    finder = source.finder
+    monkeypatch.setattr(finder, "maps", lambda *given, maps=finder.maps: calls.append(1) or maps(*given))
+    source(list(torch.rand(2, 3, 48, 40)), clip.visual(pictures(), source.taps))
     assert calls == [1]
 
 
 @pytest.mark.parametrize("name", ["sam", "sam_points"])
 @pytest.mark.parametrize("classify", [name for name in CLASSIFY if name != "patches"])
-def test_its_regions_are_classified_in_every_way(sam_folder, name, classify):
-    clip = tiny_clip(interpolate_offset=0.1)
-    method = Cliptrase(clip.visual, eps=0.4, min_samples=2, classify=classify, cls_layer=-3)
-    source = build_mask_source(name, method, sam_model=sam_folder, sam_grid=3)
-    features, sizes = method.visual(pictures(), method.taps), [(48, 40)] * 2
-    regions = source(list(torch.rand(2, 3, 96, 80)), sizes, features)
+def test_its_regions_are_classified_in_every_way(clip, build, name, classify):
+    source = build(name)
+    reader = TrainingFreeReader(clip.visual, source, classify=classify, cls_layer=-3)
+    features, shown = clip.visual(pictures(), reader.taps), list(torch.rand(2, 3, 96, 80))
     text = clip.text(["grass", "water", "brick"], templates="none")
-    found = method.segment(features, text, sizes, regions=regions)
-    scores = list(method.scores(features, text, sizes, regions=regions))
-    for labels, score, own in zip(found, scores, regions, strict=True):
+    found, scores = (list(read(features, text, shown)) for read in (reader.segment, reader.scores))
+    for labels, score, own in zip(found, scores, source(shown, features).labels, strict=True):
         assert all(len(labels[own == region].unique()) == 1 for region in own.unique())
         assert torch.equal(score.argmax(0), labels)
 
 
-def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(sam_folder, method, monkeypatch):
+def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(clip, build, monkeypatch):
     import transformers
 
     real, seen = transformers.pipeline, []
@@ -149,10 +126,10 @@ def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(sam_folder, me
         return call
 
     monkeypatch.setattr(transformers, "pipeline", credulous)
-    source = build_mask_source("sam", method, sam_model=sam_folder, sam_grid=3)
-    features = method.visual(pictures()[:1], method.taps)
-    (found,) = source([torch.rand(3, 96, 80)], [(48, 40)], features)
-    (own,) = method.partitions(features, [(48, 40)])
+    source, finder = build("sam"), RegionFinder(clip.visual, **OPTIONS)
+    features = clip.visual(pictures()[:1], finder.taps)
+    (found,) = source([torch.rand(3, 96, 80)], features).labels
+    (own,) = pixel_partition(finder([], features), features)
     masks = torch.stack([torch.as_tensor(mask) for mask in seen[0]["masks"]])
     assert masks.shape[1:] == (96, 80)
     best = torch.nn.functional.avg_pool2d(masks[seen[0]["scores"].argmax()][None].float(), 2)[0] > 0.5
@@ -164,5 +141,5 @@ def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(sam_folder, me
 
 def test_a_sam_that_is_not_there_says_what_to_download(tmp_path):
     pytest.importorskip("transformers")
-    with pytest.raises(WeightsError, match=r"could not be loaded.*model.safetensors.*MODEL.CLIPTRASE.SAM_MODEL"):
+    with pytest.raises(WeightsError, match=r"could not be loaded.*model.safetensors.*MODEL.REGIONS.SAM_MODEL"):
         load_sam(str(tmp_path))

@@ -7,19 +7,14 @@ import torch
 
 from san_cliptrase.errors import WeightsError
 from san_cliptrase.regions.timm_vit import TimmRegions, load_timm, patch_correlation
+from tests.regions.given import empty_features, save_vit
 
-SHAPE = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "depth": 2, "num_classes": 0}
 SIZES = [(48, 32), (30, 61)]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A model folder of timm, as ``masks.pretrain`` writes it."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("vit")
-    model = timm.create_model("vit_tiny_patch16_224", **SHAPE)
-    timm.models.save_for_hf(model, str(path), model_args=SHAPE, safe_serialization=True)
-    return path
+def model(tmp_path_factory):
+    return load_timm(save_vit(tmp_path_factory.mktemp("vit")).removeprefix("timm:"))
 
 
 def halves(height, width):
@@ -29,20 +24,20 @@ def halves(height, width):
     return image
 
 
-def test_two_halves_share_no_region_at_the_size_asked_for_alone_and_in_a_batch(folder):
-    source = TimmRegions(load_timm(f"local-dir:{folder}"), min_samples=3)
-    together = source([halves(96, 64), halves(60, 122)], SIZES, None)
+def test_two_halves_share_no_region_at_the_size_asked_for_alone_and_in_a_batch(model):
+    source, pictures = TimmRegions(model, min_samples=3), [halves(96, 64), halves(60, 122)]
+    together = source(pictures, empty_features(*SIZES, patch=8))
     for index, (height, width) in enumerate(SIZES):
-        found = together[index]
+        found = together.labels[index]
         assert found.shape == (height, width)
         left, right = found[:, : width // 2 - 4].unique(), found[:, width // 2 + 4 :].unique()
         assert not set(left.tolist()) & set(right.tolist())
-        (alone,) = source([[halves(96, 64), halves(60, 122)][index]], [SIZES[index]], None)
-        assert torch.equal(found, alone)
+        alone = source([pictures[index]], empty_features(SIZES[index], patch=8))
+        assert torch.equal(found, alone.labels[0])
+        assert together.valid[index].sum() == alone.valid.sum() == found.max() + 1
 
 
-def test_tokens_are_the_models_own_under_its_own_normalisation(folder):
-    model = load_timm(f"local-dir:{folder}")
+def test_tokens_are_the_models_own_under_its_own_normalisation(model):
     image = torch.rand(3, 48, 32)
     tokens, grid = TimmRegions(model).tokens(image, (48, 32))
     assert grid == (6, 4)
@@ -79,5 +74,5 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(WeightsError, match="no network.*timm/vit_small_patch16_224.dino/resolve.*REGIONS_PRETRAINED"):
+    with pytest.raises(WeightsError, match="no network.*vit_small_patch16_224.dino/resolve.*MODEL.REGIONS.PRETRAINED"):
         load_timm("vit_small_patch16_224.dino")

@@ -2,7 +2,7 @@
 
 ``python -m san_cliptrase.lab.pretrain.scenes_dino --output output/dino`` writes a folder that timm loads as the model
 ``local-dir:output/dino``: ``config.json``, ``model.safetensors`` and ``record.json``, what was done. It stands in for
-DINO's own weights where CLIPtrase's regions come from another ViT: MODEL.CLIPTRASE.REGIONS timm:local-dir:output/dino.
+DINO's own weights where CLIPtrase's regions come from another ViT: MODEL.REGIONS.SOURCE timm:local-dir:output/dino.
 """
 
 from __future__ import annotations

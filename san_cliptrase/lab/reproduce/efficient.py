@@ -6,7 +6,7 @@ from san_cliptrase.lab.reproduce.exhibit import Exhibit
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import scored
 
-KEY = "MODEL.CLIPTRASE.CORRELATION"
+KEY = "MODEL.REGIONS.CORRELATION"
 
 
 def efficient(request: Request) -> Exhibit:

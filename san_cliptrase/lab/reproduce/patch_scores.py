@@ -13,6 +13,7 @@ from san_cliptrase.lab.reproduce.exhibit import Row
 from san_cliptrase.lab.reproduce.patch_view import PatchView, view_patches
 from san_cliptrase.lab.reproduce.request import pictures
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
+from san_cliptrase.meta_arch.inputs import region_source_from_config
 
 UNKNOWN = -1
 
@@ -86,12 +87,12 @@ def mean_rows(
         model: in evaluation mode.
         score: a picture and the classes of its patches -> name of a row -> metric -> value; NaN does not count.
     """
-    rows = []
+    rows, finder = [], region_source_from_config(cfg, model.clip, "cliptrase")
     for dataset in cfg.DATASETS.TEST:
         found: dict[str, dict[str, list[float]]] = {}
         mapper = build_test_mapper(cfg, dataset)
         for record in pictures(cfg, dataset):
-            view = view_patches(model, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
+            view = view_patches(model, finder, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
             for name, metrics in score(view, patch_classes(view.truth, view.grid, view.cell)).items():
                 for metric, value in metrics.items():
                     found.setdefault(name, {}).setdefault(metric, []).append(value)

@@ -14,6 +14,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from san_cliptrase.builders import region_source_from_config
 from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.data.mapper import replacement_words
 from san_cliptrase.data.views import build_test_mapper
@@ -25,6 +26,7 @@ from san_cliptrase.lab.global_patches import block_attention
 from san_cliptrase.lab.reproduce.request import Request, request_config
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
 from san_cliptrase.regions.correlation import suppress_global_patches
+from san_cliptrase.regions.finder import RegionFinder
 from san_cliptrase.regions.maps import region_maps, regions_from_maps
 
 BEFORE, AFTER = "[CLS] not subtracted", "[CLS] subtracted"
@@ -85,7 +87,8 @@ def look(request: Request) -> tuple[Any, CLIPtrase, PatchView]:
     cfg.DATASETS.TEST = () if cfg.FIGURES.IMAGE_FILE else cfg.DATASETS.TEST[:1]
     torch.manual_seed(cfg.SEED)  # weights may be random
     model = build(build_model, cfg).eval()
-    return cfg, model, view_patches(model, title, entry, cfg.INPUT.IGNORE_LABEL)
+    finder = region_source_from_config(cfg, model.clip, "cliptrase")
+    return cfg, model, view_patches(model, finder, title, entry, cfg.INPUT.IGNORE_LABEL)
 
 
 def chosen_entry(cfg: Any) -> tuple[str, dict]:
@@ -120,22 +123,23 @@ def _file_entry(cfg: Any, dataset: str) -> dict:
 
 
 @torch.no_grad()
-def view_patches(model: CLIPtrase, title: str, entry: dict, ignore_label: int) -> PatchView:
+def view_patches(model: CLIPtrase, finder: RegionFinder, title: str, entry: dict, ignore_label: int) -> PatchView:
     """Looks at one picture.
 
     Args:
         model: in evaluation mode.
+        finder: CLIPtrase's regions on its CLIP, whatever regions the model takes.
         title: see :class:`PatchView`.
         entry: what the test mapper returns; "sem_seg" may be missing.
         ignore_label: value of pixels without a label.
     """
-    visual, method = model.clip.visual, model.cliptrase
+    visual = model.clip.visual
     batch = image_batch([entry["image"]], model.clip, scale=model.resolution)
     last = visual.depth - 1
     features = visual(batch.tensor, (last - 1, last), batch.sizes)
-    correlation = method.correlate(features)
+    correlation = finder.correlate(features)
     rows = {BEFORE: correlation[:, 1:, 1:], AFTER: suppress_global_patches(correlation, features.valid)}
-    clusters = {name: method.cluster(row, features) for name, row in rows.items()}
+    clusters = {name: finder.cluster(row, features) for name, row in rows.items()}
     maps = {
         f"{PLAIN}, block {index + 1} of {visual.depth}": _in_fair_shares(block_attention(visual, features, index))
         for index in (last - 1, last)

@@ -22,7 +22,7 @@ class Request:
         overrides: KEY, VALUE, ... for every configuration of the exhibit.
         output: folder.
         resume: keep rows that were finished with the same configuration.
-        sources: of regions, values of MODEL.CLIPTRASE.REGIONS, for ``table2``; (): those of the paper.
+        sources: of regions, values of MODEL.REGIONS.SOURCE, for ``table2``; (): those of the paper.
     """
 
     config: Path

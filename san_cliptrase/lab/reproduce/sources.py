@@ -7,22 +7,22 @@ from san_cliptrase.lab.reproduce.request import Request, request_config
 from san_cliptrase.lab.reproduce.scoring import scored
 from san_cliptrase.lab.reproduce.tables import CLASSIFY
 
-REGIONS, EPS = "MODEL.CLIPTRASE.REGIONS", "MODEL.CLIPTRASE.EPS"
+SOURCE, EPS = "MODEL.REGIONS.SOURCE", "MODEL.REGIONS.EPS"
 PUBLISHED = ("timm:vit_small_patch16_224.dino", "timm:vit_small_patch14_dinov2.lvd142m")
 """DINO and DINOv2 as timm has them; the paper does not say which sizes it used."""
 
 
 def table2(request: Request) -> Exhibit:
     """Table 2: CLIPtrase's regions against those of another ViT, classified by the same features of CLIP."""
-    random = request_config(request).MODEL.CLIPTRASE.REGIONS_PRETRAINED == "random"
+    random = request_config(request).MODEL.REGIONS.PRETRAINED == "random"
     label = " (random weights: a path check, no result)" if random else ""
     others = {
-        f"Ours + {source.removeprefix('timm:')}{label}": (REGIONS, source) for source in request.sources or PUBLISHED
+        f"Ours + {source.removeprefix('timm:')}{label}": (SOURCE, source) for source in request.sources or PUBLISHED
     }
     rows = {
         **others,  # first: weights that are missing are found before anything is computed
-        "CLIPtrase": (REGIONS, "cliptrase"),
-        "CLIPtrase, radius found in each picture": (REGIONS, "cliptrase", EPS, "0.0"),
+        "CLIPtrase": (SOURCE, "cliptrase"),
+        "CLIPtrase, radius found in each picture": (SOURCE, "cliptrase", EPS, "0.0"),
         "no regions": (CLASSIFY, "patches"),
     }
     return scored(
@@ -44,16 +44,16 @@ def table2(request: Request) -> Exhibit:
 def sam(request: Request) -> Exhibit:
     """SAM's masks, which have no names, with CLIPtrase's classes; and CLIPtrase's regions with SAM's boundaries."""
     rows = {
-        "SAM's own masks": (REGIONS, "sam"),
-        "SAM at CLIPtrase's points": (REGIONS, "sam_points"),
-        "CLIPtrase": (REGIONS, "cliptrase"),
+        "SAM's own masks": (SOURCE, "sam"),
+        "SAM at CLIPtrase's points": (SOURCE, "sam_points"),
+        "CLIPtrase": (SOURCE, "cliptrase"),
     }
     return scored(
         request,
         "sam",
         "CLIPtrase and SAM",
         rows,
-        more=[f"SAM {request_config(request).MODEL.CLIPTRASE.SAM_MODEL}"],
+        more=[f"SAM {request_config(request).MODEL.REGIONS.SAM_MODEL}"],
         notes=[
             "Where masks overlap, the one with the highest IoU that SAM predicts wins; pixels in no mask stay in "
             "CLIPtrase's regions. The supplement has no numbers for this application.",

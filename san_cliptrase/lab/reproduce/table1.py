@@ -7,7 +7,7 @@ from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import scored
 from san_cliptrase.lab.reproduce.tables import CLASSIFY, RULE
 
-CORRELATION, EPS = "MODEL.CLIPTRASE.CORRELATION", "MODEL.CLIPTRASE.EPS"
+CORRELATION, EPS = "MODEL.REGIONS.CORRELATION", "MODEL.REGIONS.EPS"
 
 
 def table1(request: Request) -> Exhibit:

@@ -103,7 +103,7 @@ def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
 
 def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
     few = ("TEST.MAX_IMAGES", 2, "MODEL.DEVICE", "cpu", "MODEL.CLIP.TEMPLATES", "none")
-    few = (*few, "MODEL.CLIPTRASE.REGIONS_PRETRAINED", "random")
+    few = (*few, "MODEL.REGIONS.PRETRAINED", "random")
     source = "timm:test_vit"
     assert run("table2", "--output", tmp_path, "--source", source, *few) == 0
     text = (tmp_path / "table2.md").read_text()
@@ -117,7 +117,7 @@ def test_sources_whose_weights_are_missing_are_refused_in_one_line(tmp_path, cap
     empty = tmp_path / "sam"
     empty.mkdir()
     absent = ("--source", f"timm:local-dir:{empty}")
-    for exhibit, more in (("table2", absent), ("sam", ("MODEL.CLIPTRASE.SAM_MODEL", empty))):
+    for exhibit, more in (("table2", absent), ("sam", ("MODEL.REGIONS.SAM_MODEL", empty))):
         assert run(exhibit, "--output", tmp_path, *more, "MODEL.DEVICE", "cpu", "TEST.MAX_IMAGES", 1) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ")
