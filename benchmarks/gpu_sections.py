@@ -124,7 +124,7 @@ def cliptrase_parity(setting: Setting, clip: FrozenClip, tower: str, size: int) 
         there = copy.deepcopy(clip).to(device)
         reader = TrainingFreeReader(there.visual, RegionFinder(there.visual, EPS, MIN_SAMPLES))
         features = there.visual(images.to(device), (*reader.taps, there.visual.depth))
-        found = intermediate_quantities(there, reader, features)
+        found = intermediate_quantities(there, reader.source, features)
         found["pred"] = torch.stack(reader.segment(features, text.to(device)))
         for name, values in found.items():
             yield f"{name}/{tower}, {size} px/0", values.cpu().numpy()

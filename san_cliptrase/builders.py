@@ -83,7 +83,6 @@ def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
         else None,
         "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
         "resolution": cfg.MODEL.CLIP.RESOLUTION,
-        "divisibility": san.SIZE_DIVISIBILITY,
         "templates": cfg.MODEL.CLIP.TEMPLATES,
         "cache_gb": keep_gb,
         "ignore_label": cfg.INPUT.IGNORE_LABEL,
@@ -103,7 +102,7 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         fusion={side_block: resolve_layer(tap, depth) for tap, side_block in side.FUSION},
         supervised=tuple(side.SUPERVISED),
     )
-    decoder = MaskDecoder(side.WIDTH, san.DECODER_WIDTH, san.BIAS_HEADS or clip.visual.heads)
+    decoder = MaskDecoder(side.WIDTH, san.DECODER_WIDTH, clip.visual.heads)
     query_init = build_query_init(
         init.NAME,
         clip_width=clip.visual.width,

@@ -56,3 +56,21 @@ EXHIBITS = {
     "global_patches": "section A.1: patches that take the attention of all",
 }
 """Tables and figures of CLIPtrase's paper that ``san-cliptrase reproduce`` makes."""
+
+CORRELATIONS = {
+    "cosine": "cosines, mean over heads",
+    "cosine_concatenated": "cosines of heads side by side",
+    "inner_product": "inner products, a control",
+}
+"""What is clustered, ``regions.correlation.CORRELATIONS``."""
+
+QUERY_INITS = {
+    "off": "SAN as published",
+    "map_add": "mean of CLIP's features over the region, added",
+    "map_replace": "the same instead of the learned embedding",
+    "tokens": "mean of the side adapter's own tokens",
+    "tokens_prior": "the same, with a prior on the query's mask",
+    "prior": "the prior alone",
+    "prototypes": "learned, from the centres of the training set's regions",
+}
+"""Where SAN's queries begin, ``san.query_init``."""

@@ -138,11 +138,7 @@ class SemanticMapper:
             ]
             if cfg.INPUT.CROP.ENABLED:
                 pad_to = tuple(cfg.INPUT.CROP.SIZE)
-                augmentations.append(
-                    T.RandomCrop_CategoryAreaConstraint(
-                        cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE, cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA, ignore
-                    )
-                )
+                augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
             if cfg.INPUT.COLOR_AUG_SSD:
                 augmentations.append(ColorAugSSDTransform(img_format="RGB"))
             if cfg.INPUT.RANDOM_FLIP != "none":

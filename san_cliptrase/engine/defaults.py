@@ -21,7 +21,7 @@ from san_cliptrase.checkpoints.release import SHARE
 from san_cliptrase.clip.attention import attention_rule
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.cliptrase.classify import check_classify
-from san_cliptrase.config import add_san_cliptrase_config
+from san_cliptrase.config import REMOVED, add_san_cliptrase_config, check_keys, check_unused
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import OWN, register_own
@@ -63,6 +63,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     # yacs reads texts as Python literals, whose parser gives up on deep nesting in its own ways.
     except (OSError, TypeError, AttributeError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{path} cannot be read as keys and values: {error!r:.300}") from error
+    try:
+        check_keys(cfg)
+        check_unused(cfg, get_cfg())
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     try:
         _check_values(cfg)
         check_test(cfg)
@@ -106,12 +111,6 @@ def _check_values(cfg: CfgNode) -> None:
     _make_room_for_classes(cfg)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
         replacement_words(cfg.TEST.VOCABULARY, MetadataCatalog.get(name).get("stuff_classes", ()))
-    if cfg.SEED < 0:
-        raise ConfigError(f"SEED is {cfg.SEED}; runs are reproducible here, so it must be 0 or more")
-    if cfg.LOG_PERIOD < 1:
-        raise ConfigError(f"LOG_PERIOD is {cfg.LOG_PERIOD}; it counts iterations, so it must be 1 or more")
-    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
-        raise ConfigError(f"INPUT.RANDOM_FLIP is {cfg.INPUT.RANDOM_FLIP!r}; SAN flips horizontally, or choose 'none'")
     try:
         load_templates(cfg.MODEL.CLIP.TEMPLATES)
         # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
@@ -133,7 +132,11 @@ def _make_room_for_classes(cfg: CfgNode) -> None:
 
 def _hint(message: str, cfg: CfgNode) -> str:
     unknown = message.rsplit(":", 1)[-1].strip()
-    return f"; {suggest(unknown, _keys(cfg))}" if "on-existent" in message else ""
+    if "<class 'tuple'> vs. <class 'str'>" in message:
+        return ': a list is wanted, in a file ["NAME"], on the command line "(\'NAME\',)"'
+    if "on-existent" not in message:
+        return ""
+    return f"; it is gone: {REMOVED[unknown]}" if unknown in REMOVED else f"; {suggest(unknown, _keys(cfg))}"
 
 
 def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:

@@ -20,6 +20,7 @@ from san_cliptrase.engine.launch import build
 from san_cliptrase.errors import CheckpointError, ConfigError, OptionError
 from san_cliptrase.files import write_atomically
 from san_cliptrase.meta_arch import SAN
+from san_cliptrase.san.model import DIVISIBILITY
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def official_settings(model: SAN) -> dict[str, object]:
         "MODEL.SAN.CLIP_TEMPLATE_SET": model.templates,
         "MODEL.SAN.FEATURE_LAST_LAYER_IDX": first,
         "MODEL.SAN.NUM_CLASSES": model.criterion.num_classes,
-        "MODEL.SAN.SIZE_DIVISIBILITY": model.divisibility,
+        "MODEL.SAN.SIZE_DIVISIBILITY": DIVISIBILITY,
         f"{side}.NUM_QUERIES": adapter.num_queries,
         f"{side}.IMAGE_SIZE": adapter.native_grid[0] * adapter.patch_size,
         f"{side}.FUSION_MAP": [f"{tap}->{block}" for block, tap in adapter.tap_of.items()],

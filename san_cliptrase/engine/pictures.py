@@ -10,6 +10,7 @@ from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.colors import class_colors
 from san_cliptrase.drawing import outlines
 from san_cliptrase.meta_arch.san import SAN
+from san_cliptrase.san.model import DIVISIBILITY
 
 
 def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.ndarray:
@@ -39,7 +40,7 @@ def segmentation_panel(model: nn.Module, entry: dict, ignore_label: int) -> np.n
 
 def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64: which of CLIPtrase's regions each pixel of an image lies in; 0 is none."""
-    batch = image_batch([entry["image"]], model.clip, model.divisibility)
+    batch = image_batch([entry["image"]], model.clip, DIVISIBILITY)
     features = model.clip_features(batch)
     masks = model.find_regions(features, [entry["image"]], batch, [entry["sem_seg"]]).masks
     if not masks.shape[1]:

@@ -9,8 +9,6 @@ from detectron2.solver import LRMultiplier
 from fvcore.common.param_scheduler import PolynomialDecayParamScheduler
 from torch import nn
 
-from san_cliptrase.errors import OptionError
-
 _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
@@ -39,17 +37,7 @@ def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW over :func:`parameter_groups`.
-
-    Raises:
-        OptionError: if SOLVER.OPTIMIZER is another, or gradients are to be clipped in another way than over all
-            parameters together.
-    """
-    if cfg.SOLVER.OPTIMIZER != "ADAMW":
-        raise OptionError(f"SOLVER.OPTIMIZER is {cfg.SOLVER.OPTIMIZER!r}; SAN is trained with ADAMW")
-    clipping = cfg.SOLVER.CLIP_GRADIENTS
-    if clipping.ENABLED and clipping.CLIP_TYPE != "full_model":
-        raise OptionError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE is {clipping.CLIP_TYPE!r}; SAN clips the full_model")
+    """AdamW over :func:`parameter_groups`."""
     return torch.optim.AdamW(parameter_groups(cfg, model), lr=cfg.SOLVER.BASE_LR)
 
 

@@ -8,8 +8,6 @@ from detectron2.data import MetadataCatalog
 
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.protocols import (
-    BACKGROUNDS,
-    PROTOCOLS,
     PUBLISHED_MODELS,
     PUBLISHED_SQUARES,
     SLIDE_SIDE,
@@ -17,8 +15,6 @@ from san_cliptrase.protocols import (
     SQUARES,
 )
 from san_cliptrase.regions.clustering import default_clustering
-
-FEATURES = ("regions", "patches")
 
 
 def check_test(cfg: Any) -> None:
@@ -28,20 +24,11 @@ def check_test(cfg: Any) -> None:
         ConfigError: names the key.
     """
     test, training_free = cfg.TEST, cfg.MODEL.META_ARCHITECTURE == "CLIPtrase"
-    for key, value, known in (
-        ("PROTOCOL", test.PROTOCOL, PROTOCOLS),
-        ("BACKGROUND", test.BACKGROUND, BACKGROUNDS),
-        ("UNSUPERVISED.FEATURES", test.UNSUPERVISED.FEATURES, FEATURES),
-    ):
-        if value not in known:
-            raise ConfigError(f"TEST.{key} is {value!r}; known are {', '.join(known)}")
-    if not 0 < test.SLIDE.STRIDE <= test.SLIDE.WINDOW:
+    if test.SLIDE.STRIDE > test.SLIDE.WINDOW:
         raise ConfigError(
             f"TEST.SLIDE.STRIDE is {test.SLIDE.STRIDE}, WINDOW {test.SLIDE.WINDOW}: pixels between windows would be "
             "seen by none, so the stride must be 1 to the window's side"
         )
-    if test.PROTOCOL in SQUARES and test.SIZE < 1:
-        raise ConfigError(f"TEST.SIZE is {test.SIZE}; it is the side of a square in pixels")
     if test.BACKGROUND == "learned" and training_free:
         raise ConfigError("TEST.BACKGROUND is 'learned', but CLIPtrase learns none: choose 'words' or 'threshold'")
     if test.BACKGROUND == "threshold" and not 0 < test.BACKGROUND_THRESHOLD < 1:

@@ -53,7 +53,6 @@ class SAN(SanModel):
         region_source: RegionSource | None,
         recognition_blocks: int,
         resolution: float,
-        divisibility: int,
         templates: str,
         background: BackgroundReader,
         windows: Windows | None = None,
@@ -67,7 +66,6 @@ class SAN(SanModel):
             region_source,
             recognition_blocks,
             resolution,
-            divisibility,
             templates,
             cache_gb,
             ignore_label,
@@ -194,8 +192,6 @@ def criterion_from_config(cfg: Any) -> SetCriterion | None:
         *weights,
         no_object_weight=san.NO_OBJECT_WEIGHT,
         num_points=san.TRAIN_NUM_POINTS,
-        oversample_ratio=san.OVERSAMPLE_RATIO,
-        importance_sample_ratio=san.IMPORTANCE_SAMPLE_RATIO,
     )
 
 

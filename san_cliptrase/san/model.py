@@ -21,6 +21,8 @@ from san_cliptrase.san.recognition import MaskClassifier, recognise_masks
 from san_cliptrase.structures import ClipFeatures, Regions, Size
 
 Labels = Sequence[Tensor | None]
+DIVISIBILITY = 32
+"""Images are padded to a multiple of so many pixels, as in SAN."""
 
 
 class SanModel(nn.Module):
@@ -33,7 +35,6 @@ class SanModel(nn.Module):
         region_source: Finds regions; None for plain SAN.
         recognition_blocks: How many of CLIP's last blocks the [SOS] tokens pass.
         resolution: CLIP sees the images at this scale.
-        divisibility: Images are padded to a multiple of it.
         templates: Name of the prompt templates.
         cache_gb: Keep CLIP's features of images in so many gigabytes; 0: compute them each time.
         ignore_label: What marks pixels without a label, for a source of regions that looks at the ground truth.
@@ -50,7 +51,6 @@ class SanModel(nn.Module):
         region_source: RegionSource | None,
         recognition_blocks: int,
         resolution: float,
-        divisibility: int,
         templates: str,
         cache_gb: float = 0.0,
         ignore_label: int = 255,
@@ -59,7 +59,7 @@ class SanModel(nn.Module):
         self.clip, self.network, self.classifier = clip, network, classifier
         self.region_source = region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
-        self.divisibility, self.templates = divisibility, templates
+        self.templates = templates
         self.ignore_label = ignore_label
         taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
         self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
@@ -81,7 +81,7 @@ class SanModel(nn.Module):
             images: Per image (3, H, W) uint8 RGB.
             labels: See :meth:`find_regions`, and ``shown``.
         """
-        batch = image_batch(images, self.clip, self.divisibility)
+        batch = image_batch(images, self.clip, DIVISIBILITY)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the images.
         features = self.clip_features(batch)
         regions = None
@@ -123,7 +123,7 @@ class SanModel(nn.Module):
 
     def region_tokens(self, images: Sequence[Tensor], labels: Labels = ()) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
-        batch = image_batch(images, self.clip, self.divisibility)
+        batch = image_batch(images, self.clip, DIVISIBILITY)
         features = self.clip_features(batch)
         regions = self.find_regions(features, images, batch, labels)
         return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
@@ -172,7 +172,7 @@ class SanModel(nn.Module):
         """
         groups: dict[Size, list[int]] = {}
         for index, image in enumerate(images):
-            height, width = (-(-side // self.divisibility) * self.divisibility for side in image.shape[-2:])
+            height, width = (-(-side // DIVISIBILITY) * DIVISIBILITY for side in image.shape[-2:])
             groups.setdefault((height, width), []).append(index)
         return list(groups.values())
 

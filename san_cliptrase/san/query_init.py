@@ -25,13 +25,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from san_cliptrase.choices import QUERY_INITS
 from san_cliptrase.errors import OptionError
 from san_cliptrase.regions.pooling import mask_average_pool
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.region_maps import resize_regions
 from san_cliptrase.structures import ClipFeatures, Regions
-
-QUERY_INITS = ("off", "map_add", "map_replace", "tokens", "tokens_prior", "prior", "prototypes")
 
 
 class ProjectedRegions(nn.Module):

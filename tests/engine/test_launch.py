@@ -114,7 +114,7 @@ def test_what_does_not_exist(fails, config, overrides, expected):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (("SOLVER.OPTIMIZER", "SGD"), "ADAMW"),
+        (("SOLVER.OPTIMIZER", "SGD"), "AdamW"),
         (("MODEL.SAN.QUERY_INIT.NAME", "tokes"), "tokens_prior"),
         (("MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth"),
         (("MODEL.CLIP.TRAINABLE", "('position',)"), "position"),

@@ -253,8 +253,8 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"test__protocol": "sliding"}, "TEST.PROTOCOL is 'sliding'; known are whole, cliptrase, slide"),
-        ({"test__background": "none"}, "TEST.BACKGROUND is 'none'; known are words"),
+        ({"test__protocol": "sliding"}, "TEST.PROTOCOL is 'sliding'; it must be one of: whole, cliptrase, slide"),
+        ({"test__background": "none"}, "TEST.BACKGROUND is 'none'; it must be one of: words"),
         ({"test__background": "learned"}, "CLIPtrase learns none"),
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),

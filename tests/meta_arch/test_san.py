@@ -6,6 +6,7 @@ from detectron2.utils.events import EventStorage
 
 from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.meta_arch import SAN
+from san_cliptrase.san.model import DIVISIBILITY
 
 LOSSES = {"loss_ce", "loss_mask", "loss_dice"}
 
@@ -35,7 +36,7 @@ def test_a_training_batch_of_mixed_sizes_has_losses_of_every_supervised_block(wo
 def test_the_scale_of_vit_l14_leaves_pixels_over(world, name):
     """At 0.7 the canvas is no multiple of the patch, as on ViT-L/14 in most test images; SAN leaves the rest out."""
     model, entries = world.model(name, model__clip__resolution=0.7).eval(), world.batch(train=False, count=1)
-    batch = image_batch([entry["image"] for entry in entries], model.clip, model.divisibility)
+    batch = image_batch([entry["image"] for entry in entries], model.clip, DIVISIBILITY)
     height, width = (int(side * 0.7) // 8 for side in batch.tensor.shape[-2:])
     assert any(int(side * 0.7) % 8 for side in batch.tensor.shape[-2:])
     assert model.clip_features(batch).grid == (height, width)
@@ -142,7 +143,7 @@ def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monk
     agree = []
     for entry in world.batch(train=False, count=3):
         height, width = entry["image"].shape[-2:]
-        batch = image_batch([entry["image"]], finder.clip, finder.divisibility)
+        batch = image_batch([entry["image"]], finder.clip, DIVISIBILITY)
         masks = finder.find_regions(finder.clip_features(batch), [entry["image"]], batch, [entry["sem_seg"]]).masks[0]
         assert 1 < len(masks) <= 8
         largest_first = masks[masks.sum((1, 2)).argsort(descending=True, stable=True)]
