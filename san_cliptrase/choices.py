@@ -38,8 +38,10 @@ REGION_SOURCES = {
     "timm:MODEL": "self-correlation of another ViT of timm, such as DINO",
     "sam": "SAM's automatic masks",
     "sam_points": "SAM's masks for a point in each of CLIPtrase's regions",
+    "grid": "cells of a grid (a control)",
+    "random": "cells around random points (a control)",
 }
-"""Where regions come from, ``regions.source.SOURCES``."""
+"""Where the regions of an image can come from, ``regions.build.ONE_IMAGE``."""
 
 EXHIBITS = {
     "table1": "what self-correlation is for: attention row by row, regions by two correlations",

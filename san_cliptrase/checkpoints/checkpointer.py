@@ -58,7 +58,7 @@ class SafeCheckpointer(Checkpointer):
             except DamagedCheckpoint as error:
                 self.logger.warning("%s Trying the one before it.", error)
         if resume and self.has_checkpoint():
-            raise CheckpointError(f"--resume: none of the {len(found)} checkpoints in {self.save_dir} can be read")
+            raise CheckpointError(f"none of the {len(found)} checkpoints in {self.save_dir} can be read")
         return self.load(path, checkpointables=[])
 
     def save(self, name: str, **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from san_cliptrase.clip.openai_files import read_openai_file
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.errors import WeightsError
+from san_cliptrase.errors import OptionError, WeightsError
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ def _find_weights(name: str, pretrained: str | None) -> str | None:
     """What to pass to open_clip as ``pretrained``: a path or a tag that exist, or None."""
     models = open_clip.list_models()
     if name not in models:
-        raise ValueError(f"unknown CLIP model {name!r}; {_suggest(name, models)}")
+        raise OptionError(f"unknown CLIP model {name!r}; {_suggest(name, models)}")
     if pretrained is None:
         return None
     if shipped := SHIPPED_WEIGHTS.get((name, pretrained)):
@@ -165,8 +165,8 @@ def _find_weights(name: str, pretrained: str | None) -> str | None:
     if get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file():
         return pretrained
     if Path(pretrained).is_dir():
-        raise ValueError(f"{pretrained!r} is a folder, no weights file: name it as the model, local-dir:{pretrained}")
-    raise ValueError(
+        raise OptionError(f"{pretrained!r} is a folder, no weights file: name it as the model, local-dir:{pretrained}")
+    raise OptionError(
         f"CLIP model {name!r} has no pretrained tag {pretrained!r}, and there is no file of that name; "
         f"{_suggest(pretrained, tags)}"
     )

@@ -8,9 +8,10 @@ import sys
 from argparse import REMAINDER, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 
 from san_cliptrase import __version__
-from san_cliptrase.commands import data, lab, predict, runs
+from san_cliptrase.commands import data, export, lab, predict, runs
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.terminal import exit_status
 
@@ -77,7 +78,7 @@ COMMANDS = Group(
             },
             "Layouts and sources: docs/datasets.md",
         ),
-        "export": Command("write a trained SAN as one file", runs.export, "san_cliptrase.engine.export"),
+        "export": Command("write a trained SAN as one file", export.parse, "san_cliptrase.commands.export"),
         "convergence": Command(
             "how fast variants of SAN learn: runs, statistics, report",
             lab.convergence,
@@ -131,7 +132,8 @@ def _sentence(about: str) -> str:
 
 
 def _execute(command: Command, options: Namespace) -> int:
-    sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal or pipe has no letters for
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal or pipe has no letters for
     try:
         status = exit_status(lambda: importlib.import_module(command.module).execute(options))
         sys.stdout.flush()

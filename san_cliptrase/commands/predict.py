@@ -117,7 +117,7 @@ def execute(options: Namespace) -> int:
         segmenter = Segmenter.from_clip(**given, device=options.device)
     failed = 0
     results = segmenter.stream(images, words, batch_size=options.batch_size, background=background)
-    with tqdm(total=len(images), desc="images", disable=len(images) <= FEW, mininterval=0.5) as bar:
+    with tqdm(total=len(images), desc="images", unit="image", disable=len(images) <= FEW, mininterval=0.5) as bar:
         for path, name, result in zip(images, result_names(images), results, strict=True):
             stem = options.output / name
             problem = result.error if isinstance(result, FailedImage) else _save(result, stem)

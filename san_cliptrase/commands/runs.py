@@ -1,15 +1,12 @@
-"""Commands about runs: ``train``, ``evaluate``, ``export``, and ``train_net.py``."""
+"""Commands that run a configuration: ``train``, ``evaluate``, and ``train_net.py``."""
 
 from __future__ import annotations
 
 import os
 from argparse import REMAINDER, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from san_cliptrase.commands.parser import Parser, together
-
-EXPORT_FORMATS = ("san_cliptrase", "san")
 
 
 def train(parser: Parser, arguments: Sequence[str]) -> Namespace:
@@ -74,40 +71,3 @@ def _add_run_options(parser: Parser, eval_only: bool | None) -> None:
     add("--num-machines", type=int, default=1, metavar="N", help="machines of the run")
     add("--machine-rank", type=int, default=0, metavar="N", help="which of them this one is, from 0")
     add("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL", help="where the processes meet")
-
-
-def export(parser: Parser, arguments: Sequence[str]) -> Namespace:
-    """The command line of ``export``."""
-    parser.epilog = (
-        "examples: san-cliptrase export output/san_cliptrase --output mine.safetensors\n"
-        "          san-cliptrase export output/san --output san.pth --format san\n"
-        "          san-cliptrase export ours.pth --config configs/san_vit_b16.yaml --output san.pth --format san"
-    )
-    add = parser.add_argument
-    add(
-        "run",
-        type=Path,
-        metavar="RUN",
-        help="folder of a run, of which the last good checkpoint is taken; with --format san also one checkpoint",
-    )
-    add("--output", type=Path, required=True, metavar="FILE", help="file to write; replaced if it is there")
-    add(
-        "--format",
-        choices=EXPORT_FORMATS,
-        default=EXPORT_FORMATS[0],
-        help="san_cliptrase: one safetensors file with its configuration, for predict --san; san: the format of SAN's "
-        "authors, for other SAN tools (default: %(default)s)",
-    )
-    add(
-        "--config",
-        type=Path,
-        metavar="FILE",
-        help="format san: configuration (default: config.yaml beside the weights)",
-    )
-    parser.add_overrides("opts", "format san: keys of the configuration, such as DATASETS.TRAIN \"('my_train',)\"")
-    options = parser.parse_intermixed_args(arguments)
-    if options.format != "san" and (options.config or options.opts):
-        parser.error("--config and KEY VALUE go with --format san; a san_cliptrase file has the run's configuration")
-    if "MODEL.WEIGHTS" in options.opts[::2]:
-        parser.error("MODEL.WEIGHTS is what RUN names: give the checkpoint in its place")
-    return options

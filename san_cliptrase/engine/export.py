@@ -1,11 +1,8 @@
-"""What ``san-cliptrase export`` does: a trained SAN as one file, in our format or in that of the official SAN."""
+"""``san-cliptrase export --format san``: a SAN of ours in the format of the official SAN."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,28 +68,6 @@ def official_settings(model: SAN) -> dict[str, object]:
     }
 
 
-def execute(options: argparse.Namespace) -> None:
-    """What ``export`` does.
-
-    Raises:
-        ConfigError: the configuration, or what it describes, cannot be exported.
-        CheckpointError: the checkpoint cannot be used.
-        OutputError: the file cannot be written.
-        WeightsError: the CLIP cannot be loaded.
-    """
-    if options.output.exists() and options.run.exists() and options.output.samefile(options.run):
-        raise ConfigError(f"--output {options.output} is the checkpoint itself: choose another name")
-    if options.format == "san":
-        settings = export_official(options.run, options.output, options.config, options.opts)
-        sys.stdout.write(f"wrote {options.output}; in SAN's configuration set, where its own differs:\n")
-        sys.stdout.writelines(f"    {key} {json.dumps(value)}\n" for key, value in settings.items())
-        return
-    from san_cliptrase.segmenter import Segmenter
-
-    Segmenter.from_san(options.run).export(options.output)
-    sys.stdout.write(f"wrote {options.output}\n")
-
-
 def export_official(
     run: Path, output: Path, config: Path | None = None, overrides: Sequence[str] = ()
 ) -> dict[str, object]:
@@ -108,7 +83,10 @@ def export_official(
         :func:`official_settings`.
 
     Raises:
-        See :func:`execute`.
+        ConfigError: the configuration, or what it describes, cannot be exported.
+        CheckpointError: the checkpoint cannot be used.
+        OutputError: the file cannot be written.
+        WeightsError: the CLIP cannot be loaded.
     """
     folder = run if run.is_dir() else run.parent
     config = config or folder / "config.yaml"

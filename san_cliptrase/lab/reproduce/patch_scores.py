@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from san_cliptrase.builders import region_source_from_config
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.lab.reproduce.exhibit import Row
 from san_cliptrase.lab.reproduce.patch_view import PatchView, view_patches
 from san_cliptrase.lab.reproduce.request import pictures
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
-from san_cliptrase.meta_arch.inputs import region_source_from_config
 
 UNKNOWN = -1
 
