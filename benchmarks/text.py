@@ -2,8 +2,8 @@
 
 ViT-B/16's text tower with random weights, all 80 sentences for each word. Several ways take turns, on a CPU with one
 thread: every prompt at the full context of 77 tokens, as open_clip runs them; all of them at the length of the longest;
-each at its own length, grouped; batches of about the same length, of several sizes; and ``TextEncoder``, which runs such
-batches, with all that it does besides.
+each at its own length, grouped; batches of about the same length, of several sizes; and ``TextEncoder``, which runs
+such batches, with all that it does besides.
 """
 
 from __future__ import annotations
