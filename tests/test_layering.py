@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
-    {"files", "colors"},
+    {"files", "weights_files", "colors"},
     {
         "__init__",
         "structures",
