@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
     {"errors", "colors", "choices", "protocols"},
-    {"files", "structures", "terminal"},
+    {"files", "structures", "terminal", "weights_files"},
     {"__init__", "config", "compat", "device", "images", "drawing", "scenes", "text_tables", "yaml_files"},
     {"clip", "class_lists"},
     {"regions"},

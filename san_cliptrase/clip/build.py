@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import difflib
+import contextlib
 import functools
 import logging
-import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import open_clip
-from open_clip.pretrained import get_pretrained_cfg
+import torch
+from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
+from san_cliptrase.clip.hub import without_retries
 from san_cliptrase.clip.openai_files import read_openai_file
+from san_cliptrase.clip.support import reject_unsupported_config
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError, WeightsError
+from san_cliptrase.weights_files import describe_wrong_file, plain
 
 logger = logging.getLogger(__name__)
 
 SHIPPED_MODELS = Path(__file__).parent / "models"
 # (model, tag) -> weights file, next to the JSON configs that open_clip reads from the same folder.
 SHIPPED_WEIGHTS = {("scenes_vit", "scenes"): SHIPPED_MODELS / "scenes_vit.safetensors"}
+
+_OR_SHIPPED = "or use the small CLIP shipped here: model scenes_vit with weights scenes"
+_FILL_CACHE = f"Build it once where there is a network, which keeps its files in the cache, {_OR_SHIPPED}"
+_NAME_FILE = f"Without a network, give the path of a downloaded weights file instead of a tag, {_OR_SHIPPED}"
+_MAKE_FOLDER = "A folder of open_clip has open_clip_config.json and a weights file in it"
+_CHECK_FILE = "Check that the weights file is whole, and of this model"
 
 __all__ = ["FrozenClip", "build_clip", "register_shipped_models"]
 
@@ -103,8 +113,8 @@ def build_clip(
         synonyms: See ``TextEncoder``.
 
     Raises:
-        ValueError: Unknown model or tag (the message names close matches), or an image tower that is not supported.
-        WeightsError: The weights cannot be fetched or do not fit the model.
+        OptionError: Unknown model or tag (the message names close matches), or an image tower that is not supported.
+        WeightsError: The weights cannot be fetched, are not finite, or do not fit the model.
     """
     register_shipped_models()
     name = name if ":" in name else name.replace("/", "-")
@@ -112,21 +122,93 @@ def build_clip(
     weights = None if from_folder else _find_weights(name, pretrained or None)
     if not from_folder and weights is None:
         logger.warning("CLIP %s gets random weights: no pretrained weights were asked for", name)
+    config = None if name.startswith("hf-hub:") else _read_config(name, None)
+    with without_retries() if _needs_hub(name, weights, config) else contextlib.nullcontext() as trouble:
+        if config is None:
+            config = _read_config(name, trouble)
+        with _telling(f"CLIP {name}: its tokenizer", _FILL_CACHE, trouble):
+            tokenizer = open_clip.get_tokenizer(name)
+        tag = f" {pretrained!r}" if weights else ""
+        with _telling(f"CLIP {name}: its weights{tag}", _NAME_FILE, trouble):
+            _fetch_weights(name, weights)
+        with _telling(f"CLIP {name} with weights{tag}" if tag else f"CLIP {name}", _CHECK_FILE):
+            model = _create_model(name, weights, from_folder)
+    source = name if from_folder else pretrained or ""
+    if source:
+        _refuse_not_finite(model, source)
+    return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name, source)
+
+
+@contextlib.contextmanager
+def _telling(what: str, advice: str, trouble: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong in this context into a ``WeightsError`` of one line.
+
+    Args:
+        what: What is being loaded.
+        advice: What to do if that fails.
+        trouble: Why the hub cannot be reached, if so.
+    """
     try:
-        model = _create_model(name, weights, from_folder)
-        tokenizer = open_clip.get_tokenizer(name)
+        yield
     except WeightsError:
         raise
+    except ImportError as error:
+        raise WeightsError(f"{what} could not be loaded: {plain(error)}. Install the package {error.name}") from error
     except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
-        # torch names every parameter that does not fit
-        reason = textwrap.shorten(str(error), 400).rstrip(".")
-        raise WeightsError(
-            f"CLIP {name} with weights {pretrained!r} could not be loaded: {reason}. Is a file whole, and of this "
-            "model? Without a network, give the path of a downloaded weights file instead of a tag, or use the small "
-            "CLIP shipped here: model scenes_vit with weights scenes"
-        ) from error
-    source = name if from_folder else pretrained or ""
-    return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name, source)
+        reason = trouble or plain(error) or type(error).__name__  # torch names every parameter that does not fit
+        if "weights_only" in str(error):  # torch advises to run what is in the file
+            reason = "it is not a file with weights alone"
+        raise WeightsError(f"{what} could not be loaded: {reason.rstrip('.')}. {advice}") from error
+
+
+def _read_config(name: str, trouble: str | None) -> dict[str, Any]:
+    """The model's configuration, of a tower that is supported."""
+    advice = _FILL_CACHE if name.startswith("hf-hub:") else _MAKE_FOLDER
+    with _telling(f"CLIP {name}: its configuration", advice, trouble):
+        config = open_clip.get_model_config(name)
+        if not {"vision_cfg", "text_cfg"} <= set(config):
+            raise OptionError("it has no vision_cfg or no text_cfg")
+    reject_unsupported_config(config)
+    return config
+
+
+def _needs_hub(name: str, weights: str | None, config: Mapping[str, Any] | None) -> bool:
+    """Whether something is fetched, or looked for in the hub's cache."""
+    if config is None or get_pretrained_cfg(name, weights or ""):
+        return True
+    text = config["text_cfg"]
+    return bool(text.get("hf_model_name") or (text.get("hf_tokenizer_name") and not name.startswith("local-dir:")))
+
+
+def _fetch_weights(name: str, weights: str | None) -> None:
+    """Have the weights on disk, so that open_clip finds them; it logs a failure as well as raising it.
+
+    Raises:
+        WeightsError: What was found is no weights file.
+    """
+    folder = name.removeprefix("local-dir:")
+    if tag := get_pretrained_cfg(name, weights or ""):
+        files = [Path(open_clip.download_pretrained(tag))]
+    elif name.startswith("hf-hub:"):
+        files = [Path(download_pretrained_from_hf(name.removeprefix("hf-hub:")))]
+    elif folder != name:
+        files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
+    else:
+        return  # looked at when it is read
+    wrong = [(path, problem) for path in files if (problem := describe_wrong_file(path))]
+    if wrong and len(wrong) == len(files):
+        raise WeightsError(f"{str(wrong[0][0])!r} {wrong[0][1]}")
+
+
+def _refuse_not_finite(model: nn.Module, source: str) -> None:
+    for name, value in model.state_dict().items():
+        # The extremes are NaN if any number is, and take no memory.
+        if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
+            wrong = f"{int((~value.isfinite()).sum())} of the {value.numel()} numbers in {plain(name)}"
+            raise WeightsError(
+                f"the weights {source!r} cannot be used: {wrong} are NaN or infinite, as after training that diverged "
+                "or an overflow of half precision"
+            )
 
 
 @functools.cache
@@ -156,22 +238,20 @@ def _find_weights(name: str, pretrained: str | None) -> str | None:
     """What to pass to open_clip as ``pretrained``: a path or a tag that exist, or None."""
     models = open_clip.list_models()
     if name not in models:
-        raise OptionError(f"unknown CLIP model {name!r}; {_suggest(name, models)}")
+        raise OptionError(f"unknown CLIP model {name!r}; {suggest(name, models)}")
     if pretrained is None:
         return None
     if shipped := SHIPPED_WEIGHTS.get((name, pretrained)):
         return str(shipped)
     tags = open_clip.list_pretrained_tags_by_model(name) + [tag for model, tag in SHIPPED_WEIGHTS if model == name]
-    if get_pretrained_cfg(name, pretrained) or Path(pretrained).is_file():
+    path = Path(pretrained)
+    if get_pretrained_cfg(name, pretrained) or path.is_file():
         return pretrained
-    if Path(pretrained).is_dir():
+    if path.is_dir():
         raise OptionError(f"{pretrained!r} is a folder, no weights file: name it as the model, local-dir:{pretrained}")
+    if path.exists():
+        raise WeightsError(f"{pretrained!r} {describe_wrong_file(path)}")
     raise OptionError(
         f"CLIP model {name!r} has no pretrained tag {pretrained!r}, and there is no file of that name; "
-        f"{_suggest(pretrained, tags)}"
+        f"{suggest(pretrained, tags)}"
     )
-
-
-def _suggest(given: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(given, known, n=5, cutoff=0.5)
-    return f"did you mean: {', '.join(close)}?" if close else f"known are: {', '.join(sorted(known))}"

@@ -9,12 +9,21 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.clip.text_cache import TextCache
+from san_cliptrase.clip.text_tower import encode_tokens, prompt_lengths
 from san_cliptrase.errors import OptionError
 
-PROMPTS_PER_BATCH = 320
+PROMPTS_PER_BATCH = 64
+"""A batch runs at the length of its longest prompt; larger ones are no faster (``benchmarks/text.py``)."""
+
+PROMPTS_AT_ONCE = 5120
+"""Prompts that are sorted by length before they are cut into batches."""
+
+PROGRESS_AFTER = 3.0
+"""Seconds before a progress bar appears."""
 
 
 class TextEncoder(nn.Module):
@@ -81,11 +90,12 @@ class TextEncoder(nn.Module):
                 {(word, sentences): row for word, row in self._disk.load(self._kept_as(sentences)).items()}
             )
             missing = self._unknown(words, sentences)
-        step = max(1, PROMPTS_PER_BATCH // len(sentences))
-        for start in range(0, len(missing), step):
-            self._encode(missing[start : start + step], sentences)
-        if missing and self._disk is not None:
-            self._disk.save(self._kept_as(sentences), {word: self._cache[word, sentences] for word in missing})
+        try:
+            self._encode_all(missing, sentences)
+        finally:  # what was encoded before an interruption is kept too
+            encoded = {word: self._cache[word, sentences] for word in missing if (word, sentences) in self._cache}
+            if encoded and self._disk is not None:
+                self._disk.save(self._kept_as(sentences), encoded)
         device = next(self.model.parameters()).device
         return torch.stack([self._cache[word, sentences].to(device) for word in words])
 
@@ -96,18 +106,37 @@ class TextEncoder(nn.Module):
     def _unknown(self, words: list[str], sentences: tuple[str, ...]) -> list[str]:
         return [word for word in words if (word, sentences) not in self._cache]
 
-    def _encode(self, words: list[str], sentences: tuple[str, ...]) -> None:
-        device = next(self.model.parameters()).device
-        names = [split_synonyms(word) if self.synonyms else [word] for word in words]
+    def _encode_all(self, words: list[str], sentences: tuple[str, ...]) -> None:
+        """Put the weights of words into the cache, some words at a time."""
+        names = {word: split_synonyms(word) if self.synonyms else [word] for word in words}
+        prompts = sum(map(len, names.values())) * len(sentences)
+        step = max(1, PROMPTS_AT_ONCE // len(sentences))
+        with tqdm(total=prompts, desc="text weights", unit="prompt", delay=PROGRESS_AFTER, leave=False) as progress:
+            for start in range(0, len(words), step):
+                part = words[start : start + step]
+                self._encode(part, [names[word] for word in part], sentences, progress)
+
+    def _encode(self, words: list[str], names: list[list[str]], sentences: tuple[str, ...], progress: tqdm) -> None:
         prompts = [sentence.replace("{}", name) for group in names for name in group for sentence in sentences]
         # The cache outlives the call: a training step under autocast must not leave half-precision weights in it.
-        with torch.autocast(device.type, enabled=False):
-            embeddings = F.normalize(self.model.encode_text(self.tokenizer(prompts).to(device)).float(), dim=-1)
+        with torch.autocast(next(self.model.parameters()).device.type, enabled=False):
+            embeddings = self._embed(prompts, progress)
             means = embeddings.unflatten(0, (-1, len(sentences))).mean(dim=1)
             if self.synonyms:
                 means = torch.stack([group.mean(dim=0) for group in means.split([len(group) for group in names])])
             weights = F.normalize(means, dim=-1)
         self._cache.update({(word, sentences): row for word, row in zip(words, weights, strict=True)})
+
+    def _embed(self, prompts: list[str], progress: tqdm) -> Tensor:
+        """Embeddings of prompts, (P, E), rows of length 1: in batches of prompts of about the same length."""
+        tokens = self.tokenizer(prompts).to(next(self.model.parameters()).device)
+        lengths = prompt_lengths(self.model, tokens)
+        order = torch.arange(len(tokens)) if lengths is None else lengths.argsort(stable=True)
+        batches = []
+        for batch in order.split(PROMPTS_PER_BATCH):
+            batches.append(F.normalize(encode_tokens(self.model, tokens[batch]).float(), dim=-1))
+            progress.update(len(batch))
+        return torch.cat(batches)[order.argsort()]
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
         # Other weights give other embeddings.

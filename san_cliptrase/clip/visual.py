@@ -25,7 +25,7 @@ def resolve_layer(index: int, depth: int) -> int:
         depth: Number of blocks.
 
     Raises:
-        ValueError: The model has no such layer.
+        OptionError: The model has no such layer.
     """
     if not -depth <= index <= depth:
         raise OptionError(f"layer {index} does not exist: with {depth} blocks, taps go from -{depth} to {depth}")
@@ -44,7 +44,7 @@ class ClipVisualEncoder(nn.Module):
         grid: (h, w), the patch grid that the positional embedding was trained at.
 
     Raises:
-        ValueError: The tower is not such a transformer, or it has no parameter of a name in ``trainable``.
+        OptionError: The tower is not such a transformer, or it has no parameter of a name in ``trainable``.
     """
 
     def __init__(self, vision: nn.Module, interpolate_offset: float = 0.0, trainable: Iterable[str] = ()) -> None:

@@ -69,7 +69,7 @@ def test_a_state_dictionary_of_openais_format(tmp_path, model, state, wrap):
 def test_openais_format_of_another_model_is_refused(tmp_path, state):
     narrow = {key: value[:7] if value.ndim else value for key, value in state.items()}
     torch.save(narrow, tmp_path / "clip.pt")
-    with pytest.raises(WeightsError, match=rf"{NAME} with weights .*clip\.pt.*Is a file whole") as caught:
+    with pytest.raises(WeightsError, match=rf"{NAME} with weights .*clip\.pt.*Check that the weights file") as caught:
         build_clip(NAME, str(tmp_path / "clip.pt"))
     assert "size mismatch" in str(caught.value)
     assert len(str(caught.value)) < 1000
