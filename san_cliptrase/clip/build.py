@@ -20,7 +20,7 @@ from san_cliptrase.clip.openai_files import read_openai_file
 from san_cliptrase.clip.support import reject_unsupported_config
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.errors import OptionError, WeightsError
+from san_cliptrase.errors import OptionError, WeightsError, suggest
 from san_cliptrase.weights_files import describe_wrong_file, plain
 
 logger = logging.getLogger(__name__)

@@ -218,7 +218,7 @@ def test_an_unsupported_tower_on_the_hub_costs_its_configuration_alone(monkeypat
 @pytest.mark.parametrize(
     ("name", "tag", "message"),
     [
-        ("ViT-B16", "openai", "unknown CLIP model 'ViT-B16'; did you mean: ViT-B-16"),
+        ("ViT-B16", "openai", "unknown CLIP model 'ViT-B16'; did you mean ViT-B-16"),
         ("ViT-B-16", "opnai", "'ViT-B-16' has no pretrained tag 'opnai', and there is no file.*openai"),
         ("scenes_vit", "zzz", "known are: scenes"),
     ],
