@@ -17,7 +17,7 @@ from san_cliptrase.segmenter.method import Method, decided, pillow_resize, share
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
 
-SCORES_AT_ONCE = 2**26
+SCORES_AT_ONCE = 2**22
 
 
 class SideAdapter(Method):
@@ -62,8 +62,10 @@ class SideAdapter(Method):
             found = self.model.classified_masks([images[i] for i in group], text, sizes, at_once=SCORES_AT_ONCE)
             for index, (logits, masks) in zip(group, found, strict=True):
                 # In strips: masks and scores of a large vocabulary do not fit into memory at a photograph's size.
-                strips = (decided(class_scores(logits, strip), background) for strip in masks)
-                labels[index] = torch.cat(list(strips))
+                labels[index], done = torch.empty(outputs[index], dtype=torch.int64, device=logits.device), 0
+                for strip in masks:
+                    labels[index][done : done + strip.shape[1]] = decided(class_scores(logits, strip), background)
+                    done += strip.shape[1]
         return [labels[index] for index in range(len(images))]
 
     @torch.no_grad()
