@@ -13,7 +13,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"__init__", "config", "compat", "device", "images", "drawing", "scenes", "text_tables", "yaml_files"},
     {"clip", "class_lists"},
     {"regions"},
-    {"windows"},
+    {"windows", "strips"},
     {"cliptrase", "san"},
     {"builders"},
     {"losses", "data"},

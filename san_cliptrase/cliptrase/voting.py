@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from san_cliptrase.regions.pixels import count_classes
+from san_cliptrase.strips import resize_in_strips, strip_rows
 from san_cliptrase.structures import Size
 
 CLASSES_AT_ONCE = 64
 SCORES_AT_ONCE = 2**27
-ROWS_AT_ONCE = 1024
 # Li et al., 2023: how sharply [CLS] tells classes apart.
 SURGERY_SCALE = 2.0
 
@@ -172,17 +172,13 @@ def resize_labels(labels: Tensor, size: Size) -> Tensor:
     """
     if tuple(labels.shape) == tuple(size):
         return labels
-    best = torch.full(size, -1.0, device=labels.device)
-    classes = labels.unique()
-    # One class after the other, and in few bytes a pixel: of 100 megapixels, each of them is 100 MB.
-    place = torch.zeros(size, dtype=torch.int16 if len(classes) < 2**15 else torch.int32, device=labels.device)
-    for index, value in enumerate(classes):
-        mask = (labels == value).float()[None, None]
-        share = F.interpolate(mask, size=size, mode="bilinear", align_corners=False)[0, 0]
-        place.masked_fill_(share > best, index)
-        torch.maximum(best, share, out=best)
-    del best, share
     resized = torch.empty(size, dtype=torch.int64, device=labels.device)
-    for rows, numbers in zip(resized.split(ROWS_AT_ONCE), place.split(ROWS_AT_ONCE), strict=True):
-        rows.copy_(classes[numbers.long()])
+    classes, rows = labels.unique(), strip_rows(size[1])
+    # One class after the other: a photograph times all classes does not fit into memory.
+    masks = [resize_in_strips((labels == value)[None], size, rows) for value in classes]
+    for labelled, shares in zip(resized.split(rows), zip(*masks, strict=True), strict=True):
+        best = torch.full(labelled.shape, -1.0, device=labels.device)
+        for value, (share,) in zip(classes, shares, strict=True):
+            labelled.masked_fill_(share > best, value)
+            best = torch.maximum(best, share)
     return resized

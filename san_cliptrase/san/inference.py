@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from san_cliptrase.strips import resize_in_strips
 from san_cliptrase.structures import Size
 
 
@@ -27,19 +28,7 @@ def mask_strips(mask_logits: Tensor, padded: Size, size: Size, output: Size, row
     if output == size:
         yield from (strip.sigmoid() for strip in masks.split(rows, dim=1))
         return
-    # What bilinear interpolation without aligned corners reads for each row of the output.
-    place = (torch.arange(output[0], device=masks.device) + 0.5) * (size[0] / output[0]) - 0.5
-    place = place.clamp(0, size[0] - 1)
-    upper = place.floor().long()
-    lower, share = (upper + 1).clamp(max=size[0] - 1), (place - upper).to(masks.dtype)[:, None]
-    for start in range(0, output[0], rows):
-        strip = slice(start, start + rows)
-        above, below = (masks.index_select(1, lines[strip]) for lines in (upper, lower))
-        lines = torch.lerp(above, below, share[strip])
-        if output[1] != size[1]:
-            wide = (lines.shape[1], output[1])
-            lines = F.interpolate(lines[None], size=wide, mode="bilinear", align_corners=False)[0]
-        yield lines.sigmoid()
+    yield from (strip.sigmoid() for strip in resize_in_strips(masks, output, rows))
 
 
 def class_scores(pred_logits: Tensor, masks: Tensor, keep_background: bool = False) -> Tensor:

@@ -65,7 +65,7 @@ def test_san_pays_for_no_image_and_no_pixel_where_regions_are_cliptrases(world, 
     def never(*_):
         raise AssertionError
 
-    monkeypatch.setattr("san_cliptrase.meta_arch.san.images_for_source", never)
+    monkeypatch.setattr("san_cliptrase.san.model.images_for_source", never)
     monkeypatch.setattr("san_cliptrase.regions.pixels.smooth_maps", never)
     with EventStorage():
         world.model("san_cliptrase").train()(world.batch())
