@@ -1,14 +1,47 @@
-"""Files on disk: whole or not at all."""
+"""Files on disk: read if they are regular ones, and written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from san_cliptrase.errors import OutputError
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what would be waited for, or never ends: pipes, sockets and devices, and links to them.
+
+    Raises:
+        OSError: There is no such file, it is a folder, or it is no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(
+            errno.EINVAL,
+            "it is no regular file but a pipe, a socket or a device. Copy its content to a file first",
+            os.fspath(path),
+        )
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file, of which ``most`` bytes and one more are read.
+
+    Raises:
+        OSError: See :func:`check_regular`, the file cannot be read, or it has more bytes.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))
+    return content
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from san_cliptrase.errors import DataError
+from san_cliptrase.files import check_regular
 
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -100,7 +100,7 @@ def read_values(path: str | os.PathLike[str]) -> np.ndarray:
 def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[Image.Image]:
     with _named(f"{kind} {os.fspath(path):.1000}"):
         file = Path(os.path.expanduser(path))
-        _check_regular(file, os.fspath(path))
+        _check_file(file, os.fspath(path))
         # From an open file: by a path, Pillow misreads gray TIFF files that EXIF turns (its memory map has their sides
         # swapped).
         with file.open("rb") as opened, Image.open(opened) as image:
@@ -119,18 +119,16 @@ def _named(what: str) -> Iterator[None]:
         raise DataError(f"cannot read the {what}: {reason}") from error
 
 
-def _check_regular(file: Path, given: str) -> None:
-    """Refuse what would be waited for, or never end."""
+def _check_file(file: Path, given: str) -> None:
+    """Refuse what is no regular file, with what to do."""
     try:
-        mode = file.stat().st_mode
+        check_regular(file)
+    except IsADirectoryError as error:
+        raise DataError("it is a folder. Give the path of an image in it.") from error
     except OSError as error:
         if _URL.match(given):
             raise DataError("it is an address, not a file. Download it first.") from error
         raise DataError(f"{error.strerror or error}. Check the path.") from error
-    if stat.S_ISDIR(mode):
-        raise DataError("it is a folder. Give the path of an image in it.")
-    if not stat.S_ISREG(mode):
-        raise DataError("it is no regular file but a pipe, a socket or a device. Copy its content to a file first.")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

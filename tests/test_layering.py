@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
+    {"texts"},
     {"errors", "colors"},
-    {"files", "structures"},
+    {"files", "structures", "raster_files"},
     {"__init__", "config", "compat", "device", "images", "drawing", "protocols", "scenes", "entry", "yaml_files"},
     {"clip", "class_lists"},
     {"regions"},

@@ -1,0 +1,44 @@
+"""Texts from strangers on their way to a terminal, a page or a spreadsheet: nothing in them is taken for a command."""
+
+from __future__ import annotations
+
+import unicodedata
+
+JOINERS = "\u200c\u200d"
+"""Invisible, but letters of Persian and of Indian scripts take their shape from them."""
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+"""How cells begin that spreadsheets run as formulas, or that hide such a beginning."""
+
+
+def printable(name: str) -> str:
+    """A name on one line, without characters that move a cursor, turn the direction of text or are no characters."""
+
+    def shown(letter: str) -> str:
+        if _is_plain(letter):
+            return letter
+        return "" if unicodedata.category(letter) == "Cf" else " "  # Cf: marks of direction, soft hyphens
+
+    return " ".join("".join(map(shown, unicodedata.normalize("NFC", name))).split())
+
+
+def escaped(text: str) -> str:
+    r"""A text in which such characters are written out, as "\x1b"; spaces, line ends and tabs stay as they are."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter
+        if letter in "\n\t" or unicodedata.category(letter) == "Zs" or _is_plain(letter)
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def csv_cell(value: object) -> object:
+    """A cell that no spreadsheet runs as a formula: texts that begin like one get an apostrophe, numbers stay."""
+    if not isinstance(value, str):
+        return value
+    return escaped(f"'{value}" if value.startswith(_FORMULA) else value)
+
+
+def _is_plain(letter: str) -> bool:
+    return letter in JOINERS or unicodedata.category(letter)[0] not in "CZ"
