@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from san_cliptrase.errors import DataError
 from san_cliptrase.files import check_regular
+from san_cliptrase.raster_files import stored_values
 
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -90,10 +91,10 @@ def read_values(path: str | os.PathLike[str]) -> np.ndarray:
     """The stored values of a label file, (H, W) or with channels; a palette's indices, not its colours.
 
     Raises:
-        DataError: See :func:`read_image`.
+        DataError: See :func:`read_image` and :func:`stored_values`.
     """
     with _opened(path, "label file") as image:
-        return np.asarray(image)
+        return stored_values(image, image.fp)
 
 
 @contextmanager
