@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from san_cliptrase.errors import DataError
 from san_cliptrase.files import check_regular
-from san_cliptrase.raster_files import stored_values
+from san_cliptrase.raster_files import check_png, stored_values
 
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -72,7 +72,19 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             decompression bomb, or its values cannot be scaled to 8 bits without a guess.
     """
     with _opened(path, "image") as image:
-        return _to_rgb(image)
+        file, rgb = image.fp, _to_rgb(image)
+        if image.format == "PNG" and _may_be_short(image):
+            check_png(file)
+        return rgb
+
+
+def _may_be_short(image: Image.Image) -> bool:
+    """Whether data that end early could have given an image: what they do not reach, Pillow leaves at 0.
+
+    The last pixel tells, but for interlaced files; looking at all data of every file would take half as long again.
+    """
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return "interlace" in image.info or not (all(last) if isinstance(last, tuple) else last)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:

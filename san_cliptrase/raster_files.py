@@ -1,4 +1,4 @@
-"""PNG and TIFF files of labels: whole, and with values that are as they were written.
+"""PNG and TIFF files that are whole, and values of labels that are as they were written.
 
 Pillow is made for images: it scales gray values of 2 and 4 bits to 8, inverts some TIFF files, leaves rows at 0 that a
 PNG's data or a TIFF's strips do not reach, and does not look at the check sums of PNG's pixels.
@@ -60,7 +60,7 @@ def stored_values(image: Image.Image, file: BinaryIO) -> np.ndarray:
         raise DataError(f"its EXIF tag turns it (orientation {turned}). Save it upright, as its image is read.")
     image.load()  # before the file is read at other places
     if image.format == "PNG":
-        bits, gray = _check_png(file)
+        bits, gray = check_png(file)
         signed = False
     else:
         bits, gray, signed = _check_tiff(image, file)
@@ -82,7 +82,7 @@ def _whole_numbers(values: np.ndarray) -> np.ndarray:
     return values.astype(np.int64)
 
 
-def _check_png(file: BinaryIO) -> tuple[int, bool]:
+def check_png(file: BinaryIO) -> tuple[int, bool]:
     """Compares all check sums, and counts what the data give against what the head promises.
 
     Returns:
