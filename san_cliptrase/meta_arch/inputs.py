@@ -94,7 +94,8 @@ class BackgroundReader:
             The class names to encode, the background words, and how scores over both become classes.
 
         Raises:
-            DataError: if there are background words, but the last class is not "background".
+            DataError: if there are background words, but the last class is not "background"; or a threshold on
+                probabilities of one class alone, which are 1.
         """
         vocabulary = batch_vocabulary(inputs)
         words = self.words or tuple(inputs[0].get("background_words", ()))
@@ -110,6 +111,12 @@ class BackgroundReader:
         if self.kind == "words":
             return tuple(classes), words, Background(len(classes))
         threshold = self.threshold if self.kind == "threshold" else 0.0
+        if threshold and scale and len(classes) == 1:
+            raise DataError(
+                f"TEST.BACKGROUND threshold finds no background beside the one class {classes[0]!r}: the probability of "
+                f"a single class is always 1. Name words for the background (MODEL.CLIPTRASE.BACKGROUND) with "
+                f"TEST.BACKGROUND words, or evaluate a SAN"
+            )
         return tuple(classes), (), Background(len(classes), threshold, scale)
 
     def keeps(self, background: Background | None) -> bool:
