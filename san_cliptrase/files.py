@@ -5,12 +5,34 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from san_cliptrase.errors import OutputError
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name may be part of a file's name: letters, digits, "_", "." and "-", a letter or digit first."""
+    return bool(_PLAIN.fullmatch(name)) and len(name) <= 100
+
+
+def named_file(folder: Path, kind: str, name: str, ending: str) -> Path:
+    """The file of a kind that belongs to something with a name: ``FOLDER/KIND_NAMEENDING``, never elsewhere.
+
+    Raises:
+        OutputError: The name is not plain.
+    """
+    if not is_plain_name(name):
+        raise OutputError(
+            f"{name!r:.200} cannot be part of the name of a file: use letters, digits, _, . and -, with a letter or digit "
+            f"first, 100 of them at most"
+        )
+    return folder / f"{kind}_{name}{ending}"
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:

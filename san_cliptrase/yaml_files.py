@@ -36,7 +36,10 @@ class _PlainLoader(yaml.SafeLoader):
             self.repeated += _size(node)
             if self.repeated > MOST_REPEATED:
                 raise yaml.composer.ComposerError(
-                    None, None, f"aliases that repeat more than {MOST_REPEATED} characters are not read", event.start_mark
+                    None,
+                    None,
+                    f"aliases that repeat more than {MOST_REPEATED} characters are not read",
+                    event.start_mark,
                 )
             return node
         names = int(event.anchor is not None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from san_cliptrase.texts import escaped
+
 CLASSES_SHOWN, CONFUSIONS_SHOWN = 60, 5
 
 
@@ -28,7 +30,7 @@ def format_classes(classes: Sequence[Mapping[str, Any]]) -> str:
     """IoU, recall, precision and share of the pixels, a row a class, the first :data:`CLASSES_SHOWN`."""
     total = max(1, sum(row["pixels"] for row in classes))
     rows = [
-        [row["class"], *(_percent(row[key]) for key in ("IoU", "recall", "precision")), _percent(share)]
+        [escaped(row["class"]), *(_percent(row[key]) for key in ("IoU", "recall", "precision")), _percent(share)]
         for row in classes[:CLASSES_SHOWN]
         for share in [100 * row["pixels"] / total]
     ]
@@ -40,7 +42,7 @@ def format_classes(classes: Sequence[Mapping[str, Any]]) -> str:
 def format_confusions(pairs: Sequence[Mapping[str, Any]]) -> str:
     """The most frequent confusions, a line each."""
     return "\n".join(
-        f"{pair['share']:5.1f} % of {pair['truth']} is taken for {pair['predicted']}"
+        f"{pair['share']:5.1f} % of {escaped(pair['truth'])} is taken for {escaped(pair['predicted'])}"
         for pair in pairs[:CONFUSIONS_SHOWN]
     )
 

@@ -37,7 +37,9 @@ def stored(tmp_path):
 
 
 @pytest.mark.parametrize("interlaced", [False, True])
-@pytest.mark.parametrize(("bits", "palette"), [*((bits, False) for bits in EVERY_BITS), *((b, True) for b in EVERY_BITS[:4])])
+@pytest.mark.parametrize(
+    ("bits", "palette"), [*((bits, False) for bits in EVERY_BITS), *((b, True) for b in EVERY_BITS[:4])]
+)
 def test_png_files_of_every_depth_have_the_values_that_were_written(stored, bits, palette, interlaced):
     np.testing.assert_array_equal(stored(png(of(bits), bits, palette, interlaced)), of(bits))
 
