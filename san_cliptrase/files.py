@@ -29,7 +29,7 @@ def named_file(folder: Path, kind: str, name: str, ending: str) -> Path:
     """
     if not is_plain_name(name):
         raise OutputError(
-            f"{name!r:.200} cannot be part of the name of a file: use letters, digits, _, . and -, with a letter or digit "
+            f"{name!r:.200} cannot be part of the name of a file: use letters, digits, _, . and -, a letter or digit "
             f"first, 100 of them at most"
         )
     return folder / f"{kind}_{name}{ending}"

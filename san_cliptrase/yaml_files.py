@@ -1,4 +1,4 @@
-"""YAML files, and configurations as keys and values: from strangers too, so nothing is executed, fetched or multiplied."""
+"""YAML files, and configurations as keys and values: from strangers too, so nothing is run, fetched or multiplied."""
 
 from __future__ import annotations
 

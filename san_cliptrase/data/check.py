@@ -96,7 +96,7 @@ def check_dataset(name: str, workers: int) -> Findings:
 
 
 def check_records(records: list[dict], classes: Sequence[str], ignore: int, title: str, workers: int) -> Findings:
-    """What is wrong with the files of detectron2's dicts: pairs that training would refuse, and labels that are nowhere."""
+    """What is wrong with the files of detectron2's dicts: pairs that training would refuse, and classes without a pixel."""
     marked = [{**record, "ignore_value": ignore} for record in records]
     found = list(map_files(partial(check_pair, tuple(classes)), marked, title, workers))
     problems, seen = [problem for problem, _ in found if problem], {value for _, values in found for value in values}
@@ -105,11 +105,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
         return Findings(problems, [])
     if seen == {WIDE_IGNORE}:
         problems.append(f"{title}: no pixel has a label: all that is in the label files is {ignore}, which means none")
-    elif (
-        len(classes) == 2
-        and seen == {0, WIDE_IGNORE}
-        and not any("reduction" in r or "label_names" in r for r in records)
-    ):
+    elif len(classes) == 2 and seen == {0, WIDE_IGNORE}:
         problems.append(
             f"{title}: the label files hold 0 and {ignore} alone, as masks of two classes often do, and {ignore} means "
             f"that a pixel has no label: {classes[1]!r} would never be trained or scored. Write 1 in place of {ignore} "
@@ -126,7 +122,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
 
 
 def check_pair(classes: tuple[str, ...], record: dict) -> tuple[str, tuple[int, ...]]:
-    """What is wrong with an image or its label file, "" if nothing is; and the classes in it, ``WIDE_IGNORE`` for none."""
+    """What is wrong with an image or its label file, or ""; and the classes in it, ``WIDE_IGNORE`` for no label."""
     try:
         image = read_image(record["file_name"])
         labels = record_labels(record, classes, WIDE_IGNORE, image.shape[:2])

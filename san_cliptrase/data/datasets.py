@@ -122,8 +122,8 @@ def register(
         ignore_label: value of the label files for pixels without a label.
 
     Raises:
-        OptionError: the name is not plain, the classes are no list of names, or there are background words, but the last
-            class is not "background".
+        OptionError: the name is not plain, the classes are no list of names, or there are background words, but the
+            last class is not "background".
         DataError: two names are the same for CLIP, or the ignore value is a class.
     """
     if not is_plain_name(name):

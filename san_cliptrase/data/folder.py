@@ -69,7 +69,8 @@ def make_entries(
     for key in splits:
         if not is_plain_name(key):
             raise DataError(
-                f"{key!r} is no name for a dataset: use letters, digits, _, . and - (option --name, or the split's folder)"
+                f"{key!r} is no name for a dataset: use letters, digits, _, . and -, a letter or digit first (option "
+                f"--name, or the split's folder)"
             )
     words = read_class_list(classes or folder / "classes.txt")
     if background and words[-1] != BACKGROUND:

@@ -76,8 +76,8 @@ def read_registry() -> dict[str, OwnDataset]:
         raise DataError(f"cannot read the datasets registered in {path}: {error}; {REMEDY}") from error
     if not isinstance(entries or {}, dict):
         raise DataError(
-            f"cannot read the datasets registered in {path}: expected NAME: {{images: ..., labels: ..., classes: [...]}}, "
-            f"not {type(entries).__name__}; {REMEDY}"
+            f"cannot read the datasets registered in {path}: expected NAME: {{images: ..., labels: ..., "
+            f"classes: [...]}}, not {type(entries).__name__}; {REMEDY}"
         )
     return {name: _entry(_Place(path, name), values) for name, values in (entries or {}).items()}
 

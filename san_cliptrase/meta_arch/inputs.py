@@ -113,8 +113,8 @@ class BackgroundReader:
         threshold = self.threshold if self.kind == "threshold" else 0.0
         if threshold and scale and len(classes) == 1:
             raise DataError(
-                f"TEST.BACKGROUND threshold finds no background beside the one class {classes[0]!r}: the probability of "
-                f"a single class is always 1. Name words for the background (MODEL.CLIPTRASE.BACKGROUND) with "
+                f"TEST.BACKGROUND threshold finds no background beside the one class {classes[0]!r}: the probability "
+                f"of a single class is always 1. Name words for the background (MODEL.CLIPTRASE.BACKGROUND) with "
                 f"TEST.BACKGROUND words, or evaluate a SAN"
             )
         return tuple(classes), (), Background(len(classes), threshold, scale)
