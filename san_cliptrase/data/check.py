@@ -96,7 +96,7 @@ def check_dataset(name: str, workers: int) -> Findings:
 
 
 def check_records(records: list[dict], classes: Sequence[str], ignore: int, title: str, workers: int) -> Findings:
-    """What is wrong with the files of detectron2's dicts: pairs that training would refuse, and classes without a pixel."""
+    """What is wrong with the files of detectron2's dicts: pairs that training would refuse, classes without a pixel."""
     marked = [{**record, "ignore_value": ignore} for record in records]
     found = list(map_files(partial(check_pair, tuple(classes)), marked, title, workers))
     problems, seen = [problem for problem, _ in found if problem], {value for _, values in found for value in values}
