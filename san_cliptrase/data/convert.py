@@ -93,6 +93,8 @@ def read_context(path: Path) -> np.ndarray:
         if math.prod(shape) > MOST_PIXELS:
             raise ValueError(f"LabelMap has shape {shape}")
         return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"], np.int64)
+    except OSError as error:
+        raise DataError(f"cannot read the label file {path}: {error.strerror or error}") from error
     # scipy's reader raises ValueError, TypeError, NotImplementedError and zlib's error for damaged files.
     except Exception as error:
         raise DataError(f"cannot read the label file {path}: {error!r}. Is it one of Pascal Context's?") from error
@@ -131,5 +133,7 @@ def read_ade_objects(index: Path) -> list[str]:
         check_regular(index)
         with index.open("rb") as file:
             return [str(name) for name in _OnlyArrays(file).load()["objectnames"]]
+    except OSError as error:
+        raise DataError(f"cannot read {index}: {error.strerror or error}") from error
     except Exception as error:  # unpickling meets damage with errors of almost any type
         raise DataError(f"cannot read {index}: {error!r}. Is it the index of ADE20K_2021_17_01?") from error

@@ -328,8 +328,8 @@ def test_classes_that_occur_in_no_file_are_named_in_one_line_a_dataset(root, fol
 def test_a_dataset_without_any_label_is_refused_and_not_trained_on(root, folder, capsys, tiny_overrides):
     masks(folder, 255)
     assert "town_val: no pixel has a label" in error_of(capsys, folder)
-    assert register(folder, "--unchecked") == 0
-    names = {"datasets__train": "('town_train',)", "datasets__test": "()", "solver__max_iter": 1}
+    assert register(folder, "--unchecked", "--name", "empty") == 0
+    names = {"datasets__train": "('empty_train',)", "datasets__test": "()", "solver__max_iter": 1}
     assert train_net(["--config", str(ROOT / "configs/demo/san.yaml"), *tiny_overrides(**names)]) == 1
     assert "no pixel of the training set has a label: the 2 label files" in capsys.readouterr().err
 
