@@ -7,7 +7,6 @@ import functools
 import logging
 import math
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from san_cliptrase.colors import class_colors
+from san_cliptrase.texts import JOINERS, printable
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,7 @@ PANORAMA = 2
 
 _STRIP = 256
 """Rows that are resized at a time."""
-_JOINERS = "\u200c\u200d"
-"""Invisible, but letters of Persian and of Indian scripts take their shape from them."""
-_NO_LETTERS = frozenset({" ", *_JOINERS, *map(chr, range(0xFE00, 0xFE10))})
+_NO_LETTERS = frozenset({" ", *JOINERS, *map(chr, range(0xFE00, 0xFE10))})
 """What a font need not have: spaces, joiners and variation selectors."""
 
 
@@ -73,18 +71,6 @@ def percent(share: float) -> str:
     if 0.99 < share < 1:
         return ">99 %"
     return f"{100 * share:.0f} %"
-
-
-def printable(name: str) -> str:
-    """A name on one line, without characters that move a cursor, turn the direction of text or are no characters."""
-
-    def shown(letter: str) -> str:
-        category = unicodedata.category(letter)
-        if letter in _JOINERS or category[0] not in "CZ":
-            return letter
-        return "" if category == "Cf" else " "  # Cf: marks of direction, soft hyphens
-
-    return " ".join("".join(map(shown, unicodedata.normalize("NFC", name))).split())
 
 
 def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Image.Image:

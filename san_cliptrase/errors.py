@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from san_cliptrase.texts import escaped
+
 
 class SanCliptraseError(Exception):
-    """Base of all errors below; the commands turn it into one line and exit status 1."""
+    """Base of all errors below; the commands turn it into one line and exit status 1.
+
+    Messages quote names from data: as text, they have no character that a terminal would obey.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class OptionError(SanCliptraseError, ValueError):

@@ -1,14 +1,69 @@
-"""Files on disk: whole or not at all."""
+"""Files on disk: read if they are regular ones, and written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from san_cliptrase.errors import OutputError
+
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name may be part of a file's name: letters, digits, "_", "." and "-", a letter or digit first."""
+    return bool(_PLAIN.fullmatch(name)) and len(name) <= 100
+
+
+def named_file(folder: Path, kind: str, name: str, ending: str) -> Path:
+    """The file of a kind that belongs to something with a name: ``FOLDER/KIND_NAMEENDING``, never elsewhere.
+
+    Raises:
+        OutputError: The name is not plain.
+    """
+    if not is_plain_name(name):
+        raise OutputError(
+            f"{name!r:.200} cannot be part of the name of a file: use letters, digits, _, . and -, a letter or digit "
+            f"first, 100 of them at most"
+        )
+    return folder / f"{kind}_{name}{ending}"
+
+
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Refuse what would be waited for, or never ends: pipes, sockets and devices, and links to them.
+
+    Raises:
+        OSError: There is no such file, it is a folder, or it is no regular file.
+    """
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder, not a file", os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(
+            errno.EINVAL,
+            "it is no regular file but a pipe, a socket or a device. Copy its content to a file first",
+            os.fspath(path),
+        )
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """The content of a regular file, of which ``most`` bytes and one more are read.
+
+    Raises:
+        OSError: See :func:`check_regular`, the file cannot be read, or it has more bytes.
+    """
+    check_regular(path)
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes", os.fspath(path))
+    return content
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,11 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from san_cliptrase.errors import DataError
+from san_cliptrase.files import check_regular
+from san_cliptrase.raster_files import check_png, stored_values
+
+# Blocks that the C library gives back to the system when they are freed: those of 100 megapixels are 400 MB.
+Image.core.set_block_size(2**26)
 
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap height and width."""
@@ -71,7 +75,19 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
             decompression bomb, or its values cannot be scaled to 8 bits without a guess.
     """
     with _opened(path, "image") as image:
-        return _to_rgb(image)
+        file, rgb = image.fp, _to_rgb(image)
+        if image.format == "PNG" and _may_be_short(image):
+            check_png(file)
+        return rgb
+
+
+def _may_be_short(image: Image.Image) -> bool:
+    """Whether data that end early could have given an image: what they do not reach, Pillow leaves at 0.
+
+    The last pixel tells, but for interlaced files; looking at all data of every file would take half as long again.
+    """
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return "interlace" in image.info or not (all(last) if isinstance(last, tuple) else last)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -90,17 +106,17 @@ def read_values(path: str | os.PathLike[str]) -> np.ndarray:
     """The stored values of a label file, (H, W) or with channels; a palette's indices, not its colours.
 
     Raises:
-        DataError: See :func:`read_image`.
+        DataError: See :func:`read_image` and :func:`stored_values`.
     """
     with _opened(path, "label file") as image:
-        return np.asarray(image)
+        return stored_values(image, image.fp)
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[Image.Image]:
     with _named(f"{kind} {os.fspath(path):.1000}"):
         file = Path(os.path.expanduser(path))
-        _check_regular(file, os.fspath(path))
+        _check_file(file, os.fspath(path))
         # From an open file: by a path, Pillow misreads gray TIFF files that EXIF turns (its memory map has their sides
         # swapped).
         with file.open("rb") as opened, Image.open(opened) as image:
@@ -119,18 +135,16 @@ def _named(what: str) -> Iterator[None]:
         raise DataError(f"cannot read the {what}: {reason}") from error
 
 
-def _check_regular(file: Path, given: str) -> None:
-    """Refuse what would be waited for, or never end."""
+def _check_file(file: Path, given: str) -> None:
+    """Refuse what is no regular file, with what to do."""
     try:
-        mode = file.stat().st_mode
+        check_regular(file)
+    except IsADirectoryError as error:
+        raise DataError("it is a folder. Give the path of an image in it.") from error
     except OSError as error:
         if _URL.match(given):
             raise DataError("it is an address, not a file. Download it first.") from error
         raise DataError(f"{error.strerror or error}. Check the path.") from error
-    if stat.S_ISDIR(mode):
-        raise DataError("it is a folder. Give the path of an image in it.")
-    if not stat.S_ISREG(mode):
-        raise DataError("it is no regular file but a pipe, a socket or a device. Copy its content to a file first.")
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

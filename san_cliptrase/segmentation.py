@@ -14,9 +14,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from san_cliptrase.colors import class_colors
-from san_cliptrase.drawing import count_labels, draw_overlay, percent, printable
+from san_cliptrase.drawing import count_labels, draw_overlay, percent
 from san_cliptrase.errors import OutputError
 from san_cliptrase.files import write_atomically
+from san_cliptrase.texts import printable
 
 MOST_CLASSES = 65536
 """Classes that a PNG file can tell apart."""

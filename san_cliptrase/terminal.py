@@ -6,11 +6,7 @@ import sys
 from collections.abc import Callable
 
 from san_cliptrase.errors import SanCliptraseError
-
-
-def one_line(text: object) -> str:
-    """The text on one line; what a terminal could take for a command, in a file's name for example, becomes "?"."""
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))
+from san_cliptrase.texts import one_line
 
 
 def complain(message: object) -> None:

@@ -6,10 +6,11 @@ import codecs
 import pickle
 import re
 import stat
-import textwrap
 import warnings
 import zipfile
 from pathlib import Path
+
+from san_cliptrase.texts import one_line
 
 _KINDS = {"d": "a folder", "p": "a named pipe", "c": "a device", "b": "a device", "s": "a socket"}
 _FORMATS = {
@@ -18,13 +19,6 @@ _FORMATS = {
     b"\x93NUMPY": "a NumPy array",
 }
 _ZIP, _PICKLE = b"PK", b"\x80"  # what torch.save writes, now and before version 1.6
-_TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-
-
-def plain(text: object, length: int = 400) -> str:
-    """Any text, such as another library's error, as a part of a message: one line, shortened, without control codes."""
-    text = _TERMINAL_CODES.sub("", str(text))
-    return textwrap.shorten("".join(c if c.isprintable() else " " for c in text), length)
 
 
 def describe_wrong_file(path: Path) -> str | None:
@@ -87,7 +81,7 @@ def _describe_text(text: str) -> str:
         return "is a Git LFS pointer, not the file itself: run git lfs pull in its repository, or download the file"
     if text.lstrip().lower().startswith(("<!doctype html", "<html")):
         return "is a web page, not a weights file: download the file itself, not the page that shows it"
-    return f"is a text, not a weights file; it begins {plain(text, 60)!r}"
+    return f"is a text, not a weights file; it begins {one_line(text, 60)!r}"
 
 
 def _describe_safetensors(path: Path) -> str | None:
@@ -97,7 +91,7 @@ def _describe_safetensors(path: Path) -> str | None:
         with safe_open(path, "np"):
             return None
     except SafetensorError as error:
-        return f"is not a whole safetensors file ({plain(error, 100)}): download or copy it again"
+        return f"is not a whole safetensors file ({one_line(error, 100)}): download or copy it again"
 
 
 def _describe_torch(path: Path, zipped: bool) -> str | None:
@@ -113,7 +107,7 @@ def _describe_torch(path: Path, zipped: bool) -> str | None:
             torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:  # its message advises to load the file with weights_only=False
         name = re.search(r"GLOBAL (\S+)", str(error))
-        found = f" ({plain(name[1], 80)})" if name else ""
+        found = f" ({one_line(name[1], 80)})" if name else ""
         return (
             f"holds Python objects{found}, not weights alone, and is not loaded because that could run code: where it "
             "was made, save the weights alone with torch.save(model.state_dict(), FILE)"

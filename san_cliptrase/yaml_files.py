@@ -1,4 +1,4 @@
-"""Configuration files as keys and values: from strangers too, so nothing in them is executed, fetched or multiplied."""
+"""YAML files, and configurations as keys and values: from strangers too, so nothing is run, fetched or multiplied."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ from typing import Any
 import yaml
 
 from san_cliptrase.errors import ConfigError
+from san_cliptrase.files import read_bounded
 
 MOST_BYTES, MOST_ALIASES = 2**20, 100
+MOST_REPEATED = 2**18
+"""How much aliases may add: characters of the values that they repeat, and one more for each value."""
 _BASE = "_BASE_"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML without tags that make objects, and with few aliases, none in what another one names.
+    """YAML without tags that make objects and without repeated keys, and with few aliases, none in what another names.
 
-    Ten lines of aliases of aliases can unfold into gigabytes; detectron2's own dumps have a flat one.
+    Ten lines of aliases of aliases can unfold into gigabytes, as can one long list with many aliases; detectron2's own
+    dumps have short flat ones.
     """
 
-    aliases = anchored = 0
+    aliases = anchored = repeated = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
@@ -28,12 +32,41 @@ class _PlainLoader(yaml.SafeLoader):
             self.aliases += 1
             if self.anchored or self.aliases > MOST_ALIASES:
                 raise yaml.composer.ComposerError(None, None, "aliases upon aliases are not read", event.start_mark)
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
+            self.repeated += _size(node)
+            if self.repeated > MOST_REPEATED:
+                raise yaml.composer.ComposerError(
+                    None,
+                    None,
+                    f"aliases that repeat more than {MOST_REPEATED} characters are not read",
+                    event.start_mark,
+                )
+            return node
         names = int(event.anchor is not None)
         self.anchored += names
         node = super().compose_node(parent, index)
         self.anchored -= names
         return node
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node, known = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in known:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key {key.value!r:.100} is there twice", key.start_mark
+                )
+            if name:
+                known.add(name)
+        return node
+
+
+def _size(node: yaml.Node) -> int:
+    """Characters of all values in a node without aliases, and one more for each."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1 + len(node.value)
+    parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+    return 1 + sum(map(_size, parts))
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]]:
@@ -62,21 +95,30 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
         raise ConfigError(f"{path}, {_BASE} {base:.100}: {error}") from error
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, most_bytes: int = MOST_BYTES) -> Any:
+    """What is in a YAML file: mappings, lists, texts, numbers, dates and None; None for an empty file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ConfigError: It cannot be read, is no regular file, too large, or not plain YAML (see :class:`_PlainLoader`).
+    """
     try:
-        if not path.is_file():
-            raise ConfigError(f"there is no configuration file {path}")
-        with open(path, "rb") as file:
-            text = file.read(MOST_BYTES + 1)
-        if len(text) > MOST_BYTES:
-            raise ConfigError(f"{path} has more than {MOST_BYTES} bytes: is it a configuration?")
-        content = yaml.load(text, _PlainLoader)
+        return yaml.load(read_bounded(path, most_bytes), _PlainLoader)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not plain YAML: {error}") from error
-    except (OSError, ValueError, RecursionError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError, OverflowError) as error:
         raise ConfigError(f"{path} cannot be read as keys and values: {error!r:.300}") from error
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no configuration file {path}") from error
     if not isinstance(content, dict) or not _named(content):
         raise ConfigError(f"{path} cannot be read as keys and values: expected KEY: VALUE, with text as keys")
     return content

@@ -1,6 +1,10 @@
+import os
+import socket
+
 import pytest
 
-from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.class_lists import find_background, read_class_list, same_for_clip
+from san_cliptrase.clip.build import build_clip
 from san_cliptrase.errors import DataError
 
 
@@ -14,10 +18,15 @@ def test_lines_are_names_whatever_the_editor_that_wrote_them(tmp_path):
     ("content", "message"),
     [
         (b"", "is empty"),
+        (b"\n", "is empty"),
         (b"sky\n\nsea\n", "no name in line 2 of 3"),
         (b"sky\n , \n", "no name in line 2 of 2"),
+        (b"sky\n&nbsp;\n", "no name in line 2 of 2"),
         (b"sky\nsea\nsky \n", "names 'sky' more than once, in lines 1 and 3"),
+        (b"sky\nsea\nSKY\n", "the same for CLIP, 'sky' and 'SKY', in lines 1 and 3"),
+        ("a\u2028b\nsea\nSea\n".encode(), "in lines 2 and 3"),  # lines as an editor counts them
         (b"sky\xff\n", "cannot read the class file .* UTF-8"),
+        (b"sky\n" * 2**20 + b"sea\n", "cannot read the class file .* more than 4194304 bytes"),
         (None, "cannot read the class file"),
     ],
 )
@@ -28,3 +37,51 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as caught:
         read_class_list(file)
     assert str(file) in str(caught.value)
+
+
+def test_pipes_sockets_and_devices_are_refused_and_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    os.mkfifo("pipe.txt")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket.txt")
+        (tmp_path / "link.txt").symlink_to("/dev/zero")
+        for name in ("pipe.txt", "socket.txt", "link.txt", "/dev/zero"):
+            with pytest.raises(DataError, match="cannot read the class file .* no regular file but a pipe"):
+                read_class_list(name)
+
+
+EQUAL = [
+    ("Snow", "snow"),
+    ("\uff53\uff4e\uff4f\uff57", "snow"),
+    ("snow &amp; ice", "snow & ice"),
+    ("&lt;ice&gt;", "<ice>"),
+    ("snow \t field", "snow field"),
+    ("snow\u00a0field", "snow field"),
+    ("snow-field", "snow - field"),
+    ("3 D", "3d"),
+    ("child\u2019s room", "child's room"),
+    ("\ufb01eld", "field"),
+    ("caf\u00e9", "cafe\u0301"),
+    ("\x1b[31msnow", "snow"),
+]
+DIFFERENT = [("snow", "snows"), ("m\u00b2", "m2"), ("a_b", "a b"), ("snow field", "snowfield"), ("\u00df", "ss")]
+
+
+def test_names_are_the_same_where_clips_tokenizer_makes_the_same_of_them():
+    tokens = build_clip("scenes_vit", "").text.tokenizer
+    for pairs, equal in ((EQUAL, True), (DIFFERENT, False)):
+        for one, other in pairs:
+            assert (same_for_clip(one) == same_for_clip(other)) is equal, (one, other)
+            assert (tokens([one])[0].tolist() == tokens([other])[0].tolist()) is equal, (one, other)
+
+
+@pytest.mark.parametrize(("one", "other"), EQUAL)
+def test_names_that_are_the_same_for_clip_are_refused(tmp_path, one, other):
+    (tmp_path / "classes.txt").write_text(f"{one}\nlava\n{other}\n", encoding="utf-8")
+    with pytest.raises(DataError, match="the same for CLIP, .* in lines 1 and 3"):
+        read_class_list(tmp_path / "classes.txt")
+
+
+def test_background_is_found_in_any_place_and_spelling():
+    assert find_background(["Background", "cat"]) == 0
+    assert find_background(["cat", "dog"]) is None

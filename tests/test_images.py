@@ -12,6 +12,7 @@ from PIL import Image
 from san_cliptrase import images
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import image_size, load_image, read_image, read_values
+from tests.data.label_files import png
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "YCbCr", "LAB"])
@@ -59,6 +60,21 @@ def test_a_file_that_is_cut_off_is_named(tmp_path, read, ending, kept):
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(DataError, match=r"cannot read the (image|label file) .*broken\."):
         read(path)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_a_png_whose_data_end_early_is_refused(tmp_path, cut, interlaced):
+    (tmp_path / "short.png").write_bytes(png(GRAY, cut=cut, interlaced=interlaced))
+    with pytest.raises(DataError, match="short.png: (its data give|image file is truncated)"):
+        read_image(tmp_path / "short.png")
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_whole_png_files_that_end_in_black_are_read(tmp_path, bits, interlaced):
+    (tmp_path / "black.png").write_bytes(png(np.zeros((5, 7), np.uint8), bits, interlaced=interlaced))
+    assert not read_image(tmp_path / "black.png").any()
 
 
 def test_missing_files_and_folders_are_named(tmp_path):

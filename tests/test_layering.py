@@ -8,8 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
+    {"texts"},
     {"errors", "colors", "choices", "protocols"},
-    {"files", "structures", "terminal", "weights_files"},
+    {"files", "structures", "terminal", "weights_files", "raster_files"},
     {"__init__", "config", "compat", "device", "images", "drawing", "scenes", "text_tables", "yaml_files"},
     {"clip", "class_lists"},
     {"regions"},

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from san_cliptrase.weights_files import describe_wrong_file, plain
+from san_cliptrase.weights_files import describe_wrong_file
 
 WEIGHTS = {"a": torch.zeros(200)}
 
@@ -86,5 +86,5 @@ def test_nothing_in_a_file_is_run(tmp_path):
 
 
 def test_text_of_others_becomes_one_plain_line():
-    assert plain("\x1b[1mdo \x1b]0;title\x07it\x1b[0m.\n\n  Now\r") == "do ]0;title it. Now"
-    assert len(plain("word " * 200)) <= 400
+    assert one_line("\x1b[1mdo \x1b]0;title\x07it\x1b[0m.\n\n  Now\r") == r"do \x1b]0;title\x07it. Now"
+    assert len(one_line("word " * 200, 400)) <= 400

@@ -21,7 +21,8 @@ from san_cliptrase.clip.support import reject_unsupported_config
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError, WeightsError, suggest
-from san_cliptrase.weights_files import describe_wrong_file, plain
+from san_cliptrase.texts import one_line
+from san_cliptrase.weights_files import describe_wrong_file
 
 logger = logging.getLogger(__name__)
 
@@ -153,9 +154,11 @@ def _telling(what: str, advice: str, trouble: str | None = None) -> Iterator[Non
     except WeightsError:
         raise
     except ImportError as error:
-        raise WeightsError(f"{what} could not be loaded: {plain(error)}. Install the package {error.name}") from error
+        raise WeightsError(
+            f"{what} could not be loaded: {one_line(error, 400)}. Install the package {error.name}"
+        ) from error
     except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
-        reason = trouble or plain(error) or type(error).__name__  # torch names every parameter that does not fit
+        reason = trouble or one_line(error, 400) or type(error).__name__  # torch names every parameter that does not fit
         if "weights_only" in str(error):  # torch advises to run what is in the file
             reason = "it is not a file with weights alone"
         raise WeightsError(f"{what} could not be loaded: {reason.rstrip('.')}. {advice}") from error
@@ -204,7 +207,7 @@ def _refuse_not_finite(model: nn.Module, source: str) -> None:
     for name, value in model.state_dict().items():
         # The extremes are NaN if any number is, and take no memory.
         if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
-            wrong = f"{int((~value.isfinite()).sum())} of the {value.numel()} numbers in {plain(name)}"
+            wrong = f"{int((~value.isfinite()).sum())} of the {value.numel()} numbers in {one_line(name)}"
             raise WeightsError(
                 f"the weights {source!r} cannot be used: {wrong} are NaN or infinite, as after training that diverged "
                 "or an overflow of half precision"

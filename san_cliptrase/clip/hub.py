@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants, get_session
 
-from san_cliptrase.weights_files import plain
+from san_cliptrase.texts import one_line
 
 ANSWERS_WITHIN = 5.0
 """Seconds in which the hub has to answer."""
@@ -28,7 +28,7 @@ def why_unreachable() -> str | None:
             get_session().head(constants.ENDPOINT, timeout=ANSWERS_WITHIN)
             answers.put(None)
         except Exception as error:  # the errors of whichever library huggingface_hub speaks through
-            answers.put(plain(error, 120) or type(error).__name__)
+            answers.put(one_line(error, 120) or type(error).__name__)
 
     # In a thread, since a name server that is silent holds the call up for longer than any time limit of it.
     threading.Thread(target=ask, daemon=True).start()

@@ -19,7 +19,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from san_cliptrase.errors import WeightsError
-from san_cliptrase.weights_files import describe_wrong_file, is_torchscript, plain
+from san_cliptrase.texts import one_line
+from san_cliptrase.weights_files import describe_wrong_file, is_torchscript
 
 # Numbers that OpenAI stores among the weights; they mark its format.
 _NUMBERS = ("input_resolution", "context_length", "vocab_size")
@@ -64,7 +65,7 @@ def _refuse_other_content(path: Path, content: Any) -> None:
         return
     if inner := next((key for key, value in content.items() if _has_tensors(value)), None):
         raise WeightsError(
-            f"{str(path)!r} has its weights under {plain(inner, 60)!r}, where open_clip does not look: save that part "
+            f"{str(path)!r} has its weights under {one_line(inner, 60)!r}, where open_clip does not look: save that part "
             "alone with torch.save, or name the weights file that it was made from"
         )
     raise WeightsError(f"{str(path)!r} holds no weights: there are no tensors in it")

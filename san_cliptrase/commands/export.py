@@ -10,7 +10,7 @@ from pathlib import Path
 
 from san_cliptrase.commands.parser import Parser
 from san_cliptrase.errors import OutputError
-from san_cliptrase.terminal import one_line
+from san_cliptrase.texts import one_line
 
 FORMATS = ("san_cliptrase", "san")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import NoReturn
 
 from san_cliptrase.errors import suggest
-from san_cliptrase.terminal import one_line
+from san_cliptrase.texts import one_line
 
 USAGE_ERROR = 2
 """Exit status of a command line that cannot be read."""

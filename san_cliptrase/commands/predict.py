@@ -14,7 +14,8 @@ from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.errors import SanCliptraseError
-from san_cliptrase.terminal import complain, one_line
+from san_cliptrase.terminal import complain
+from san_cliptrase.texts import one_line
 
 if TYPE_CHECKING:
     from san_cliptrase.segmentation import Segmentation

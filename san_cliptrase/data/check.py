@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from detectron2.data import MetadataCatalog
 
 from san_cliptrase.data.datasets import datasets_root, find_dataset, image_folder
@@ -16,6 +17,9 @@ from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import map_files
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import read_image
+
+MOST_NAMED = 10
+"""Classes that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,21 @@ def dataset_state(name: str) -> State:
     return State(len(pairs.records), expected, "incomplete" if problems else "ready", problems)
 
 
-def check_dataset(name: str, workers: int) -> Iterator[str]:
-    """Everything that is wrong with a dataset, a line a file; reads every file in whole.
+@dataclass
+class Findings:
+    """What was found in the files of a dataset.
+
+    Attributes:
+        problems: what would stop a run or make it learn nothing, a line a file or dataset.
+        warnings: what may be as it should be, a line a dataset.
+    """
+
+    problems: list[str]
+    warnings: list[str]
+
+
+def check_dataset(name: str, workers: int) -> Findings:
+    """Everything that is wrong with a dataset; reads every file in whole.
 
     Args:
         name: a dataset of the table or of the user's registry.
@@ -73,26 +90,45 @@ def check_dataset(name: str, workers: int) -> Iterator[str]:
         FileNotFoundError: a folder is missing, or two files of a folder share their stem.
     """
     pairs, metadata = dataset_pairs(name), MetadataCatalog.get(name)
-    yield from _count_problems(name, pairs)
-    yield from (f"{stem}: there is an image or a label file of this name, and not the other" for stem in pairs.alone)
-    yield from check_records(pairs.records, metadata.stuff_classes, metadata.ignore_label, name, workers)
+    found = check_records(pairs.records, metadata.stuff_classes, metadata.ignore_label, name, workers)
+    alone = [f"{stem}: there is an image or a label file of this name, and not the other" for stem in pairs.alone]
+    return Findings([*_count_problems(name, pairs), *alone, *found.problems], found.warnings)
 
 
-def check_records(records: list[dict], classes: Iterable[str], ignore: int, title: str, workers: int) -> Iterator[str]:
-    """What is wrong with the files of detectron2's dicts, one message a pair that training would refuse."""
+def check_records(records: list[dict], classes: Sequence[str], ignore: int, title: str, workers: int) -> Findings:
+    """What is wrong with the files of detectron2's dicts: pairs that training would refuse, classes without a pixel."""
     marked = [{**record, "ignore_value": ignore} for record in records]
-    found = map_files(partial(check_pair, tuple(classes)), marked, title, workers)
-    return (problem for problem in found if problem)
+    found = list(map_files(partial(check_pair, tuple(classes)), marked, title, workers))
+    problems, seen = [problem for problem, _ in found if problem], {value for _, values in found for value in values}
+    absent = [name for index, name in enumerate(classes) if index not in seen]
+    if not seen or not absent:
+        return Findings(problems, [])
+    if seen == {WIDE_IGNORE}:
+        problems.append(f"{title}: no pixel has a label: all that is in the label files is {ignore}, which means none")
+    elif len(classes) == 2 and seen == {0, WIDE_IGNORE}:
+        problems.append(
+            f"{title}: the label files hold 0 and {ignore} alone, as masks of two classes often do, and {ignore} means "
+            f"that a pixel has no label: {classes[1]!r} would never be trained or scored. Write 1 in place of {ignore} "
+            f"into the files; if these pixels have no label indeed, take {classes[1]!r} out of the classes"
+        )
+    else:
+        more = f", and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        warning = (
+            f"{len(absent)} of the {len(classes)} classes occur in no label file: "
+            f"{', '.join(map(repr, absent[:MOST_NAMED]))}{more}"
+        )
+        return Findings(problems, [warning])
+    return Findings(problems, [])
 
 
-def check_pair(classes: tuple[str, ...], record: dict) -> str:
-    """What is wrong with an image or its label file; "" if nothing is."""
+def check_pair(classes: tuple[str, ...], record: dict) -> tuple[str, tuple[int, ...]]:
+    """What is wrong with an image or its label file, or ""; and the classes in it, ``WIDE_IGNORE`` for no label."""
     try:
         image = read_image(record["file_name"])
-        record_labels(record, classes, WIDE_IGNORE, image.shape[:2])
+        labels = record_labels(record, classes, WIDE_IGNORE, image.shape[:2])
     except DataError as error:
-        return str(error)
-    return ""
+        return str(error), ()
+    return "", tuple(np.flatnonzero(np.bincount(labels.ravel())).tolist())
 
 
 def _count_problems(name: str, pairs: Pairs) -> Iterator[str]:

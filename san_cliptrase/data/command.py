@@ -25,6 +25,7 @@ from san_cliptrase.data.tasks import run_tasks
 from san_cliptrase.errors import DataError, MissingFilesError, suggest
 from san_cliptrase.scenes.write import draw_split
 from san_cliptrase.text_tables import plain_table
+from san_cliptrase.texts import escaped
 
 MOST_LINES = 50
 
@@ -74,10 +75,12 @@ def check_command(options: argparse.Namespace) -> int:
     """Reads every file; 1 if anything is wrong."""
     bad = False
     for name in _known(options.names):
-        problems = list(check_dataset(name, options.workers))
-        _report(problems, options.all)
-        _say(f"{name}: {f'{len(problems)} problems' if problems else 'everything is in order'}")
-        bad |= bool(problems)
+        found = check_dataset(name, options.workers)
+        _report(found.problems, options.all)
+        _warn(name, found.warnings)
+        in_order = "no file would stop a run" if found.warnings else "everything is in order"
+        _say(f"{name}: {f'{len(found.problems)} problems' if found.problems else in_order}")
+        bad |= bool(found.problems)
     return 1 if bad else 0
 
 
@@ -87,12 +90,14 @@ def register_command(options: argparse.Namespace) -> int:
     entries = make_entries(options.folder, options.name, options.classes, options.ignore, background)
     problems: list[str] = []
     for name, entry in entries.items():
-        records = load_pairs(name, datasets_root() / entry.images, datasets_root() / entry.labels)
+        records = load_pairs(name, *entry.folders())
         if not options.unchecked:
-            problems += check_records(records, entry.classes, entry.ignore, name, options.workers)
+            found = check_records(records, entry.classes, entry.ignore, name, options.workers)
+            problems += found.problems
+            _warn(name, found.warnings)
     if problems:
         _report(problems)
-        _say(f"not registered: {len(problems)} of the files would stop a run (--unchecked registers all the same)")
+        _say(f"not registered: {len(problems)} problems (--unchecked registers all the same)")
         return 1
     path = write_entries(entries)
     _say(f"registered in {path}: {', '.join(entries)}")
@@ -114,13 +119,18 @@ def _known(names: Sequence[str]) -> Sequence[str]:
 def _report(problems: Sequence[str], everything: bool = False) -> None:
     shown = problems if everything else problems[:MOST_LINES]
     for problem in shown:
-        sys.stderr.write(f"  {problem}\n")
+        sys.stderr.write(f"  {escaped(problem)}\n")
     if len(shown) < len(problems):
         sys.stderr.write(f"  ... and {len(problems) - len(shown)} more\n")
 
 
+def _warn(name: str, warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        _say(f"{name}: warning: {warning}")
+
+
 def _say(line: str) -> None:
-    sys.stdout.write(f"{line.rstrip()}\n")
+    sys.stdout.write(f"{escaped(line.rstrip())}\n")
 
 
 _ACTIONS = {"list": list_command, "prepare": prepare_command, "check": check_command, "register": register_command}

@@ -14,6 +14,7 @@ from PIL import Image
 from scipy.io import loadmat, whosmat
 
 from san_cliptrase.errors import DataError
+from san_cliptrase.files import check_regular
 from san_cliptrase.images import read_image, read_values
 
 UNKNOWN = -1
@@ -73,8 +74,10 @@ def convert_image(short_side: int, source: Path, target: Path) -> None:
         if reduced_size(image.size, short_side) != image.size:
             image.resize(reduced_size(image.size, short_side), Image.Resampling.BILINEAR).save(target, quality=95)
             return
-    if not source.is_file():
-        raise DataError(f"cannot read the image {source}: there is no such file")
+    try:
+        check_regular(source)
+    except OSError as error:
+        raise DataError(f"cannot read the image {source}: {error.strerror or error}") from error
     shutil.copyfile(source, target)
 
 
@@ -85,10 +88,13 @@ def read_context(path: Path) -> np.ndarray:
         DataError: it cannot be read or holds no ``LabelMap``.
     """
     try:
+        check_regular(path)
         (shape,) = (shape for name, shape, _ in whosmat(path) if name == "LabelMap")
         if math.prod(shape) > MOST_PIXELS:
             raise ValueError(f"LabelMap has shape {shape}")
         return np.asarray(loadmat(path, variable_names=["LabelMap"])["LabelMap"], np.int64)
+    except OSError as error:
+        raise DataError(f"cannot read the label file {path}: {error.strerror or error}") from error
     # scipy's reader raises ValueError, TypeError, NotImplementedError and zlib's error for damaged files.
     except Exception as error:
         raise DataError(f"cannot read the label file {path}: {error!r}. Is it one of Pascal Context's?") from error
@@ -124,7 +130,10 @@ def read_ade_objects(index: Path) -> list[str]:
         DataError: the index cannot be read.
     """
     try:
+        check_regular(index)
         with index.open("rb") as file:
             return [str(name) for name in _OnlyArrays(file).load()["objectnames"]]
+    except OSError as error:
+        raise DataError(f"cannot read {index}: {error.strerror or error}") from error
     except Exception as error:  # unpickling meets damage with errors of almost any type
         raise DataError(f"cannot read {index}: {error!r}. Is it the index of ADE20K_2021_17_01?") from error

@@ -11,10 +11,11 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.class_lists import check_class_names, read_class_list
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs  # noqa: F401  (the last one for own datasets)
 from san_cliptrase.data.table import DATASETS, DatasetSpec
-from san_cliptrase.errors import MissingFilesError, OptionError
+from san_cliptrase.errors import DataError, MissingFilesError, OptionError
+from san_cliptrase.files import is_plain_name
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES
 from san_cliptrase.scenes.write import draw_split
 
@@ -85,6 +86,23 @@ def _load(name: str) -> list[dict]:
     return find_dataset(name).complete(name)
 
 
+def usual_ignore(classes: int) -> int:
+    """What label files of so many classes have for pixels without a label, if nothing else is said."""
+    return 255 if classes <= 255 else 65535
+
+
+def check_ignore(ignore: object, classes: Sequence[str], source: str) -> None:
+    """Refuses a value for pixels without a label that label files cannot have, or that is a class.
+
+    Raises:
+        DataError: begins with ``source``.
+    """
+    if isinstance(ignore, bool) or not isinstance(ignore, int) or not -(2**31) <= ignore < 2**32:
+        raise DataError(f"{source}: the ignore value {ignore!r:.100} is no whole number that a label file can hold")
+    if 0 <= ignore < len(classes):
+        raise DataError(f"{source}: the ignore value {ignore} is the class {classes[ignore]!r}: choose another one")
+
+
 def register(
     name: str,
     loader: Callable[[], list[dict]],
@@ -104,8 +122,17 @@ def register(
         ignore_label: value of the label files for pixels without a label.
 
     Raises:
-        OptionError: there are background words, but the last class is not "background".
+        OptionError: the name is not plain, the classes are no list of names, or there are background words, but the
+            last class is not "background".
+        DataError: two names are the same for CLIP, or the ignore value is a class.
     """
+    if not is_plain_name(name):
+        raise OptionError(f"{name!r} is no name for a dataset: use letters, digits, _, . and -")
+    if isinstance(classes, str) or not classes:
+        raise OptionError(f"dataset {name!r} needs a list of class names, not {classes!r:.100}")
+    check_class_names(classes, f"dataset {name!r}", "item")
+    if ignore_label != 255:  # 255 stands for what is usual
+        check_ignore(ignore_label, classes, f"dataset {name!r}")
     if background and list(classes)[-1:] != ["background"]:
         raise OptionError(f"dataset {name!r} has background words; its last class must then be 'background'")
     DatasetCatalog.register(name, loader if ignore_label == 255 else functools.partial(_mark, loader, ignore_label))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
-from san_cliptrase.class_lists import read_class_list
-from san_cliptrase.data.datasets import datasets_root
+from san_cliptrase.class_lists import BACKGROUND, read_class_list
+from san_cliptrase.data.datasets import check_ignore, datasets_root, usual_ignore
 from san_cliptrase.data.own import OwnDataset
 from san_cliptrase.data.pairs import IMAGE_TYPES
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.errors import DataError, MissingFilesError
+from san_cliptrase.files import is_plain_name
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
@@ -61,24 +61,24 @@ def make_entries(
 
     Raises:
         FileNotFoundError: see :func:`find_splits`.
-        DataError: a bad class file or name, or background words without a background class.
+        DataError: a bad class file, name or ignore value, or background words without a background class.
     """
     folder = folder.expanduser().absolute()
     name = name or folder.name
     splits = find_splits(folder, name)
     for key in splits:
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", key, re.ASCII):
+        if not is_plain_name(key):
             raise DataError(
-                f"{key!r} is no name for a dataset: use letters, digits and _ (option --name, or the split's folder)"
+                f"{key!r} is no name for a dataset: use letters, digits, _, . and -, a letter or digit first (option "
+                f"--name, or the split's folder)"
             )
     words = read_class_list(classes or folder / "classes.txt")
-    if background and words[-1] != "background":
+    if background and words[-1] != BACKGROUND:
         raise DataError(f"--background needs 'background' as the last line of the class file, not {words[-1]!r}")
     if taken := sorted(splits.keys() & DATASETS.keys()):
         raise DataError(f"{taken[0]!r} is a dataset of this project: choose another name (option --name)")
-    value = ignore if ignore is not None else 255 if len(words) <= 255 else 65535
-    if 0 <= value < len(words):
-        raise DataError(f"the ignore value {value} is the class {words[value]!r}: choose another one (option --ignore)")
+    value = usual_ignore(len(words)) if ignore is None else ignore
+    check_ignore(value, words, "option --ignore")
     return {
         key: OwnDataset(_portable(images), _portable(labels), words, value, background)
         for key, (images, labels) in splits.items()

@@ -16,7 +16,7 @@ from detectron2.structures import BitMasks, Instances
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data.reductions import IGNORED, REDUCTIONS, Reduction
 from san_cliptrase.errors import DataError
-from san_cliptrase.images import read_image, read_values
+from san_cliptrase.images import image_size, read_image, read_values
 
 GREY = 128
 WIDE_IGNORE = 65535
@@ -82,6 +82,33 @@ def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, si
     if reduction is None:
         reduction = Reduction(tuple(vocabulary.index(name) if name in vocabulary else IGNORED for name in names))
     return reduction.apply(labels, file_ignore, ignore_label)
+
+
+def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_label: int) -> None:
+    """Refuses a training set without any label, on which the loss would be 0 from the first iteration to the last.
+
+    Reads label files until one has a label, which nearly always is the first. Files that cannot be used are left to
+    the loader.
+
+    Raises:
+        DataError: label files were read, and none has a pixel of a class.
+    """
+    read = 0
+    for record in records:
+        try:
+            size = image_size(record["file_name"])
+            labels = record_labels(record, vocabulary, ignore_label, size)
+        except DataError:
+            continue
+        read += 1
+        if (labels != ignore_label).any():
+            return
+    if read:
+        raise DataError(
+            f"no pixel of the training set has a label: the {read} label files, such as "
+            f"{records[0]['sem_seg_file_name']}, hold nothing but what means that there is none. Check what the values "
+            f"of the files mean (docs/datasets.md)"
+        )
 
 
 def replacement_words(path: str, vocabulary: Sequence[str]) -> tuple[str, ...]:

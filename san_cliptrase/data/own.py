@@ -6,19 +6,24 @@ images stay where they are. Nothing in the file is executed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from san_cliptrase.data.datasets import datasets_root, register
+from san_cliptrase.class_lists import BACKGROUND, check_class_names
+from san_cliptrase.data.datasets import check_ignore, datasets_root, register, usual_ignore
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs
 from san_cliptrase.data.table import DATASETS
-from san_cliptrase.errors import DataError, OptionError
-from san_cliptrase.files import write_text_atomically
+from san_cliptrase.errors import ConfigError, DataError, suggest
+from san_cliptrase.files import is_plain_name, write_text_atomically
+from san_cliptrase.yaml_files import read_yaml
 
+MOST_BYTES = 4 * 2**20
+REMEDY = "correct the entry, or delete it and register the folder again"
 OWN: dict[str, OwnDataset] = {}
 """The entries that are registered with detectron2 in this process."""
 
@@ -28,8 +33,8 @@ class OwnDataset:
     """An entry of ``datasets.yaml``.
 
     Attributes:
-        images: folder of images; a relative path starts at the root of the datasets.
-        labels: folder of label maps.
+        images: folder of images; a relative path starts at the root of the datasets, ``~`` is expanded.
+        labels: the same of label maps.
         classes: names in the order of the label values.
         ignore: value of pixels without a label.
         background: words that together stand for the last class, which is then called "background".
@@ -43,7 +48,12 @@ class OwnDataset:
 
     def find(self, name: str) -> Pairs:
         """Its files, see :func:`san_cliptrase.data.pairs.find_pairs`."""
-        return find_pairs(name, datasets_root() / self.images, datasets_root() / self.labels)
+        return find_pairs(name, *self.folders())
+
+    def folders(self) -> tuple[Path, Path]:
+        """Where the images and the label maps are."""
+        root = datasets_root()
+        return root / Path(self.images).expanduser(), root / Path(self.labels).expanduser()
 
 
 def registry_file() -> Path:
@@ -55,28 +65,75 @@ def read_registry() -> dict[str, OwnDataset]:
     """The entries by name; none without a file.
 
     Raises:
-        DataError: the file is no YAML, or an entry has a missing or unknown key or takes a name of the table.
+        DataError: the file is no plain YAML, or an entry cannot be used; names the entry and its key.
     """
     path = registry_file()
-    if not path.is_file():
-        return {}
-    remedy = "correct the entry, or delete it and register the folder again"
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        found = {str(name): _entry(**values) for name, values in entries.items()}
-    except (yaml.YAMLError, OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise DataError(f"cannot read the datasets registered in {path}: {error}; {remedy}") from error
-    if taken := sorted(found.keys() & DATASETS.keys()):
-        raise DataError(f"{path} registers {taken[0]!r}, which is a dataset of this project; {remedy}")
-    return found
+        entries = read_yaml(path, MOST_BYTES)
+    except FileNotFoundError:
+        return {}
+    except ConfigError as error:
+        raise DataError(f"cannot read the datasets registered in {path}: {error}; {REMEDY}") from error
+    if not isinstance(entries or {}, dict):
+        raise DataError(
+            f"cannot read the datasets registered in {path}: expected NAME: {{images: ..., labels: ..., "
+            f"classes: [...]}}, not {type(entries).__name__}; {REMEDY}"
+        )
+    return {name: _entry(_Place(path, name), values) for name, values in (entries or {}).items()}
 
 
-def _entry(
-    images: str, labels: str, classes: list[str], ignore: int = 255, background: list[str] | None = None
-) -> OwnDataset:
-    if background and list(classes)[-1:] != ["background"]:
-        raise OptionError("background words need 'background' as the last class")
-    return OwnDataset(images, labels, tuple(map(str, classes)), int(ignore), tuple(map(str, background or ())))
+@dataclass(frozen=True)
+class _Place:
+    """An entry of the file, for messages."""
+
+    path: Path
+    name: Any
+
+    def refuse(self, key: str, problem: str) -> NoReturn:
+        raise DataError(f"{self}{f', key {key!r:.100}' if key else ''}: {problem}; {REMEDY}")
+
+    def __str__(self) -> str:
+        return f"{self.path}, dataset {self.name!r:.200}"
+
+
+def _entry(place: _Place, values: Any) -> OwnDataset:
+    """An entry, once every key of it is what it must be."""
+    if not isinstance(place.name, str) or not is_plain_name(place.name):
+        place.refuse("", "this is no name for a dataset: use letters, digits, _, . and -, with a letter or digit first")
+    if place.name in DATASETS:
+        raise DataError(f"{place.path} registers {place.name!r}, which is a dataset of this project; {REMEDY}")
+    keys = [field.name for field in fields(OwnDataset)]
+    if not isinstance(values, dict):
+        place.refuse("", f"expected the keys {', '.join(keys)}, not {values!r:.100}")
+    for key in values:
+        if key not in keys:
+            place.refuse(str(key), f"there is no such key; {suggest(str(key), keys)}")
+    for key in ("images", "labels"):
+        if not isinstance(folder := values.get(key), str) or not folder.strip() or "\0" in folder:
+            place.refuse(key, f"expected the path of a folder, not {folder!r:.100}")
+    classes, background = (_texts(place, key, values.get(key) or []) for key in ("classes", "background"))
+    if not classes:
+        place.refuse("classes", "expected a list of class names, in the order of the label values; there are none")
+    ignore = values.get("ignore", usual_ignore(len(classes)))
+    try:
+        check_class_names(classes, f"{place}, key 'classes',", "item")
+        check_ignore(ignore, classes, f"{place}, key 'ignore'")
+    except DataError as error:
+        raise DataError(f"{error}; {REMEDY}") from error
+    if background and classes[-1] != BACKGROUND:
+        place.refuse("background", f"background words need 'background' as the last class, not {classes[-1]!r:.100}")
+    return OwnDataset(values["images"], values["labels"], classes, ignore, background)
+
+
+def _texts(place: _Place, key: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        place.refuse(key, f"expected a list, such as [sky, sea], not {values!r:.100}")
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str) or not value.strip():
+            place.refuse(
+                key, f"item {number} is {value!r:.100}, not a text; put a word in quotes if YAML reads it as other"
+            )
+    return tuple(value.strip() for value in values)
 
 
 def register_own() -> None:
@@ -101,15 +158,14 @@ def register_own() -> None:
 
 
 def _load(name: str) -> list[dict]:
-    entry, root = OWN[name], datasets_root()
-    return load_pairs(name, root / entry.images, root / entry.labels)
+    return load_pairs(name, *OWN[name].folders())
 
 
 def write_entries(entries: dict[str, OwnDataset]) -> Path:
     """Adds entries to the registry, in place of those of the same names; returns its file.
 
     Raises:
-        DataError: see :func:`read_registry`.
+        DataError: see :func:`read_registry`; or the file would be larger than one that is read.
     """
     known = {**read_registry(), **entries}
     plain = {
@@ -117,5 +173,9 @@ def write_entries(entries: dict[str, OwnDataset]) -> Path:
         for name, entry in known.items()
     }
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    if len(text.encode()) > MOST_BYTES:
+        raise DataError(
+            f"{registry_file()} would have more than {MOST_BYTES} bytes: delete entries that are not needed"
+        )
     write_text_atomically(registry_file(), text)
     return registry_file()

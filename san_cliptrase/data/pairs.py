@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from san_cliptrase.errors import MissingFilesError
+from san_cliptrase.files import read_bounded
 
 IMAGE_TYPES = {".jpg", ".jpeg", ".png"}
+MOST_BYTES = 2**26
+"""Of a list of stems."""
 LABEL_TYPES = {".png", ".tif", ".tiff"}
 
 
@@ -99,7 +102,7 @@ def find_pairs(
     truths = _by_stem(labels, LABEL_TYPES, label_suffix)
     missing: set[str] = set()
     if stems is not None:
-        listed = dict.fromkeys(stems.read_text(encoding="utf-8").split())
+        listed = dict.fromkeys(read_bounded(stems, MOST_BYTES).decode(errors="replace").split())
         pictures = {stem: pictures[stem] for stem in listed if stem in pictures}
         truths = {stem: truths[stem] for stem in listed if stem in truths}
         missing = listed.keys() - (pictures.keys() & truths.keys())

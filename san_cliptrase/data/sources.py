@@ -25,9 +25,11 @@ from san_cliptrase.data.convert import (
     value_table,
 )
 from san_cliptrase.data.datasets import class_names
+from san_cliptrase.data.pairs import MOST_BYTES
 from san_cliptrase.data.table import DatasetSpec
 from san_cliptrase.data.tasks import Task
 from san_cliptrase.errors import DataError
+from san_cliptrase.files import read_bounded
 from san_cliptrase.images import read_values
 
 ADE_FULL_SIDE = 512
@@ -78,7 +80,7 @@ def _plain(pattern: str, meaning: dict[int, int], source: Path, root: Path, spec
 def _listed(source: Path, lists: tuple[str, ...], split: str) -> Iterator[str]:
     for folder in lists:
         if (path := source / "ImageSets" / folder / f"{split}.txt").is_file():
-            for stem in dict.fromkeys(path.read_text(encoding="utf-8", errors="replace").split()):
+            for stem in dict.fromkeys(read_bounded(path, MOST_BYTES).decode(errors="replace").split()):
                 if Path(stem).name != stem or "\0" in stem:  # files are written under these names
                     raise DataError(f"{path} lists {stem!r:.100}, which is no plain file name: is it VOC's list?")
                 yield stem

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,16 @@ from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.device import find_device
 from san_cliptrase.errors import ConfigError, OutputError, suggest
 from san_cliptrase.evaluation.protocol import check_test, settle_protocol
-from san_cliptrase.files import write_text_atomically
+from san_cliptrase.files import is_plain_name, write_text_atomically
 from san_cliptrase.regions.build import check_source
 from san_cliptrase.yaml_files import read_layers
 
 __all__ = ["load_config", "setup", "setup_logging"]
+
+_ALONE = re.compile(
+    r"<class 'tuple'> vs\. <class '(str|int|float)'>.* vs\. (.{1,100})\) for config key: (\S+)", re.DOTALL
+)
+"""yacs's words about one value where a key has several."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -104,6 +110,10 @@ def _with_floats(cfg: CfgNode, overrides: Sequence[str]) -> list[str]:
 
 def _check_values(cfg: CfgNode) -> None:
     register_own()
+    for key, names in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", cfg.DATASETS.TEST)):
+        for name in names:
+            if isinstance(name, str) and not is_plain_name(name):  # files are named after it
+                raise ConfigError(f"DATASETS.{key} has {name!r:.200}, which is no name of a dataset")
     unknown = sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - set(DatasetCatalog.list()))
     if unknown:
         known = sorted({*DATASETS, *OWN, *unknown} - set(unknown))
@@ -131,9 +141,13 @@ def _make_room_for_classes(cfg: CfgNode) -> None:
 
 
 def _hint(message: str, cfg: CfgNode) -> str:
+    if alone := _ALONE.search(message):
+        kind, value, key = alone.groups()
+        value = f"'{value}'" if kind == "str" else value
+        return (
+            f"""; it is a list: {key} "({value},)" on the command line, {key.rpartition(".")[2]}: [{value}] in a file"""
+        )
     unknown = message.rsplit(":", 1)[-1].strip()
-    if "<class 'tuple'> vs. <class 'str'>" in message:
-        return ': a list is wanted, in a file ["NAME"], on the command line "(\'NAME\',)"'
     if "on-existent" not in message:
         return ""
     return f"; it is gone: {REMOVED[unknown]}" if unknown in REMOVED else f"; {suggest(unknown, _keys(cfg))}"

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.files import remove_unfinished, set_aside
 from san_cliptrase.data.loader import TrainStream, build_train_loader
-from san_cliptrase.data.mapper import SemanticMapper
+from san_cliptrase.data.mapper import SemanticMapper, check_labelled
 from san_cliptrase.engine.divergence import diverged
 from san_cliptrase.engine.hooks import (
     CheckpointHook,
@@ -77,6 +77,8 @@ class Trainer(TrainerBase):
             self.start_iter = self._done = self.iter + 1
         else:
             self._begin_anew(model)
+        name = cfg.DATASETS.TRAIN[0]
+        check_labelled(dataset_records(name), MetadataCatalog.get(name).stuff_classes, cfg.INPUT.IGNORE_LABEL)
         self._stream = TrainStream(self._build_loader, cfg.SOLVER.ACCUMULATE, self.start_iter)
         _log_sizes(model)
 

@@ -65,6 +65,12 @@ def _evaluate(
     for name in cfg.DATASETS.TEST:
         clusters = _cluster_count(cfg, name)
         details = report_details(cfg, name)
+        if cfg.TEST.BACKGROUND != "words" and details["background"] == "none":
+            logger.warning(
+                "TEST.BACKGROUND %s changes nothing for %s: a class 'background' is looked for, and there is none",
+                cfg.TEST.BACKGROUND,
+                name,
+            )
         evaluator = SemanticEvaluator(name, cfg.INPUT.IGNORE_LABEL, output, model.device, clusters, details)
         _count_dataset(cfg, model, evaluator, state_of(name))
         try:

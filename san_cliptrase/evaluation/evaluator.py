@@ -26,7 +26,8 @@ from san_cliptrase.evaluation.metrics import (
     script_metrics,
     segmentation_metrics,
 )
-from san_cliptrase.files import write_text_atomically
+from san_cliptrase.files import named_file, write_text_atomically
+from san_cliptrase.texts import csv_cell
 
 logger = logging.getLogger(__name__)
 
@@ -146,17 +147,18 @@ class SemanticEvaluator(DatasetEvaluator):
         for key in ("metrics", "CLIPtrase script"):
             # JSON has no NaN; a metric of classes that do not occur is null.
             report[key] = {k: None if math.isnan(v) else v for k, v in report[key].items()}
-        write_text_atomically(output / f"metrics_{self.dataset}.json", json.dumps(report, indent=2) + "\n")
+        path = named_file(output, "metrics", self.dataset, ".json")
+        write_text_atomically(path, json.dumps(report, indent=2) + "\n")
         for name in ("classes", "confusions"):
-            write_text_atomically(output / f"{name}_{self.dataset}.csv", csv_text(self.report[name]))
+            write_text_atomically(named_file(output, name, self.dataset, ".csv"), csv_text(self.report[name]))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as CSV, the columns in the order in which they first occur; "" without rows."""
+    """Rows as CSV, the columns in the order in which they first occur; "" without rows. No cell is a formula."""
     text = io.StringIO()
     if rows:
         columns = list(dict.fromkeys(column for row in rows for column in row))
         writer = csv.DictWriter(text, fieldnames=columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({column: csv_cell(value) for column, value in row.items()} for row in rows)
     return text.getvalue()

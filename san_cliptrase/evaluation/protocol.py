@@ -6,6 +6,7 @@ from typing import Any
 
 from detectron2.data import MetadataCatalog
 
+from san_cliptrase.class_lists import find_background
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.protocols import (
     PUBLISHED_MODELS,
@@ -74,7 +75,7 @@ def protocol_title(cfg: Any) -> str:
 
 def background_kind(cfg: Any, dataset: str) -> str:
     """How a dataset's background is found: one of ``BACKGROUNDS``, a threshold with its value; "none": it has none."""
-    has_one = MetadataCatalog.get(dataset).stuff_classes[-1] == "background"
+    has_one = find_background(MetadataCatalog.get(dataset).stuff_classes) is not None
     if not has_one or cfg.TEST.PROTOCOL == "unsupervised":
         return "none"
     value = f" {cfg.TEST.BACKGROUND_THRESHOLD:g}" if cfg.TEST.BACKGROUND == "threshold" else ""

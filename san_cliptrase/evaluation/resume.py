@@ -14,6 +14,7 @@ from torch import nn
 
 from san_cliptrase.data.mapper import replacement_words
 from san_cliptrase.evaluation.state import StateFile
+from san_cliptrase.files import named_file
 
 _SECTIONS = ("MODEL", "INPUT", "TEST")
 # What changes no count, or is compared by its content: the weights are.
@@ -35,7 +36,7 @@ def evaluation_states(cfg: Any, model: nn.Module, records: Mapping[str, Sequence
     settings |= {"SEED": str(cfg.SEED), "number of processes": str(world), "weights": weights_digest(model)}
     return {
         name: StateFile(
-            Path(cfg.OUTPUT_DIR) / f"evaluation_{name}_{rank}.state",
+            named_file(Path(cfg.OUTPUT_DIR), "evaluation", name, f"_{rank}.state"),
             {
                 **settings,
                 "dataset": name,

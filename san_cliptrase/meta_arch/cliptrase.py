@@ -19,6 +19,7 @@ from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
 from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
+    in_given_order,
     one_hot_scores,
     output_size,
 )
@@ -98,6 +99,7 @@ class CLIPtrase(nn.Module):
         ]
 
     @torch.no_grad()
+    @in_given_order
     def label_maps(self, inputs: list[dict]) -> list[Tensor]:
         """Segments a batch; each image gets what it would get alone, unless regions are shuffled.
 

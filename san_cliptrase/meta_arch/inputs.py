@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from san_cliptrase.class_lists import find_background
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.errors import DataError, OptionError
 
-BACKGROUND = "background"
 Words = tuple[str, ...]
 
 
@@ -34,6 +35,33 @@ def batch_vocabulary(inputs: Sequence[dict]) -> tuple[str, ...]:
             f"every input needs the same non-empty 'vocabulary'; this batch of {len(inputs)} has {len(found)} different"
         )
     return next(iter(found))
+
+
+def background_last(inputs: Sequence[dict]) -> tuple[Sequence[dict], Tensor | None]:
+    """The entries of a batch with "background", wherever it is in their vocabulary, as the last class.
+
+    Returns:
+        The entries, and (K,) the places that their classes have in the vocabulary as given; None: they are as given.
+    """
+    vocabulary = batch_vocabulary(inputs)
+    place = find_background(vocabulary)
+    if place is None or place == len(vocabulary) - 1:
+        return inputs, None
+    order = [*(index for index in range(len(vocabulary)) if index != place), place]
+    names = tuple(vocabulary[index] for index in order)
+    return [{**entry, "vocabulary": names} for entry in inputs], torch.tensor(order)
+
+
+def in_given_order(label_maps: Callable[[Any, list[dict]], list[Tensor]]) -> Callable[[Any, list[dict]], list[Tensor]]:
+    """A method ``label_maps`` that is given vocabularies with "background" as the last class, and knows no others."""
+
+    @functools.wraps(label_maps)
+    def ordered(self: Any, inputs: list[dict]) -> list[Tensor]:
+        moved, places = background_last(inputs)
+        found = label_maps(self, moved)
+        return found if places is None else [places.to(labels.device)[labels] for labels in found]
+
+    return ordered
 
 
 @dataclass(frozen=True)
@@ -59,28 +87,36 @@ class BackgroundReader:
         """Reads a batch.
 
         Args:
-            inputs: dicts with "vocabulary" and maybe "background_words".
+            inputs: dicts of :func:`background_last`, with "vocabulary" and maybe "background_words".
             scale: see ``Background``; used for a threshold.
 
         Returns:
             The class names to encode, the background words, and how scores over both become classes.
 
         Raises:
-            DataError: if there are background words, but the last class is not "background".
+            DataError: if there are background words, but the last class is not "background"; or a threshold on
+                probabilities of one class alone, which are 1.
         """
         vocabulary = batch_vocabulary(inputs)
         words = self.words or tuple(inputs[0].get("background_words", ()))
         *classes, last = vocabulary
-        if words and last != BACKGROUND:
+        has_one = find_background(vocabulary) is not None
+        if words and not has_one:
             raise DataError(
                 f"the background words {', '.join(words[:3])}, ... (of the dataset, or of MODEL.CLIPTRASE.BACKGROUND) "
                 f"need 'background' as the dataset's last class, not {last!r}"
             )
-        if last != BACKGROUND or (self.kind == "words" and not words):
+        if not has_one or (self.kind == "words" and not words):
             return vocabulary, (), None
         if self.kind == "words":
             return tuple(classes), words, Background(len(classes))
         threshold = self.threshold if self.kind == "threshold" else 0.0
+        if threshold and scale and len(classes) == 1:
+            raise DataError(
+                f"TEST.BACKGROUND threshold finds no background beside the one class {classes[0]!r}: the probability "
+                f"of a single class is always 1. Name words for the background (MODEL.CLIPTRASE.BACKGROUND) with "
+                f"TEST.BACKGROUND words, or evaluate a SAN"
+            )
         return tuple(classes), (), Background(len(classes), threshold, scale)
 
     def keeps(self, background: Background | None) -> bool:

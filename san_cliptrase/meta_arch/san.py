@@ -19,7 +19,14 @@ from san_cliptrase.cliptrase.voting import decide_pixels
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.targets import MaskTarget
-from san_cliptrase.meta_arch.inputs import BackgroundReader, batch_vocabulary, merge_scores, output_size
+from san_cliptrase.meta_arch.inputs import (
+    BackgroundReader,
+    background_last,
+    batch_vocabulary,
+    in_given_order,
+    merge_scores,
+    output_size,
+)
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.inference import class_scores
 from san_cliptrase.san.mask_decoder import MaskPrediction
@@ -98,13 +105,16 @@ class SAN(SanModel):
             shown = [entry.get("picture_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
             batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown)
             return self._losses(predictions, features, text, inputs, batch, mask_counts)
+        inputs, places = background_last(inputs)
         classes, words, background = self.background(inputs)
         text, keep = self.clip.text(classes, self.templates, words), self.background.keeps(background)
         sizes = [output_size(entry) for entry in inputs]
         found = self.scores(_images(inputs), text, sizes, _labels(inputs), keep)
-        return [{"sem_seg": merge_scores(scores, background)} for scores in found]
+        merged = [merge_scores(scores, background) for scores in found]
+        return [{"sem_seg": scores if places is None else scores[places.argsort()]} for scores in merged]
 
     @torch.no_grad()
+    @in_given_order
     def label_maps(self, inputs: list[dict]) -> list[Tensor]:
         """The class of every pixel, (height, width) int64 per image; each image gets what it would get alone.
 

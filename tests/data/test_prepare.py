@@ -1,6 +1,7 @@
 """``san-cliptrase data prepare`` on each published layout."""
 
 import multiprocessing
+import os
 import time
 
 import numpy as np
@@ -142,6 +143,24 @@ def test_a_bad_file_is_named_and_the_others_are_converted(root, prepare, capsys,
     archives.ade150(root)
     assert prepare("ade150_val") == 0
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "file"),
+    [
+        (archives.ade150, "ade150_val", "ADEChallengeData2016/annotations/validation/ADE_val_00000001.png"),
+        (archives.pascal_context, "pc459_val", "VOC2010/trainval/{}.mat"),
+        (archives.pascal_context, "pc459_val", "VOC2010/JPEGImages/{}.jpg"),
+        (lambda root: archives.ade_full(root, ["wall"], [0, 1]), "ade847_val", "ADE20K_2021_17_01/index_ade20k.pkl"),
+    ],
+)
+def test_pipes_in_archives_are_refused_and_not_waited_for(root, prepare, capsys, make, name, file):
+    make(root)
+    path = min(root.glob(file.format("*")))
+    path.unlink()
+    os.mkfifo(path)
+    assert prepare(name) == 1
+    assert f"{path}: it is no regular file but a pipe" in capsys.readouterr().err
 
 
 def test_finished_files_are_left_alone(root, prepare):

@@ -1,6 +1,8 @@
 """``san-cliptrase data register``: a folder becomes a dataset of later runs."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,13 +10,15 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from san_cliptrase.commands.main import main, train_net
-from san_cliptrase.data.own import OWN, register_own
+from san_cliptrase.data.datasets import register as register_in_python
+from san_cliptrase.data.own import OWN, read_registry, register_own
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.errors import ConfigError, DataError
 from tests.conftest import ROOT
 from tests.data import archives
 
 CLASSES = "grass\nwater\nlava\n"
+ENTRY = "mine: {images: a, labels: b, classes: [c]}\n"
 
 
 @pytest.fixture
@@ -187,6 +191,43 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
     [
         ("a: [", "cannot read the datasets registered in"),
         ("- a\n- b\n", "cannot read the datasets registered in"),
+        (ENTRY.replace("c]", "c], ignore: 1") + ENTRY, "the key 'mine' is there twice"),
+        ("mine: 5\n", "dataset 'mine': expected the keys images, labels, classes, ignore, background, not 5"),
+        (
+            "mine: {images: 5, labels: b, classes: [c]}\n",
+            "dataset 'mine', key 'images': expected the path .*, not 5",
+        ),
+        ("mine: {images: a, labels: '', classes: [c]}\n", "key 'labels': expected the path of a folder, not ''"),
+        ("mine: {images: a, labels: b, classes: abc}\n", "key 'classes': expected a list, such as .*, not 'abc'"),
+        ("mine: {images: a, labels: b, classes: {c: 1}}\n", "key 'classes': expected a list"),
+        ("mine: {images: a, labels: b, classes: []}\n", "key 'classes': .* there are none"),
+        ("mine: {images: a, labels: b, classes: [c, no]}\n", "key 'classes': item 2 is False, not a text; .*quotes"),
+        ("mine: {images: a, labels: b, classes: [c, 7]}\n", "key 'classes': item 2 is 7, not a text"),
+        ("mine: {images: a, labels: b, classes: [c, ' ']}\n", "key 'classes': item 2 is ' ', not a text"),
+        ("mine: {images: a, labels: b, classes: [c, '&nbsp;']}\n", "key 'classes', has no name in item 2 of 2"),
+        (
+            "mine: {images: a, labels: b, classes: [c, d, c]}\n",
+            "'classes', names 'c' more than once, in items 1 and 3",
+        ),
+        ("mine: {images: a, labels: b, classes: [c, d, C]}\n", "the same for CLIP, 'c' and 'C', in items 1 and 3"),
+        (ENTRY.replace("c]", "c], ignore: 0"), "key 'ignore': the ignore value 0 is the class 'c'"),
+        (ENTRY.replace("c]", "c], ignore: .inf"), "key 'ignore': the ignore value inf is no whole number"),
+        (ENTRY.replace("c]", "c], ignore: 7.0"), "key 'ignore': the ignore value 7.0 is no whole number"),
+        (ENTRY.replace("c]", "c], ignore: yes"), "key 'ignore': the ignore value True is no whole number"),
+        (ENTRY.replace("c]", "c], ignore: 99999999999"), "key 'ignore': the ignore value 99999999999 is no"),
+        (ENTRY.replace("c]", "c], background: sky"), "key 'background': expected a list"),
+        (ENTRY.replace("c]", "c], clases: [c]"), "key 'clases': there is no such key; did you mean classes"),
+        (
+            ENTRY.replace("mine", "x/../../../../victim"),
+            "dataset 'x/../../../../victim': this is no name",
+        ),
+        (ENTRY.replace("mine", "..") + ENTRY, r"dataset '\.\.': this is no name"),
+        (ENTRY.replace("mine", "a b"), "dataset 'a b': this is no name"),
+        (ENTRY.replace("mine", "a" * 101), "this is no name"),
+        (ENTRY.replace("mine", "no"), "dataset False: this is no name"),
+        ('"\\x1b[31m": {images: a, labels: b, classes: [c]}\n', r"dataset '\\x1b\[31m': this is no name"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "aliases upon aliases"),
+        ("a: &a [" + 9999 * "x, " + "x]\n" + "".join(f"b{i}: *a\n" for i in range(90)), "repeat more than"),
         ("mine: {images: a, labels: b}\n", "classes"),
         ("mine: {images: a, labels: b, classes: [c], colour: red}\n", "colour"),
         ("mine: !!python/object/apply:os.getcwd []\n", "cannot read the datasets registered in"),
@@ -203,6 +244,93 @@ def test_a_damaged_registry_is_named_with_the_remedy(root, content, message):
     with pytest.raises(DataError, match=message) as caught:
         load_config(ROOT / "configs/demo/cliptrase.yaml")
     assert str(root / "datasets.yaml") in str(caught.value)
+
+
+def test_a_registry_that_is_a_pipe_or_a_folder_is_refused_and_an_empty_one_is_not(root):
+    root.mkdir()
+    (root / "datasets.yaml").write_text("# nothing yet\n")
+    assert read_registry() == {}
+    (root / "datasets.yaml").unlink()
+    os.mkfifo(root / "datasets.yaml")
+    with pytest.raises(DataError, match="datasets.yaml cannot be read: it is no regular file but a pipe"):
+        read_registry()
+    (root / "datasets.yaml").unlink()
+    (root / "datasets.yaml").mkdir()
+    with pytest.raises(DataError, match="datasets.yaml cannot be read: it is a folder"):
+        read_registry()
+
+
+def test_usual_things_may_be_left_out_of_an_entry_and_lists_shared(root):
+    root.mkdir()
+    many = ", ".join(f"class {number}" for number in range(300))
+    text = (
+        f"a: {{images: ~/x, labels: b, classes: &c [{many}]}}\nb: {{images: x, labels: b, classes: *c, ignore: -1}}\n"
+    )
+    (root / "datasets.yaml").write_text(text)
+    entries = read_registry()
+    assert (entries["a"].ignore, entries["b"].ignore) == (65535, -1)
+    assert entries["a"].classes == entries["b"].classes
+    assert entries["a"].folders() == (Path.home() / "x", root / "b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "x/../victim"}, "is no name for a dataset"),
+        ({"classes": "abc"}, "needs a list of class names, not 'abc'"),
+        ({"classes": []}, "needs a list of class names"),
+        ({"classes": ["a", "A"]}, "the same for CLIP"),
+        ({"ignore_label": 1}, "the ignore value 1 is the class 'b'"),
+    ],
+)
+def test_datasets_registered_in_python_follow_the_same_rules(changes, message):
+    with pytest.raises(ValueError, match=message):
+        register_in_python(**{"name": "mine", "loader": list, "classes": ["a", "b"], **changes})
+    assert "mine" not in DatasetCatalog.list()
+
+
+def masks(folder, *values):
+    for path in folder.glob("annotations/*/*.png"):
+        archives.write_png(path, np.tile(np.repeat(values, 96 // len(values)).astype(np.uint8), (64, 1)))
+
+
+def test_masks_of_two_classes_with_0_and_255_are_refused_with_what_to_do(root, folder, capsys):
+    (folder / "classes.txt").write_text("background\ncrack\n")
+    masks(folder, 0, 255)
+    error = error_of(capsys, folder)
+    for name in ("town_train", "town_val"):
+        assert f"{name}: the label files hold 0 and 255 alone" in error
+    assert error.count("Write 1 in place of 255 into the files") == 2
+    assert register(folder, "--unchecked") == 0
+    assert main(["check", "town_val", "--workers", "1"]) == 1
+    masks(folder, 0, 1)
+    assert main(["check", "town_val", "--workers", "1"]) == 0
+    assert "town_val: everything is in order" in capsys.readouterr().out
+
+
+def test_classes_that_occur_in_no_file_are_named_in_one_line_a_dataset(root, folder, capsys):
+    (folder / "classes.txt").write_text(CLASSES + "\x1b[31mice\n")
+    capsys.readouterr()
+    assert register(folder) == 0
+    shown = capsys.readouterr().out
+    for name in ("town_train", "town_val"):
+        assert shown.count(f"{name}: warning: 1 of the 4 classes occur in no label file: '\\x1b[31mice'") == 1
+    assert main(["check", "town_val", "--workers", "1"]) == 0
+    assert "warning: 1 of the 4 classes" in capsys.readouterr().out
+    masks(folder, 0, 255)
+    (folder / "classes.txt").write_text("".join(f"class {number}\n" for number in range(30)))
+    assert register(folder) == 0
+    assert "29 of the 30 classes occur in no label file: 'class 1', " in (shown := capsys.readouterr().out)
+    assert "'class 10', and 19 more" in shown
+
+
+def test_a_dataset_without_any_label_is_refused_and_not_trained_on(root, folder, capsys, tiny_overrides):
+    masks(folder, 255)
+    assert "town_val: no pixel has a label" in error_of(capsys, folder)
+    assert register(folder, "--unchecked", "--name", "empty") == 0
+    names = {"datasets__train": "('empty_train',)", "datasets__test": "()", "solver__max_iter": 1}
+    assert train_net(["--config", str(ROOT / "configs/demo/san.yaml"), *tiny_overrides(**names)]) == 1
+    assert "no pixel of the training set has a label: the 2 label files" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_gone_stops_only_the_runs_that_name_it(root, folder):

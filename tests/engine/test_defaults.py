@@ -1,3 +1,4 @@
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,13 @@ def test_an_unknown_key_of_a_file_is_named_with_its_neighbour(tmp_path):
         (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER"),
         (["DATASETS.TEST", "('coco_stuff171',)"], "unknown dataset 'coco_stuff171'.*coco_stuff171_val"),
         (["SEED", "-1"], "SEED is -1"),
+        (
+            ["DATASETS.TEST", "street_val"],
+            r"a list: DATASETS\.TEST \"\('street_val',\)\".*TEST: \['street_val'\]",
+        ),
+        (["DATASETS.TEST", "('street_val')"], r"DATASETS\.TEST \"\('street_val',\)\""),
+        (["INPUT.MIN_SIZE_TRAIN", "640"], r"it is a list: INPUT\.MIN_SIZE_TRAIN \"\(640,\)\""),
+        (["DATASETS.TEST", "('x/../../victim',)"], "DATASETS.TEST has 'x/../../victim', which is no name of a dataset"),
     ],
 )
 def test_values_that_cannot_be_are_refused(overrides, message):
@@ -149,6 +157,18 @@ def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, 
     assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
 
 
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", "/dev/zero"):
+        with pytest.raises(ConfigError, match="it is no regular file but a pipe"):
+            load_config(path)
+
+
+def test_a_short_list_may_have_aliases(tmp_path):
+    path = write(tmp_path / "mine.yaml", "VERSION: 2\nDATASETS:\n  TRAIN: &d [demo_scenes_val]\n  TEST: *d\n")
+    assert load_config(path).DATASETS.TEST == ("demo_scenes_val",)
+
+
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: &d [*c, *c]\n"
 
 
@@ -157,6 +177,14 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: &d [*c, *c]\n"
     [
         (BOMB, "aliases upon aliases are not read"),
         ("a: &a 1\n" + "".join(f"b{i}: *a\n" for i in range(101)), "aliases upon aliases"),
+        ("a: &a [" + 9999 * "x, " + "x]\n" + "".join(f"b{i}: *a\n" for i in range(90)), "repeat more than 262144 char"),
+        ("a: &a '" + 9999 * "x" + "'\n" + "".join(f"b{i}: *a\n" for i in range(90)), "repeat more than 262144 char"),
+        (
+            "a: &a {" + "".join(f"k{i}: x, " for i in range(9999)) + "}\nb:\n  <<: [" + 90 * "*a, " + "]\n",
+            "repeat more than",
+        ),
+        ("SEED: 1\nSEED: 2\n", "the key 'SEED' is there twice"),
+        ("SOLVER:\n  BASE_LR: 1.0\n  BASE_LR: 2.0\n", "the key 'BASE_LR' is there twice"),
         ("_BASE_: mine.yaml\n", "leads back to itself"),
         ("_BASE_: https://example.org/a.yaml\n", "must name a file on this machine"),
         ("_BASE_: [a.yaml]\n", "must name a file on this machine"),

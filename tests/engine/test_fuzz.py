@@ -19,15 +19,18 @@ from PIL import Image
 
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.files import names_in
-from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.class_lists import read_class_list, same_for_clip
 from san_cliptrase.data import own
 from san_cliptrase.data.mapper import read_labels
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import build
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import SanCliptraseError
-from san_cliptrase.images import read_image
+from san_cliptrase.files import is_plain_name
+from san_cliptrase.images import read_image, read_values
 from tests.conftest import ROOT, TINY
+from tests.data.label_files import png as make_png
+from tests.data.label_files import tiff as make_tiff
 
 FUZZ = int(os.environ.get("FUZZ", "0"))
 CONFIG = ROOT / "configs" / "demo" / "san_cliptrase.yaml"
@@ -145,16 +148,28 @@ def test_models_of_strange_values(tiny_data, tmp_path, key, value):
         assert str(error)
 
 
+WHOLE_ENTRY = {"images": "a", "labels": "b", "classes": ["c", "d"]}
+CHANGES = st.dictionaries(st.sampled_from((*WHOLE_ENTRY, "ignore", "background", "colour")), VALUES)
+NAMES = st.sampled_from(("mine", "x/../victim", "..", "\x1b[31m")) | SCALARS
+ENTRIES = st.dictionaries(NAMES, VALUES | CHANGES.map(lambda changes: {**WHOLE_ENTRY, **changes}), max_size=3)
+NAMED_VALUES = st.dictionaries(st.text(max_size=8), VALUES)
+
+
 @tries(30)
-@given(content=st.one_of(CONFIGS, st.dictionaries(st.text(max_size=8), VALUES).map(lambda d: yaml.dump(d).encode())))
+@given(content=st.one_of(CONFIGS, (ENTRIES | NAMED_VALUES).map(lambda found: yaml.dump(found).encode())))
 def test_registries_of_datasets(tmp_path, content):
     (tmp_path / "datasets.yaml").write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DETECTRON2_DATASETS", str(tmp_path))
         try:
-            own.read_registry()
+            entries = own.read_registry()
         except SanCliptraseError as error:
-            assert str(error)
+            assert str(error).isprintable() or "\n" in str(error)
+            return
+    for name, entry in entries.items():
+        assert is_plain_name(name)
+        assert len({same_for_clip(word) for word in entry.classes}) == len(entry.classes) > 0
+        assert entry.ignore not in range(len(entry.classes))
 
 
 def png(array, kind="PNG"):
@@ -184,6 +199,61 @@ def test_label_maps_and_images(tmp_path, content, classes):
             assert str(path) in str(error)
 
 
+@st.composite
+def label_files(draw):
+    """A PNG or TIFF file, the values that are in it, and whether it was damaged."""
+    bits = draw(st.sampled_from((1, 2, 4, 8, 16)))
+    shape = draw(st.tuples(st.integers(1, 9), st.integers(1, 11)))
+    values = np.random.default_rng(draw(st.integers(0, 99))).integers(0, 2**bits, shape)
+    if draw(st.booleans()):
+        cut = draw(st.just(0) | st.integers(1, 9))
+        kind = {"palette": bits < 16 and draw(st.booleans()), "interlaced": draw(st.booleans())}
+        return make_png(values, bits, cut=cut, **kind), values, cut > 0
+    values = values.astype(np.uint16 if bits == 16 else np.uint8)
+    rows, order = draw(st.none() | st.integers(1, 9)), draw(st.sampled_from("<>"))
+    return make_tiff(values, bits, order, draw(st.sampled_from((1, 8))), rows), values, False
+
+
+@tries(60)
+@given(file=label_files(), data=st.data())
+def test_values_of_label_files(tmp_path, file, data):
+    """Read as they were written; of a PNG, whose parts have check sums, no damage is taken for labels."""
+    content, values, short = file
+    path = tmp_path / "strange.png"
+    damaged = data.draw(edited(content), label="damaged") if content.startswith(b"\x89PNG") else content
+    for written, whole in ((content, not short), (damaged, False)):
+        path.write_bytes(written)
+        try:
+            found = read_values(path)
+        except SanCliptraseError as error:
+            assert not whole
+            assert str(path) in str(error)
+        else:
+            assert not short
+            np.testing.assert_array_equal(found, values)
+
+
+TIFF_TAGS = st.dictionaries(
+    st.sampled_from(
+        [f"t{tag}" for tag in (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 322, 323, 324, 325, 339)]
+    ),
+    st.none() | st.integers(0, 9) | st.integers(0, 2**32 - 1) | st.lists(st.integers(0, 300), max_size=4),
+    min_size=1,
+    max_size=3,
+)
+
+
+@tries(60)
+@given(tags=TIFF_TAGS, bits=st.sampled_from((1, 4, 8)), compression=st.sampled_from((1, 8)))
+def test_tags_of_tiff_label_files(tmp_path, tags, bits, compression):
+    path = tmp_path / "strange.tif"
+    path.write_bytes(make_tiff(np.zeros((8, 12), np.uint8), bits, compression=compression, **tags))
+    try:
+        read_values(path)
+    except SanCliptraseError as error:
+        assert str(path) in str(error)
+
+
 @tries(60)
 @given(content=st.binary(max_size=60) | edited(b"grass\nsky, air\nwater\n") | st.text(max_size=60).map(str.encode))
 def test_vocabularies(tmp_path, content):
@@ -194,7 +264,7 @@ def test_vocabularies(tmp_path, content):
     except SanCliptraseError as error:
         assert str(path) in str(error)
     else:
-        assert names and len(set(names)) == len(names)
+        assert names and len(set(map(same_for_clip, names))) == len(names)
 
 
 def small_trainer(model):

@@ -266,6 +266,11 @@ def test_values_that_mean_nothing_are_refused(world, changes, named):
         world.config("cliptrase", **changes)
 
 
+def test_a_threshold_without_a_background_is_said_to_change_nothing(world, tmp_path, caplog):
+    evaluate_tiny(world, tmp_path, test__background="threshold")
+    assert "TEST.BACKGROUND threshold changes nothing for tiny_val" in caplog.text
+
+
 @pytest.mark.parametrize(("kind", "named"), [("words", "words"), ("threshold", "threshold 0.5")])
 def test_background_is_named_in_the_table(world, tmp_path, caplog, kind, named):
     caplog.set_level(logging.INFO)

@@ -57,6 +57,26 @@ def test_san_decides_by_the_scores_that_it_gives(world, kind, protocol):
     assert torch.equal(model.label_maps([entry()])[0], scores.argmax(0))
 
 
+def test_a_threshold_beside_one_class_is_refused_where_its_probability_is_1(world):
+    given = {**entry(words=()), "vocabulary": ("background", "grass")}
+    with pytest.raises(DataError, match="TEST.BACKGROUND threshold finds no background beside the one class 'grass'"):
+        world.model("cliptrase", test__background="threshold").eval().label_maps([given])
+    assert (world.model("san", test__background="threshold").eval().label_maps([given])[0] <= 1).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), [("cliptrase", "threshold"), ("san", "threshold"), ("san", "learned")])
+@pytest.mark.parametrize("protocol", ["whole", "slide"])
+@pytest.mark.parametrize("words", [("Background", "grass", "water"), ("grass", "background", "water")])
+def test_background_may_be_any_class(world, name, kind, protocol, words):
+    changes = {"test__background": kind, "test__background_threshold": 0.51, "test__protocol": protocol}
+    model = world.model(name, test__slide__window=64, test__slide__stride=64, **changes).eval()
+    given, last = ({**entry(words=()), "vocabulary": v} for v in (words, ("grass", "water", "background")))
+    places = torch.tensor([words.index(word) for word in ("grass", "water")] + [words[0] != "Background"])
+    expected = model.label_maps([last])[0]
+    assert torch.equal(model.label_maps([given])[0], places[expected])
+    assert torch.equal(model([given])[0]["sem_seg"][places], model([last])[0]["sem_seg"])
+
+
 def test_the_learned_background_is_the_share_that_is_left_out_otherwise(world):
     model = world.model("san", test__background="learned").eval()
     plain = world.model("san").eval()
