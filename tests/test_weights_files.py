@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from san_cliptrase.texts import one_line
 from san_cliptrase.weights_files import describe_wrong_file
 
 WEIGHTS = {"a": torch.zeros(200)}

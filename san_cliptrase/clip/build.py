@@ -158,7 +158,8 @@ def _telling(what: str, advice: str, trouble: str | None = None) -> Iterator[Non
             f"{what} could not be loaded: {one_line(error, 400)}. Install the package {error.name}"
         ) from error
     except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
-        reason = trouble or one_line(error, 400) or type(error).__name__  # torch names every parameter that does not fit
+        # Shortened: torch names every parameter that does not fit.
+        reason = trouble or one_line(error, 400) or type(error).__name__
         if "weights_only" in str(error):  # torch advises to run what is in the file
             reason = "it is not a file with weights alone"
         raise WeightsError(f"{what} could not be loaded: {reason.rstrip('.')}. {advice}") from error
