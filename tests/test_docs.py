@@ -77,9 +77,9 @@ class Mentioned(Exception):
 def check_own_command(node, words, whole):
     """Parse a command line of the package as the package does, then look for the files and keys that it names."""
     while isinstance(node, Group):
-        if words[0] in ("--help", "--version"):
+        if words[:1] in (["--help"], ["--version"]) or not (words or whole):
             return
-        assert words[0] in node.commands, f"no command {words[0]}"
+        assert words and words[0] in node.commands, f"no command {words[:1]}"
         node, words = node.commands[words[0]], words[1:]
     if "--help" in words:
         return
