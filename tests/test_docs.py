@@ -77,7 +77,7 @@ class Mentioned(Exception):
 def check_own_command(node, words, whole):
     """Parse a command line of the package as the package does, then look for the files and keys that it names."""
     while isinstance(node, Group):
-        if words[:1] in (["--help"], ["--version"]) or not (words or whole):
+        if words[:1] in (["--help"], ["--version"]) or (not whole and (not words or PLACEHOLDER.fullmatch(words[0]))):
             return
         assert words and words[0] in node.commands, f"no command {words[:1]}"
         node, words = node.commands[words[0]], words[1:]
