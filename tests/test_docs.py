@@ -183,7 +183,9 @@ def test_a_wrong_command_is_seen(program, line):
 
 @every_page
 def test_keys_exist(page):
-    named = re.findall(r"\b(?:MODEL|TEST|SOLVER|INPUT|DATASETS|DATALOADER|FIGURES)\.[A-Z][A-Z_.]*[A-Z]", page.read_text())
+    named = re.findall(
+        r"\b(?:MODEL|TEST|SOLVER|INPUT|DATASETS|DATALOADER|FIGURES)\.[A-Z][A-Z_.]*[A-Z]", page.read_text()
+    )
     groups = {".".join(name.split(".")[:count]) for name in KEYS for count in range(1, name.count(".") + 1)}
     earlier = {*RENAMED, *REMOVED} if page.name == "configuration.md" else set()
     assert not set(named) - set(KEYS) - groups - earlier

@@ -1,8 +1,11 @@
 """The README's Python prints what the README says that it prints, and its text is short enough to be read."""
 
+import json
 import re
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from tests.conftest import ROOT
 
@@ -40,3 +43,23 @@ def test_the_three_lines_segment_a_photograph(tmp_path, monkeypatch):
 
 def test_it_stays_short():
     assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize(
+    ("row", "report", "variant", "metric"),
+    [
+        ("demo scenes, all classes", "longer", "tokens_prior", "mIoU"),
+        ("seen classes", "longer", "tokens_prior", "mIoU seen"),
+        ("unseen classes", "longer", "tokens_prior", "mIoU unseen"),
+        ("CamVid photographs, all classes", "camvid", "once", "mIoU"),
+    ],
+)
+def test_the_main_result_follows_from_the_reports(row, report, variant, metric):
+    variants = json.loads((ROOT / "docs/convergence" / report / "report.json").read_text())["variants"]
+    plain, ours = (
+        np.array([*variants[name]["metrics"][metric]["final_by_seed"].values()]) for name in ("san", variant)
+    )
+    difference = ours - plain  # seeds stand in the same order
+    low, high = stats.t.interval(0.95, len(plain) - 1, difference.mean(), stats.sem(difference))
+    shown = f"| {row} | {plain.mean():.1f} | {ours.mean():.1f} | {difference.mean():+.1f} [{low:.1f}, {high:.1f}] |"
+    assert shown in README
