@@ -234,6 +234,18 @@ def source(name):
 
 
 @every_page
+def test_python_imports_what_exists(page):
+    missing = []
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("san_cliptrase"):
+                path = ROOT / node.module.replace(".", "/")
+                text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+                missing += [alias.name for alias in node.names if not re.search(rf"\b{alias.name}\b", text)]
+    assert not missing
+
+
+@every_page
 def test_files_and_functions_exist(page):
     """``a/b.py`` exists, and so do the names in "`a/b.py`: `one`, `two`"; "the same" repeats the file before it."""
     text, wrong = page.read_text(encoding="utf-8"), []
