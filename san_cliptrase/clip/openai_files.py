@@ -65,9 +65,8 @@ def _refuse_other_content(path: Path, content: Any) -> None:
         return
     if inner := next((key for key, value in content.items() if _has_tensors(value)), None):
         raise WeightsError(
-            f"{str(path)!r} has its weights under {one_line(inner, 60)!r}, where open_clip does not look: save that "
-            "part 
-            "alone with torch.save, or name the weights file that it was made from"
+            f"{str(path)!r} has its weights under {one_line(inner, 60)!r}, where open_clip does not look: save "
+            "that part alone with torch.save, or name the weights file that it was made from"
         )
     raise WeightsError(f"{str(path)!r} holds no weights: there are no tensors in it")
 

@@ -29,8 +29,8 @@ def count_classes(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
 def patch_masks(regions: Tensor, grid: Size, patch_size: Size) -> Tensor:
     """The masks of a pixel partition on the patch grid: a patch is of the region that has most of its pixels.
 
-    A region that has most of no patch gets the patch of which it has most. Whole patches, because one that is shared
-    tells the region the class of its neighbour (docs/evaluation.md).
+    A region with a majority in no patch gets the patch that contains most of its pixels. Patches are not shared: one on
+    the border would tell a region the class of its neighbour.
 
     Args:
         regions: (H, W) int64 >= 0, the region of each pixel.

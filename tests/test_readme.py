@@ -1,0 +1,64 @@
+"""The README's Python prints what the README says that it prints, and its text is short enough to be read."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Text weights are kept on disk by default: not in the user's cache here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_the_offline_snippet_prints_what_stands_below_it(capsys):
+    printed = re.search(r"^```text\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)[1]
+    exec(compile(SNIPPETS[1], "README.md", "exec"), {"__name__": "readme"})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_three_lines_segment_a_photograph(tmp_path, monkeypatch):
+    """As they stand, but for the weights: random ones of the small CLIP, in the place of ViT-B/16's from the hub."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (48, 32)).save("photo.jpg")
+    lines = SNIPPETS[0].replace('"ViT-B-16", "openai"', '"scenes_vit", "", templates="none"')
+    assert lines != SNIPPETS[0]
+    exec(compile(lines, "README.md", "exec"), {"__name__": "readme"})
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "photo.json",
+        "photo_labels.png",
+        "photo_overlay.png",
+    ]
+
+
+def test_it_stays_short():
+    assert len(README.split()) <= 900
+
+
+@pytest.mark.parametrize(
+    ("row", "report", "variant", "metric"),
+    [
+        ("demo scenes, all classes", "longer", "tokens_prior", "mIoU"),
+        ("seen classes", "longer", "tokens_prior", "mIoU seen"),
+        ("unseen classes", "longer", "tokens_prior", "mIoU unseen"),
+        ("CamVid photographs, all classes", "camvid", "once", "mIoU"),
+    ],
+)
+def test_the_main_result_follows_from_the_reports(row, report, variant, metric):
+    variants = json.loads((ROOT / "docs/convergence" / report / "report.json").read_text())["variants"]
+    ends = [variants[name]["metrics"][metric]["final_by_seed"] for name in ("san", variant)]
+    plain, ours = (np.array([end[seed] for seed in ends[0]]) for end in ends)
+    difference = ours - plain
+    low, high = stats.t.interval(0.95, len(plain) - 1, difference.mean(), stats.sem(difference))
+    shown = f"| {row} | {plain.mean():.1f} | {ours.mean():.1f} | {difference.mean():+.1f} [{low:.1f}, {high:.1f}] |"
+    assert shown in README
