@@ -57,11 +57,7 @@ def results(folder):
 def check_equal(folder, expected):
     found = results(folder)
     assert found.losses == expected.losses
-    assert [iteration for iteration, _ in found.losses] == [
-        1,
-        2,
-        3,
-    ]  # what precedes the first write of the evaluation is not written
+    assert [iteration for iteration, _ in found.losses] == [0, 1, 2, 3]
     assert found.rows == expected.rows
     assert found.weights.keys() == expected.weights.keys()
     assert all(torch.equal(value, expected.weights[key]) for key, value in found.weights.items())
