@@ -80,7 +80,7 @@ def keep_lines(path: Path, done: int) -> None:
 def note_log(folder: Path) -> None:
     """Takes down where this run's lines begin in ``log.txt``, before it is opened."""
     path = _log(folder)
-    _LOG_BEGINS.setdefault(path, path.stat().st_size if path.exists() else 0)
+    _LOG_BEGINS[path] = path.stat().st_size if path.exists() else 0
 
 
 def move_earlier_log(folder: Path, place: Path) -> None:
