@@ -13,7 +13,6 @@ import torch
 from san_cliptrase.errors import StateError
 from san_cliptrase.files import write_atomically
 
-
 _HEAD = b"san_cliptrase evaluation 1\n"
 _LENGTH = len(_HEAD) + hashlib.sha256().digest_size
 
