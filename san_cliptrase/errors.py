@@ -62,6 +62,10 @@ class DivergedError(SanCliptraseError, FloatingPointError):
     """Training has met NaN or infinity; the message says in which iteration and where its files are named."""
 
 
+class NotFiniteError(SanCliptraseError, FloatingPointError):
+    """Scores that are NaN or infinite, of which no class can be chosen; the message says what to look at."""
+
+
 class LaunchError(SanCliptraseError, ValueError):
     """Processes that cannot be started as asked for; the message says what to change."""
 

@@ -1,17 +1,26 @@
-"""Files on disk: read if they are regular ones, and written whole or not at all."""
+"""Files on disk: read if they are regular ones, written whole or not at all; folders of one run at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import logging
 import os
 import re
+import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
-from san_cliptrase.errors import OutputError
+from san_cliptrase.errors import ConfigError, OutputError
+
+logger = logging.getLogger(__name__)
+
+_UNFINISHED = re.compile(r"\.unfinished-(\d+)-")
+_LOCK = "lock"
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -83,7 +92,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}. Is there room, and may you write?"
+            f"cannot write {path}: {error.strerror or error}. Check free disk space and write permission"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # where its folder is a file, there is nothing to remove
@@ -119,3 +128,84 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """:func:`write_atomically` of UTF-8 text."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes have left half written in a folder; files of living processes stay.
+
+    A file with the number of this process is of an earlier one: it has written nothing here yet.
+    """
+    for left_over in folder.glob(".unfinished-*"):
+        found = _UNFINISHED.match(left_over.name)
+        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
+            with contextlib.suppress(OSError):
+                left_over.unlink()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:  # somebody else's
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Inside, no other run can work in the folder: not on this machine, nor on others that share its file system.
+
+    The system lets go of the lock when the process ends, however it ends, so a dead run blocks nobody. Processes that
+    are forked inside do not hold it.
+
+    Args:
+        folder: made if it is missing.
+
+    Raises:
+        ConfigError: another run works in it.
+        OutputError: nothing can be written to it.
+    """
+    path = folder / _LOCK
+    try:
+        file = _locked_file(path)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to OUTPUT_DIR {folder}: {error.strerror or error}. Check free disk space and write "
+            "permission"
+        ) from error
+    os.register_at_fork(after_in_child=file.close)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                path.unlink()
+        file.close()
+
+
+def _locked_file(path: Path) -> FileIO:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b", buffering=0)  # noqa: SIM115  (its caller closes it)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read(200).decode(errors="replace")
+            file.close()
+            shown = f" ({holder})" if holder and holder.isprintable() else ""
+            raise ConfigError(
+                f"another process works in {path.parent}: wait for it or end it{shown}, or name another OUTPUT_DIR"
+            ) from error
+        except OSError as error:  # some network file systems know no locks
+            logger.warning("%s cannot be locked (%s): make sure that one run works in it at a time", path.parent, error)
+            return file
+        with contextlib.suppress(FileNotFoundError):
+            # The run before may have removed the file in the meantime: then this lock is on nothing.
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                with contextlib.suppress(OSError):  # a full disk has no room for the note, which nothing depends on
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return file
+        file.close()

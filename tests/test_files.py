@@ -1,10 +1,15 @@
+import os
 import resource
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from san_cliptrase.errors import OutputError
-from san_cliptrase.files import write_atomically, write_whole
+from san_cliptrase.errors import ConfigError, OutputError
+from san_cliptrase.files import only_run_in, remove_unfinished, write_atomically, write_whole
+from tests.conftest import ROOT
 
 
 def test_a_write_that_breaks_off_leaves_what_was_there(tmp_path):
@@ -67,3 +72,57 @@ def test_other_errors_of_torch_stay_what_they_are(tmp_path):
 
     with pytest.raises(RuntimeError, match="a mistake"):
         write_atomically(tmp_path / "model.pth", broken)
+
+
+def test_unfinished_files_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    for process in (dead.pid, os.getpid(), os.getppid(), 10**30):
+        (tmp_path / f".unfinished-{process}-model.pth").touch()
+    (tmp_path / ".unfinished-notes").touch()
+    remove_unfinished(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == sorted([f".unfinished-{os.getppid()}-model.pth", ".unfinished-notes"])
+
+
+HOLD = "import sys, time; from pathlib import Path; from san_cliptrase.files import only_run_in\n"
+HOLD += "with only_run_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+
+
+def test_one_run_works_in_a_folder_and_a_dead_one_blocks_nobody(tmp_path):
+    folder = tmp_path / "run"
+    first = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, cwd=ROOT)
+    assert first.stdout.readline() == b"held\n"
+    with (
+        pytest.raises(ConfigError, match=rf"another process works in .*run.*process {first.pid} on "),
+        only_run_in(folder),
+    ):
+        pass
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    with only_run_in(folder):
+        assert [path.name for path in folder.iterdir()] == ["lock"]
+    assert list(folder.iterdir()) == []
+
+
+def test_forked_processes_do_not_hold_the_folder(tmp_path):
+    with only_run_in(tmp_path):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    try:
+        with only_run_in(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match="cannot write to OUTPUT_DIR .*file/run: Not a directory"),
+        only_run_in(tmp_path / "file" / "run"),
+    ):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,19 @@ import torch
 from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor
 
-from san_cliptrase.checkpoints.files import checkpoint_files, read_checkpoint, weights_in
+from san_cliptrase.checkpoints.files import (
+    checkpoint_files,
+    named_tensors,
+    not_finite,
+    read_checkpoint,
+    refuse_url,
+    shortened,
+    weights_in,
+)
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE, weights_of_release
 from san_cliptrase.checkpoints.same_clip import check_frozen_clip, compare_sizes
-from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
+from san_cliptrase.errors import CheckpointError, DamagedCheckpoint, DivergedError
 from san_cliptrase.files import write_atomically, write_text_atomically
 
 
@@ -24,7 +33,12 @@ class SafeCheckpointer(Checkpointer):
         model: what is trained.
         save_dir: folder of the checkpoints.
         checkpointables: further objects with ``state_dict`` and ``load_state_dict``.
+
+    Attributes:
+        resumed_from: the checkpoint that :meth:`resume_or_load` went on from.
     """
+
+    resumed_from: Path | None = None
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict:
         """Loads weights and, unless told otherwise, what was saved with them; "" loads nothing.
@@ -32,15 +46,15 @@ class SafeCheckpointer(Checkpointer):
         Raises:
             CheckpointError: if there is no such file, it cannot be read, or it is of another model.
         """
-        local = self.path_manager.get_local_path(path) if path else ""
-        if local and not Path(local).is_file():
+        refuse_url(path)
+        if path and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
         try:
-            return super().load(local, checkpointables)
+            return super().load(path, checkpointables)
         except CheckpointError as error:
             if path in str(error):
                 raise
-            raise CheckpointError(f"{path}: {error}") from error
+            raise type(error)(f"{path}: {error}") from error
         # What a readable file may hold in place of a training state is without end.
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"cannot use the checkpoint {path}: {error!r:.500}") from error
@@ -54,7 +68,9 @@ class SafeCheckpointer(Checkpointer):
         found = checkpoint_files(Path(self.save_dir)) if resume else []
         for file in found:
             try:
-                return self.load(str(file))
+                state = self.load(str(file))
+                self.resumed_from = file
+                return state
             except DamagedCheckpoint as error:
                 self.logger.warning("%s Trying the one before it.", error)
         if resume and self.has_checkpoint():
@@ -62,12 +78,19 @@ class SafeCheckpointer(Checkpointer):
         return self.load(path, checkpointables=[])
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes ``name.pth``, then makes ``last_checkpoint`` name it; dying here leaves the last one whole."""
+        """Writes ``name.pth``, then makes ``last_checkpoint`` name it; dying here leaves the last one whole.
+
+        Raises:
+            DivergedError: a weight or a moment of the optimiser is NaN or infinite; nothing has been written.
+            OutputError: the file cannot be written.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         data = {"model": self.model.state_dict(), **{k: v.state_dict() for k, v in self.checkpointables.items()}}
         if clip := getattr(self.model, "clip", None):  # the one thing about CLIP that neither weights nor name tell
             data["quick_gelu"] = clip.quick_gelu
+        if wrong := not_finite(dict(named_tensors(data))):
+            raise diverged_weights(wrong)
         path = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("saving checkpoint to %s", path)
         write_atomically(path, lambda file: torch.save({**data, **kwargs}, file))
@@ -111,6 +134,15 @@ class SafeCheckpointer(Checkpointer):
         except ValueError as error:
             raise CheckpointError(f"cannot use the checkpoint {path}: {error}") from error
 
+    def check_finite(self) -> None:
+        """Checks the weights before they are used or kept.
+
+        Raises:
+            DivergedError: one is NaN or infinite.
+        """
+        if wrong := not_finite(self.model.state_dict()):
+            raise diverged_weights(wrong)
+
     def _load_model(self, checkpoint: dict) -> Any:
         state, own = checkpoint["model"], self.model.state_dict()
         missing, surplus = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -130,8 +162,28 @@ class SafeCheckpointer(Checkpointer):
                 f"the checkpoint is of another model: {compare_sizes(state, own)}{'; '.join(problems)}. Use the "
                 f"configuration it was trained with{hint}."
             )
+        if wrong := not_finite(state):
+            raise DamagedCheckpoint(
+                f"the checkpoint holds NaN or infinite values: {shortened(wrong)}. It is of a run that diverged, or "
+                f"overflowed when it was converted."
+            )
+        quick = getattr(getattr(self.model, "clip", None), "quick_gelu", None)
+        if quick is not None and checkpoint.get("quick_gelu", quick) != quick:
+            kinds = ("QuickGELU", "GELU") if checkpoint["quick_gelu"] else ("GELU", "QuickGELU")
+            raise CheckpointError(
+                f"the checkpoint's CLIP has {kinds[0]}, the configured one {kinds[1]}: name its own CLIP in "
+                f"MODEL.CLIP.NAME and MODEL.CLIP.PRETRAINED"
+            )
         try:
             check_frozen_clip(state, self.model)
         except ValueError as error:
             raise CheckpointError(f"cannot use the checkpoint: {error}") from error
         return super()._load_model(checkpoint)
+
+
+def diverged_weights(names: Sequence[str]) -> DivergedError:
+    """What to raise where a model has weights, or its optimiser moments, that are not finite."""
+    return DivergedError(
+        f"the model has diverged: NaN or infinite values in {shortened(names)}. Nothing of it was saved: lower "
+        "SOLVER.BASE_LR, look at the keys of SOLVER, and --resume from the last checkpoint"
+    )

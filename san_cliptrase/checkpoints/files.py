@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,15 @@ import torch
 from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
 
 logger = logging.getLogger(__name__)
+
+CHECKPOINTS = ("last_checkpoint", "model_*.pth")
+RUN_FILES = (
+    *CHECKPOINTS,
+    *("evaluations.csv", "metrics.json", "events.out.tfevents.*", "not_finite_*.json"),
+    *("metrics_*.json", "classes_*.csv", "confusions_*.csv", "results.csv", "evaluation_*.state", "eval_only"),
+    "config.yaml",
+)
+"""Patterns of what a run writes into OUTPUT_DIR, but for its log."""
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -27,18 +37,25 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns, path.name), reverse=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes have left half written, each as large as a checkpoint."""
-    for left_over in folder.glob(".unfinished-*.pth"):
-        left_over.unlink(missing_ok=True)
+def holds_training(folder: Path) -> bool:
+    """Whether a run has trained in the folder."""
+    return any((folder / name).exists() for name in ("last_checkpoint", "evaluations.csv"))
 
 
-def set_aside(folder: Path) -> None:
-    """Moves the checkpoints of an earlier run into ``earlier_run_N``: nothing may resume from another run's weights."""
-    # The tag first: without it, nothing that is left here counts.
-    old = [path for path in (folder / "last_checkpoint", *folder.glob("model_*.pth")) if path.is_file()]
-    if not old:
-        return
+def set_aside(folder: Path, patterns: Sequence[str] = CHECKPOINTS) -> Path | None:
+    """Moves what belongs to an earlier run into ``earlier_run_N``: nothing may resume from another run's weights.
+
+    Args:
+        folder: of the run that begins.
+        patterns: of the names to move, in this order.
+
+    Returns:
+        The new folder; None if there was nothing to move but a configuration.
+    """
+    # The tag first: without it, no checkpoint that is left here counts.
+    old = list(dict.fromkeys(path for pattern in patterns for path in sorted(folder.glob(pattern))))
+    if all(path.name == "config.yaml" for path in old):
+        return None
     number = 1
     while (place := folder / f"earlier_run_{number}").exists():
         number += 1
@@ -46,8 +63,9 @@ def set_aside(folder: Path) -> None:
     for path in old:
         path.rename(place / path.name)
     logger.warning(
-        "%s holds the checkpoints of an earlier run; this run begins anew, they are now in %s", folder, place
+        "%s holds an earlier run; this run begins anew, what belongs to the other is now in %s", folder, place
     )
+    return place
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -123,3 +141,33 @@ def weights_in(loaded: dict[str, Any], path: str | Path) -> dict[str, torch.Tens
         if value.layout != torch.strided or value.is_meta or value.is_complex() or value.is_quantized:
             raise CheckpointError(f"checkpoint {path}: {name:.80} is no plain tensor of real numbers")
     return state
+
+
+def refuse_url(path: str) -> None:
+    """Refuses an address where a checkpoint must be a file.
+
+    Raises:
+        CheckpointError: it is one, such as those in detectron2's configurations.
+    """
+    if "://" in path:
+        raise CheckpointError(f"{path:.300} is an address: download the file first, then name it (docs/weights.md)")
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of tensors with NaN or infinite values, or so large that their norm is infinite."""
+    real = ((name, value) for name, value in tensors.items() if value.is_floating_point())
+    return [name for name, value in real if not torch.linalg.vector_norm(value.detach().float()).isfinite()]
+
+
+def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors in dictionaries, lists and tuples, with the way to each as its name."""
+    if isinstance(data, torch.Tensor):
+        yield name, data
+    elif isinstance(data, (Mapping, list, tuple)):
+        for key, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from named_tensors(value, f"{name}.{key}" if name else str(key))
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first names of a list, and how many it has."""
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from san_cliptrase.errors import NotFiniteError
 from san_cliptrase.regions.pixels import count_classes
 from san_cliptrase.strips import resize_in_strips, strip_rows
 from san_cliptrase.structures import Size
@@ -99,6 +100,9 @@ def decide_pixels(scores: Tensor, size: Size, background: Background | None = No
 
     Returns:
         (H, W) int64: in [0, K), or with a background in [0, index].
+
+    Raises:
+        NotFiniteError: A score is NaN or infinite: every pixel would silently become the first class.
     """
     best = torch.full(size, -torch.inf, device=scores.device)
     total, labels = best.clone(), torch.zeros(size, dtype=torch.int64, device=scores.device)
@@ -113,6 +117,11 @@ def decide_pixels(scores: Tensor, size: Size, background: Background | None = No
         best = torch.maximum(value, best)
         if scaled:
             total = torch.logaddexp(total, (background.scale * part).logsumexp(0))
+    if not best.isfinite().all():  # a NaN among the scores is the largest of them
+        raise NotFiniteError(
+            "the scores of the classes are NaN or infinite. Are the weights those of a model that diverged, or that "
+            "overflowed when it was converted?"
+        )
     if background is None:
         return labels
     labels = merge_background(labels, background.index)

@@ -37,7 +37,10 @@ class BadSample:
 
 
 class WatchedLoader(DataLoader):
-    """A ``DataLoader`` that reports a dead loading process when the next batch is asked for, and as our own error."""
+    """A ``DataLoader`` that reports a dead loading process when the next batch is asked for, and as our own error.
+
+    Closing its iterator ends the loading processes, also those that are stopped or wait for a file server.
+    """
 
     def __iter__(self) -> Iterator[list]:
         main = threading.current_thread() is threading.main_thread()
@@ -46,25 +49,31 @@ class WatchedLoader(DataLoader):
         if main and self.num_workers:
             # torch's handler would raise wherever the process is, in the middle of an optimiser's step for one.
             signal.signal(signal.SIGCHLD, before or signal.SIG_DFL)
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
-                    raise
-                raise LoaderError(
-                    f"{error}. Was it killed for want of memory (dmesg says so), or is /dev/shm full? Fewer "
-                    f"DATALOADER.NUM_WORKERS need less"
-                ) from error
-            yield batch
+        try:
+            while True:
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                except RuntimeError as error:
+                    if "DataLoader worker (pid" not in str(error):
+                        raise
+                    raise LoaderError(
+                        f"{error}. Was it killed for want of memory (dmesg says so), or is /dev/shm full? Fewer "
+                        f"DATALOADER.NUM_WORKERS need less"
+                    ) from error
+                yield batch
+        finally:
+            # torch asks them to end and waits, at the exit of Python without end. They hold nothing that could be lost.
+            for process in getattr(batches, "_workers", ()):
+                process.kill()
 
 
 def outlast_sigterm(worker: int) -> None:
     """For ``worker_init_fn``: schedulers send SIGTERM to all processes, and the run still needs its loaders to end.
 
     They end :data:`GRACE` seconds later or at the second SIGTERM: Python ends them by the same signal when it exits.
+    Ctrl-C, which a terminal sends to all too, is the run's to answer.
     """
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -72,6 +81,7 @@ def outlast_sigterm(worker: int) -> None:
         signal.setitimer(signal.ITIMER_REAL, GRACE)
 
     signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class EndlessDataset(Dataset):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
-from san_cliptrase.checkpoints.files import checkpoint_files, names_in
+from san_cliptrase.checkpoints.files import checkpoint_files, names_in, refuse_url
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE
 from san_cliptrase.clip.attention import attention_rule
@@ -27,11 +29,16 @@ from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
 from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.device import find_device
-from san_cliptrase.errors import ConfigError, OutputError, suggest
+from san_cliptrase.engine.logs import note_log
+from san_cliptrase.engine.resume import check_resumed
+from san_cliptrase.errors import ConfigError, OutputError, SanCliptraseError, suggest
 from san_cliptrase.evaluation.protocol import check_test, settle_protocol
-from san_cliptrase.files import is_plain_name, write_text_atomically
+from san_cliptrase.files import is_plain_name, only_run_in, write_text_atomically
 from san_cliptrase.regions.build import check_source
 from san_cliptrase.yaml_files import read_layers
+
+# At the beginning of a value, behind "local-dir:", and behind "NAME@" and "NAME=" of FIGURES.MODELS.
+_HOME = re.compile(r"(?:^|(?<=[:@=]))~[^/,]*(?=/|,|$)")
 
 __all__ = ["load_config", "setup", "setup_logging"]
 
@@ -54,6 +61,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Raises:
         ConfigError: if a file is missing or is not plain YAML (see :func:`read_layers`), or it or the overrides name
             a key or a dataset that does not exist, or a value that its key cannot have.
+        CheckpointError: if MODEL.WEIGHTS is an address.
         DataError: if the user's registry of datasets or the file of TEST.VOCABULARY cannot be used.
     """
     cfg = get_cfg()
@@ -75,6 +83,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     try:
+        _expand_home(cfg)
+        refuse_url(cfg.MODEL.WEIGHTS)
         _check_values(cfg)
         check_test(cfg)
         settle_protocol(cfg)
@@ -82,6 +92,17 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     except (TypeError, AttributeError, IndexError, OverflowError) as error:  # yacs does not look into lists
         raise ConfigError(f"{path}: a value is not of the kind that its key needs: {error}") from error
     return cfg
+
+
+def _expand_home(node: CfgNode, prefix: str = "") -> None:
+    """Puts the home folder in the place of "~" in every value that is a path: no other one begins with it."""
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            _expand_home(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and _HOME.search(value):
+            node[key] = _HOME.sub(lambda found: os.path.expanduser(found[0]), value)
+            if _HOME.search(node[key]):
+                raise ConfigError(f"{prefix}{key} is {value!r:.200}: there is no such home folder")
 
 
 def _settle_start(cfg: CfgNode, checkpoints: Iterable[str | Path]) -> None:
@@ -160,26 +181,54 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Configuration of a run; makes its folder, and writes the configuration and the log into it.
+def setup(args: argparse.Namespace, until: ExitStack | None = None) -> CfgNode:
+    """Configuration of a run; makes its folder, and writes the log and, where there is none, the configuration into it.
+
+    Args:
+        args: the command line.
+        until: when it closes, the folder is free for other runs; None: it is not claimed.
 
     Raises:
-        ConfigError: see :func:`load_config`.
+        ConfigError: see :func:`load_config`; or another run works in the folder, or the run that is to be resumed has
+            another configuration.
         OutputError: nothing can be written to OUTPUT_DIR.
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
     cfg.DATALOADER.SKIP_BAD |= args.skip_bad
     output = Path(cfg.OUTPUT_DIR)
+    if until is not None:
+        _claim(output, until)
     if args.resume:
         _settle_start(cfg, checkpoint_files(output))
+        if not args.eval_only and checkpoint_files(output):
+            check_resumed(cfg, output / "config.yaml")
     cfg.freeze()
     setup_logging(output)
     seed_all_rng(cfg.SEED)
     if comm.is_main_process():
-        write_text_atomically(output / "config.yaml", cfg.dump())
+        # That of an earlier run stays until this one has loaded what it begins with.
+        if not (output / "config.yaml").exists():
+            record_config(cfg, output)
         logging.getLogger(__name__).info("device %s, output %s", cfg.MODEL.DEVICE, output)
     return cfg
+
+
+def record_config(cfg: CfgNode, folder: Path) -> None:
+    """Writes ``config.yaml``."""
+    write_text_atomically(folder / "config.yaml", cfg.dump())
+
+
+def _claim(output: Path, until: ExitStack) -> None:
+    """The main process holds the folder for all; where it may not, all end."""
+    refusal = None
+    if comm.is_main_process():
+        try:
+            until.enter_context(only_run_in(output))
+        except SanCliptraseError as error:
+            refusal = error
+    if refusal := comm.all_gather(refusal)[0]:
+        raise refusal
 
 
 def setup_logging(output: Path) -> None:
@@ -190,9 +239,11 @@ def setup_logging(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
+        note_log(output)
         for name in ("fvcore", "detectron2", "san_cliptrase"):
             setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
     except OSError as error:
         raise OutputError(
-            f"cannot write to OUTPUT_DIR {output}: {error.strerror or error}. Is there room, and may you write?"
+            f"cannot write to OUTPUT_DIR {output}: {error.strerror or error}. Check free disk space and write "
+            "permission"
         ) from error

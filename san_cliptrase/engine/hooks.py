@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from detectron2.utils import comm
 from torch import nn
 
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.logs import keep_lines, keep_rows
+from san_cliptrase.engine.logs import append_row, keep_lines, keep_rows
 from san_cliptrase.engine.pictures import segmentation_panel
 from san_cliptrase.engine.preemption import Preempted
-from san_cliptrase.errors import DataError
+from san_cliptrase.errors import DataError, DivergedError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate
 
 
@@ -41,7 +41,9 @@ class PrinterHook(hooks.PeriodicWriter):
 
 
 class WriterHook(hooks.PeriodicWriter):
-    """Writes every LOG_PERIOD iterations and after every evaluation: writers see only the latest value of a scalar.
+    """Writes losses every LOG_PERIOD iterations and with every evaluation, each at its own iteration.
+
+    Evaluations and pictures, which the trainer's second storage holds, are written at the number of iterations done.
 
     Args:
         cfg: configuration.
@@ -55,29 +57,70 @@ class WriterHook(hooks.PeriodicWriter):
     def before_train(self) -> None:
         keep_lines(Path(self.cfg.OUTPUT_DIR) / "metrics.json", self.trainer.start_iter)
         self._writers = self._build_writers()
-        if self.trainer.start_iter == 0 and evaluation_due(self.cfg, 0):
-            self._write()
+        self._write_evaluation()
 
     def after_step(self) -> None:
         if evaluation_due(self.cfg, self.trainer.iter + 1):
-            self._write()
+            for writer in self._writers:
+                writer.write()
+            self._write_evaluation()
         else:
             super().after_step()
 
-    def _write(self) -> None:
-        for writer in self._writers:
-            writer.write()
+    def _write_evaluation(self) -> None:
+        with self.trainer.evaluations:
+            for writer in self._writers:
+                # Writers skip what is not newer than what they wrote last; losses of this number are still to come.
+                last = writer._last_write
+                writer.write()
+                writer._last_write = last
+        self.trainer.evaluations.latest().clear()
+
+
+class FolderHook(HookBase):
+    """Ends a run whose folder has been deleted or moved: what it writes from then on would be lost without a word."""
+
+    def __init__(self, cfg: Any) -> None:
+        self.folder = Path(cfg.OUTPUT_DIR)
+        self._there: dict[Path, os.stat_result] = {}
+
+    def before_train(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._there = {self.folder: os.stat(self.folder)}
+
+    def after_step(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Compares the folder and the log in it with those that the run began with.
+
+        Raises:
+            OutputError: one of them is gone, or another one is in its place.
+        """
+        log = self.folder / "metrics.json"  # made by the writers, after this hook
+        if log not in self._there and log.exists():
+            self._there[log] = os.stat(log)
+        for path, before in self._there.items():
+            try:
+                same = os.path.samestat(os.stat(path), before)
+            except OSError:
+                same = False
+            if not same:
+                raise OutputError(
+                    f"{path} has been deleted, moved or replaced while the run went on. What was in it is lost to this "
+                    "run, which ends here"
+                )
 
 
 class EvaluationHook(HookBase):
-    """Evaluates on the way; metrics go to the event storage and, a row each, to ``evaluations.csv``.
+    """Evaluates on the way; metrics go to the storage of evaluations and, a row each, to ``evaluations.csv``.
 
     A row holds the number of iterations done, the seconds that they took (evaluations and pictures not counted), the
     dataset and its metrics. A resumed run drops the rows that lie behind its checkpoint and goes on.
     """
 
-    def __init__(self, cfg: Any, model: nn.Module) -> None:
-        self.cfg, self.model = cfg, model
+    def __init__(self, cfg: Any, model: nn.Module, check_model: Callable[[], None]) -> None:
+        self.cfg, self.model, self._check_model = cfg, model, check_model
         self.path = Path(cfg.OUTPUT_DIR) / "evaluations.csv"
         self.seconds = 0.0
         self._started = 0.0
@@ -86,13 +129,15 @@ class EvaluationHook(HookBase):
         """Takes up the file of a resumed run, and evaluates if the evaluation of this point is not in it."""
         start, missing = self.trainer.start_iter, False
         if comm.is_main_process():
-            rows = keep_rows(self.path, start or -1)
-            there = sum(int(row["iteration"]) == start for row in rows)
-            missing = evaluation_due(self.cfg, start) and there < len(self.cfg.DATASETS.TEST)
-            if missing and there:
+            rows = [row for row in keep_rows(self.path, start or -1) if int(row["iteration"]) == start]
+            if rows and not {row["dataset"] for row in rows} >= set(self.cfg.DATASETS.TEST):
                 keep_rows(self.path, start - 1)
+                rows = []
+            # Its lines are behind the checkpoint for the logs, and are written again.
+            for row in rows:
+                self._store(start, row["dataset"], {name: row[name] for name in list(row)[3:]})
+            missing = evaluation_due(self.cfg, start) and not rows
         if comm.all_gather(missing)[0]:
-            self.trainer.storage.iter = max(start - 1, 0)  # the step at which the unbroken run has it
             self._evaluate(start)
 
     def before_step(self) -> None:
@@ -113,26 +158,35 @@ class EvaluationHook(HookBase):
         self.seconds = state_dict["seconds"]
 
     def _evaluate(self, done: int) -> None:
+        self._check_model()
         with self.trainer.preemption.ending_at_once():
-            results = evaluate(self.cfg, self.model, Path(self.cfg.OUTPUT_DIR))
+            try:
+                results = evaluate(self.cfg, self.model, Path(self.cfg.OUTPUT_DIR))
+            except NotFiniteError as error:
+                raise DivergedError(
+                    f"the model has diverged after {done} iterations: {error} Lower SOLVER.BASE_LR, and --resume from "
+                    "the last checkpoint"
+                ) from error
         comm.synchronize()
         if not comm.is_main_process():
             return
         # Datasets may differ in their metrics; the file has one set of columns.
         columns = dict.fromkeys(name for metrics in results.values() for name in metrics)
         for dataset, metrics in results.items():
-            scalars = {f"{dataset}/{name}": value for name, value in metrics.items()}
-            self.trainer.storage.put_scalars(**scalars, smoothing_hint=False)
+            self._store(done, dataset, metrics)
             row = {name: metrics.get(name, math.nan) for name in columns}
             self._append({"iteration": done, "seconds": round(self.seconds, 3), "dataset": dataset, **row})
 
+    def _store(self, done: int, dataset: str, metrics: Mapping[str, Any]) -> None:
+        """For the writers; a metric that no class has is left out: JSON has no NaN."""
+        storage = self.trainer.evaluations
+        storage.iter = done
+        for name, value in metrics.items():
+            if math.isfinite(float(value)):
+                storage.put_scalar(f"{dataset}/{name}", float(value), smoothing_hint=False)
+
     def _append(self, row: dict) -> None:
-        fresh = not self.path.exists()
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        append_row(self.path, row)
 
 
 class CheckpointHook(hooks.PeriodicCheckpointer):
@@ -140,9 +194,10 @@ class CheckpointHook(hooks.PeriodicCheckpointer):
 
     def before_train(self) -> None:
         super().before_train()
-        final = Path(self.checkpointer.save_dir) / f"{self.file_prefix}_final.pth"
-        if self.trainer.start_iter >= self.max_iter and not final.exists():
-            self.checkpointer.save(final.stem, iteration=self.max_iter - 1)
+        # A final checkpoint may be there from before the run was extended.
+        final, resumed = f"{self.file_prefix}_final", self.checkpointer.resumed_from
+        if self.trainer.start_iter >= self.max_iter and (resumed is None or resumed.stem != final):
+            self.checkpointer.save(final, iteration=self.max_iter - 1)
 
 
 class PreemptionHook(HookBase):
@@ -150,7 +205,7 @@ class PreemptionHook(HookBase):
 
     def after_step(self) -> None:
         if self.trainer.stop_agreed:
-            raise Preempted
+            raise Preempted(self.trainer.preemption.status)
 
 
 class PictureHook(HookBase):
@@ -160,15 +215,16 @@ class PictureHook(HookBase):
         self.cfg, self.model = cfg, model
 
     def before_train(self) -> None:
-        if self.trainer.start_iter == 0 and evaluation_due(self.cfg, 0):
-            self._draw()
+        if evaluation_due(self.cfg, self.trainer.start_iter):
+            self._draw(self.trainer.start_iter)
 
     def after_step(self) -> None:
         if evaluation_due(self.cfg, self.trainer.iter + 1):
-            self._draw()
+            self._draw(self.trainer.iter + 1)
 
     @torch.no_grad()
-    def _draw(self) -> None:
+    def _draw(self, done: int) -> None:
+        self.trainer.evaluations.iter = done
         self.model.eval()
         for dataset in self.cfg.DATASETS.TEST[:1]:
             mapper = build_test_mapper(self.cfg, dataset)
@@ -180,5 +236,6 @@ class PictureHook(HookBase):
                         continue  # the evaluation has named it
                     raise
                 panel = segmentation_panel(self.model, entry, self.cfg.INPUT.IGNORE_LABEL)
-                self.trainer.storage.put_image(f"{dataset}/{Path(record['file_name']).stem}", panel.transpose(2, 0, 1))
+                name = f"{dataset}/{Path(record['file_name']).stem}"
+                self.trainer.evaluations.put_image(name, panel.transpose(2, 0, 1))
         self.model.train()

@@ -5,16 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TypeVar
 
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
-from san_cliptrase.engine.defaults import setup
+from san_cliptrase.checkpoints.files import holds_training
+from san_cliptrase.engine.defaults import record_config, setup
 from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import exit_status
 
 logger = logging.getLogger(__name__)
@@ -23,29 +29,42 @@ Built = TypeVar("Built")
 
 def run(args: argparse.Namespace) -> None:
     """One process's part of a run."""
-    cfg = setup(args)
-    trained = cfg.MODEL.META_ARCHITECTURE != "CLIPtrase"
-    if not args.eval_only and not (trained and cfg.DATASETS.TRAIN):
-        what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
-        raise ConfigError(f"{what}: add --eval-only to evaluate")
-    # Before anything is fetched or built: missing data are found at once.
-    for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        dataset_records(name)
-    if not args.eval_only:
-        build(Trainer, cfg, args.resume).train()
-        return
+    with ExitStack() as until:
+        cfg = setup(args, until)
+        trained = cfg.MODEL.META_ARCHITECTURE != "CLIPtrase"
+        if not args.eval_only and not (trained and cfg.DATASETS.TRAIN):
+            what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
+            raise ConfigError(f"{what}: add --eval-only to evaluate")
+        # Before anything is fetched or built: missing data are found at once.
+        for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            dataset_records(name)
+        if args.eval_only:
+            _evaluate(cfg, args.resume, trained)
+            return
+        trainer = build(Trainer, cfg, args.resume)
+        if comm.is_main_process():
+            record_config(cfg, Path(cfg.OUTPUT_DIR))
+        trainer.train()
+
+
+def _evaluate(cfg: CfgNode, resume_counts: bool, trained: bool) -> None:
+    output = Path(cfg.OUTPUT_DIR)
     model = build(build_model, cfg)
     checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
     # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a run
     # that was given its weights, or has none to train, goes on with those.
-    resume = args.resume and trained and checkpointer.has_checkpoint()
-    if args.resume and trained and not resume and not cfg.MODEL.WEIGHTS:
+    resume = resume_counts and trained and checkpointer.has_checkpoint()
+    if resume_counts and trained and not resume and not cfg.MODEL.WEIGHTS:
         raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE")
     if cfg.MODEL.WEIGHTS or resume:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     elif trained:
         logger.warning("no MODEL.WEIGHTS and no --resume: what is evaluated has not been trained")
-    evaluate_only(cfg, model, args.resume)
+    if comm.is_main_process():
+        remove_unfinished(output)
+        # That of a training says what its checkpoints are.
+        record_config(cfg, output / "eval_only" if holds_training(output) else output)
+    evaluate_only(cfg, model, resume_counts)
 
 
 def build(make: Callable[..., Built], *args: Any) -> Built:

@@ -5,9 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from detectron2.utils import comm
+
+from san_cliptrase.errors import DataError
 from san_cliptrase.files import write_text_atomically
+
+logger = logging.getLogger(__name__)
+
+_LOG_BEGINS: dict[Path, int] = {}
+_FIRST_COLUMNS = ("iteration", "seconds", "dataset")
 
 
 def keep_rows(path: Path, done: int) -> list[dict[str, str]]:
@@ -15,33 +27,118 @@ def keep_rows(path: Path, done: int) -> list[dict[str, str]]:
 
     Returns:
         The rows that stay.
+
+    Raises:
+        DataError: the file is not a table of evaluations.
     """
-    rows = []
-    if path.exists():
-        reader = csv.DictReader(io.StringIO(_whole_lines(path), newline=""))
-        rows = [row for row in reader if None not in row.values() and int(row["iteration"]) <= done]
+    found = _read_rows(path) if path.exists() else []
+    whole = [row for row in found if _is_evaluation(row)]
+    if len(whole) < len(found):
+        logger.warning("%s: %d damaged row(s) are left out", path, len(found) - len(whole))
+    rows = [row for row in whole if int(row["iteration"]) <= done]
     if not rows:
         path.unlink(missing_ok=True)
         return []
-    kept = io.StringIO(newline="")
-    writer = csv.DictWriter(kept, fieldnames=list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text_atomically(path, kept.getvalue())
+    _write_rows(path, rows)
     return rows
 
 
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Appends a row to the evaluations; where it has other columns, the table gets them all."""
+    if path.exists():
+        rows = _read_rows(path)
+        if rows and list(rows[0]) != list(row):
+            _write_rows(path, [*rows, row])
+            return
+    fresh = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(row))
+        if fresh:
+            writer.writeheader()
+        writer.writerow(row)
+
+
 def keep_lines(path: Path, done: int) -> None:
-    """Keeps the JSON lines of the first ``done`` iterations."""
+    """Keeps the JSON lines of the first ``done`` iterations; those that a power cut has damaged are left out."""
     if not path.exists():
         return
-    kept = "".join(f"{x}\n" for x in _whole_lines(path).splitlines() if json.loads(x)["iteration"] < done)
+    kept, damaged = [], 0
+    for line in _whole_lines(path).splitlines():
+        try:
+            content = json.loads(line)
+            kept += [line] if content["iteration"] < done else []
+        except (ValueError, TypeError, LookupError, RecursionError):
+            damaged += 1
+    if damaged:
+        logger.warning("%s: %d damaged line(s) are left out", path, damaged)
+    text = "".join(f"{line}\n" for line in kept)
     # Also where nothing but half a line goes: what is written next would be appended to it.
-    if kept.encode() != path.read_bytes():
-        write_text_atomically(path, kept)
+    if text.encode() != path.read_bytes():
+        write_text_atomically(path, text)
+
+
+def note_log(folder: Path) -> None:
+    """Takes down where this run's lines begin in ``log.txt``, before it is opened."""
+    path = _log(folder)
+    _LOG_BEGINS[path] = path.stat().st_size if path.exists() else 0
+
+
+def move_earlier_log(folder: Path, place: Path) -> None:
+    """Moves the lines of earlier runs in this process's log to another folder; it stays open for this run's."""
+    path = _log(folder)
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    begins = _LOG_BEGINS.get(path, len(content))
+    (place / path.name).write_bytes(content[:begins])
+    # In place: the open file appends, wherever its end is now.
+    with open(path, "r+b") as file:
+        file.write(content[begins:])
+        file.truncate()
+    _LOG_BEGINS[path] = 0
+
+
+def _log(folder: Path) -> Path:
+    """The file that detectron2's logger of this process appends to."""
+    rank = comm.get_rank()
+    return Path(os.path.abspath(folder)) / (f"log.txt.rank{rank}" if rank else "log.txt")
 
 
 def _whole_lines(path: Path) -> str:
-    """The content without a last line that a kill has cut off."""
-    text = path.read_bytes().decode("utf-8", errors="replace")
+    """The content without a last line that a kill has cut off, and without the NULs that a power cut leaves."""
+    text = path.read_bytes().decode("utf-8", errors="replace").replace("\0", "")
     return text[: text.rfind("\n") + 1]
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    reader = csv.DictReader(io.StringIO(_whole_lines(path), newline=""))
+    try:
+        columns, rows = tuple(reader.fieldnames or ()), list(reader)
+    except csv.Error as error:
+        raise DataError(f"{path} is not a table of evaluations: {error}. Move it away") from error
+    if columns and columns[:3] != _FIRST_COLUMNS:
+        raise DataError(
+            f"{path} is not a table of evaluations: its columns are {', '.join(columns)[:200]!r}, and not "
+            f"{', '.join(_FIRST_COLUMNS)} and metrics. Move it away"
+        )
+    return rows
+
+
+def _is_evaluation(row: Mapping[str | None, Any]) -> bool:
+    """Whether a row is whole: as many cells as columns, and numbers where numbers belong."""
+    if None in row or None in row.values():
+        return False
+    try:
+        int(row["iteration"])
+        [float(value) for name, value in row.items() if name != "dataset"]
+    except ValueError:
+        return False
+    return True
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    kept = io.StringIO(newline="")
+    writer = csv.DictWriter(kept, list(dict.fromkeys(name for row in rows for name in row)), restval="nan")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text_atomically(path, kept.getvalue())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,7 @@ import torch.multiprocessing as mp
 from detectron2.engine import launch
 from detectron2.utils import comm
 
+from san_cliptrase.engine.preemption import INTERRUPTED
 from san_cliptrase.errors import LaunchError
 
 
@@ -50,14 +52,21 @@ def run_processes(run: Callable[[Namespace], None], args: Namespace) -> None:
         raise LaunchError(
             f"--num-gpus {here}, but this machine has {gpus} GPUs (with MODEL.DEVICE cpu, they share the CPU)"
         )
-    with _passing_sigterm_on():
+    started = functools.partial(_without_ctrl_c, run)
+    with _passing_signals_on():
         try:
             if on_cpu:
-                mp.spawn(_cpu_worker, nprocs=here, args=(run, args))
+                mp.spawn(_cpu_worker, nprocs=here, args=(started, args))
             else:
-                launch(run, here, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
+                launch(started, here, args.num_machines, args.machine_rank, args.dist_url, args=(args,))
         except mp.ProcessExitedException as error:
             raise SystemExit(error.exit_code if error.exit_code >= 0 else 128 - error.exit_code) from error
+
+
+def _without_ctrl_c(run: Callable[[Namespace], None], args: Namespace) -> None:
+    """Calls ``run(args)`` in a process that was started here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run(args)
 
 
 def _asks_for_cpu(args: Namespace) -> bool:
@@ -84,15 +93,32 @@ def _join_group(local: int, size: int, on_cpu: bool, **place: str | int) -> None
 
 
 @contextmanager
-def _passing_sigterm_on() -> Iterator[None]:
-    """Inside, SIGTERM goes on to the processes that were started, which save and end; then this one ends."""
+def _passing_signals_on() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C go on to the processes that were started, which save and end; then this one ends.
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    Those processes leave Ctrl-C, which a terminal sends to all, to this one. A second one ends them where they are.
+
+    Raises:
+        SystemExit: Ctrl-C came: the status is its own, whatever the processes ended with.
+    """
+    interrupts = []
+
+    def end_all(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            interrupts.append(number)
         for child in multiprocessing.active_children():
-            child.terminate()
+            if len(interrupts) > 1:
+                child.kill()
+            else:
+                child.terminate()
 
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {number: signal.signal(number, end_all) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except (mp.ProcessException, SystemExit):
+        if interrupts:
+            raise SystemExit(INTERRUPTED) from None
+        raise
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -13,10 +13,11 @@ _NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
 
 
 def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
-    """Trainable parameters with their learning rate and weight decay, one group for each combination.
+    """Trainable parameters with their learning rate and weight decay, one group for each kind of parameter.
 
     Normalisation layers and embeddings (positions, queries; and the strengths of regions) have a weight
-    decay of their own; the CLIP and those strengths have a learning rate of their own.
+    decay of their own; the CLIP and those strengths have a learning rate of their own. The groups depend on the model
+    alone, so that a run can be resumed with other rates and decays.
     """
     solver, groups = cfg.SOLVER, {}
     for module_name, module in model.named_modules():
@@ -24,16 +25,19 @@ def parameter_groups(cfg: Any, model: nn.Module) -> list[dict]:
             if not parameter.requires_grad:
                 continue
             rate, decay = solver.BASE_LR, solver.WEIGHT_DECAY
-            if isinstance(module, _NORMS):
+            clip, strength = module_name.split(".")[0] == "clip", name.endswith("strength")
+            norm, embed = isinstance(module, _NORMS), name.endswith(("embed", "embedding", "strength"))
+            if norm:
                 decay = solver.WEIGHT_DECAY_NORM
-            elif name.endswith(("embed", "embedding", "strength")):
+            elif embed:
                 decay = solver.WEIGHT_DECAY_EMBED
-            if module_name.split(".")[0] == "clip":
+            if clip:
                 rate *= solver.CLIP_MULTIPLIER
-            if name.endswith("strength"):
+            if strength:
                 rate *= solver.STRENGTH_MULTIPLIER
-            groups.setdefault((rate, decay), []).append(parameter)
-    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]
+            group = groups.setdefault((clip, strength, norm, embed), {"params": [], "lr": rate, "weight_decay": decay})
+            group["params"].append(parameter)
+    return list(groups.values())
 
 
 def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
@@ -41,7 +45,39 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameter_groups(cfg, model), lr=cfg.SOLVER.BASE_LR)
 
 
-def build_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> LRMultiplier:
-    """lr(i) = lr(0) (1 - i / MAX_ITER)^POLY_POWER, by the MAX_ITER of this run also where a shorter one is resumed."""
-    decay = PolynomialDecayParamScheduler(1.0, cfg.SOLVER.POLY_POWER)
-    return LRMultiplier(optimizer, decay, cfg.SOLVER.MAX_ITER)
+class PolynomialSchedule(LRMultiplier):
+    """lr(i) = lr(0) (1 - i / MAX_ITER)^POLY_POWER: a function of i and the configuration, whatever ran before."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, power: float, length: int) -> None:
+        super().__init__(optimizer, PolynomialDecayParamScheduler(1.0, power), length)
+
+    def go_to(self, iteration: int) -> None:
+        """Sets the rates of an iteration."""
+        self.last_epoch = iteration
+        self._last_lr = self.get_lr()
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+    def state_dict(self) -> dict:
+        """Nothing: see :meth:`go_to`."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Takes nothing from a checkpoint: its rates may be those of another schedule."""
+
+
+def build_scheduler(cfg: Any, optimizer: torch.optim.Optimizer) -> PolynomialSchedule:
+    """The schedule of this run, also where one with other rates or a shorter one is resumed."""
+    return PolynomialSchedule(optimizer, cfg.SOLVER.POLY_POWER, cfg.SOLVER.MAX_ITER)
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Takes AdamW's moments and steps from a saved state, and nothing else: rates and decays stay those of this run.
+
+    Raises:
+        ValueError: the state is of other groups of parameters.
+    """
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)

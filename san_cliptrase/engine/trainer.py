@@ -6,6 +6,7 @@ import logging
 import math
 import time
 import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,31 @@ from detectron2.data import MetadataCatalog
 from detectron2.engine import TrainerBase, create_ddp_model, hooks
 from detectron2.modeling import build_model
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, JSONWriter, TensorboardXWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
-from san_cliptrase.checkpoints.files import remove_unfinished, set_aside
+from san_cliptrase.checkpoints.files import CHECKPOINTS, RUN_FILES, named_tensors, not_finite, set_aside, shortened
 from san_cliptrase.data.loader import TrainStream, build_train_loader
 from san_cliptrase.data.mapper import SemanticMapper, check_labelled
 from san_cliptrase.engine.divergence import diverged
 from san_cliptrase.engine.hooks import (
     CheckpointHook,
     EvaluationHook,
+    FolderHook,
     PictureHook,
     PreemptionHook,
     PrinterHook,
     WriterHook,
 )
+from san_cliptrase.engine.logs import move_earlier_log
 from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
-from san_cliptrase.engine.solver import build_optimizer, build_scheduler
-from san_cliptrase.errors import CheckpointError, OutputError
+from san_cliptrase.engine.solver import build_optimizer, build_scheduler, load_moments
+from san_cliptrase.errors import CheckpointError, ConfigError, DamagedCheckpoint, OutputError, SanCliptraseError
 from san_cliptrase.evaluation.evaluate import dataset_records
+from san_cliptrase.files import remove_unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ class Trainer(TrainerBase):
         super().__init__()
         self.cfg = cfg
         self.preemption, self.stop_agreed, self._done = Preemption(), False, 0
+        # Apart from the losses' storage: what is known after an iteration belongs to the number of those done.
+        self.evaluations = EventStorage(0)
         model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_scheduler(cfg, self.optimizer)
@@ -75,8 +81,13 @@ class Trainer(TrainerBase):
                     "begin with these weights, name the file with MODEL.WEIGHTS"
                 )
             self.start_iter = self._done = self.iter + 1
+            if self.start_iter > cfg.SOLVER.MAX_ITER:
+                raise ConfigError(
+                    f"--resume: SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}, but the run in {cfg.OUTPUT_DIR} has done "
+                    f"{self.start_iter} iterations"
+                )
         else:
-            self._begin_anew(model)
+            self._begin_anew(model, RUN_FILES if not resume else CHECKPOINTS)
         name = cfg.DATASETS.TRAIN[0]
         check_labelled(dataset_records(name), MetadataCatalog.get(name).stuff_classes, cfg.INPUT.IGNORE_LABEL)
         self._stream = TrainStream(self._build_loader, cfg.SOLVER.ACCUMULATE, self.start_iter)
@@ -84,11 +95,13 @@ class Trainer(TrainerBase):
 
     def _build_hooks(self, model: nn.Module) -> list:
         cfg = self.cfg
+        self._folder = FolderHook(cfg) if comm.is_main_process() else None
         built = [
+            *([self._folder] if self._folder else []),
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
             PreemptionHook(),
-            EvaluationHook(cfg, model),
+            EvaluationHook(cfg, model, self.checkpointer.check_finite),
         ]
         if comm.is_main_process():
             built += [
@@ -109,22 +122,31 @@ class Trainer(TrainerBase):
         """Trains from where the run is to MAX_ITER.
 
         Raises:
-            Preempted: SIGTERM came; a checkpoint has been written if there was something new to save.
-            DivergedError: a loss or gradient is NaN or infinite; the names of the batch's files have been written.
-            DataError, LoaderError, OutputError: a file cannot be used, loading processes die, or a disk is full.
+            Preempted: SIGTERM or Ctrl-C came; a checkpoint has been written if there was something new to save.
+            KeyboardInterrupt: a second Ctrl-C came.
+            DivergedError: a loss, gradient or weight is NaN or infinite; the names of the batch's files have been
+                written where it was found in a step.
+            DataError, LoaderError, OutputError: a file cannot be used, loading processes die, a disk is full, or
+                OUTPUT_DIR has been deleted.
         """
         self.model.train()
         with self.preemption.listening():
             try:
                 super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
-            except FileNotFoundError:
+                if self._folder:
+                    self._folder.check()
+            except SanCliptraseError:
                 raise
             except OSError as error:  # pictures raise DataError: these are the files that the run appends to
+                if self._folder:
+                    self._folder.check()
                 raise OutputError(
-                    f"cannot write to OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {error}. Is there room, and may you write?"
+                    f"cannot write to OUTPUT_DIR {self.cfg.OUTPUT_DIR}: {error}. Check free disk space and write "
+                    "permission"
                 ) from error
             except Preempted:
                 if self._done > self.start_iter:
+                    self.iter = self._done - 1  # where the next batch never came, no step was made
                     self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
                 if self.stop_agreed:  # nobody leaves before the checkpoint is there: launchers end the others then
                     comm.synchronize()
@@ -146,10 +168,12 @@ class Trainer(TrainerBase):
             cfg.SOLVER.ACCUMULATE,
         )
 
-    def _begin_anew(self, model: nn.Module) -> None:
+    def _begin_anew(self, model: nn.Module, old: Sequence[str]) -> None:
         comm.synchronize()  # all have loaded their weights, which may lie in OUTPUT_DIR
-        if comm.is_main_process():
-            set_aside(Path(self.cfg.OUTPUT_DIR))
+        place = set_aside(Path(self.cfg.OUTPUT_DIR), old) if comm.is_main_process() else None
+        place = comm.all_gather(place)[0]
+        if place and old is RUN_FILES:
+            move_earlier_log(Path(self.cfg.OUTPUT_DIR), place)
         if _begins_at_prototypes(self.cfg):
             self._initialise_prototypes(model)
 
@@ -164,7 +188,8 @@ class Trainer(TrainerBase):
     def run_step(self) -> None:
         """One iteration. Its random draws follow from (SEED, iteration) alone: see docs/architecture.md."""
         started = time.perf_counter()
-        parts, skipped = self._stream.next()
+        with self.preemption.waiting():
+            parts, skipped = self._stream.next()
         data_time = time.perf_counter() - started
         for message in skipped:
             logger.warning("left out, the stream's next picture takes its place: %s", message)
@@ -231,9 +256,26 @@ class Trainer(TrainerBase):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Takes up a saved state."""
+        """Takes up a saved state; learning rates and weight decays are those of this run's configuration.
+
+        Raises:
+            DamagedCheckpoint: a moment of the optimiser is NaN or infinite.
+            CheckpointError: the optimiser had other groups of parameters.
+        """
         super().load_state_dict(state_dict)
-        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if wrong := not_finite(dict(named_tensors(state_dict["optimizer"]))):
+            raise DamagedCheckpoint(
+                f"the optimiser's state in the checkpoint has NaN or infinite values: {shortened(wrong)}. It is of a "
+                "run that diverged."
+            )
+        try:
+            load_moments(self.optimizer, state_dict["optimizer"])
+        except ValueError as error:
+            raise CheckpointError(
+                "the optimiser's state in the checkpoint is of another model, or of an earlier version of this "
+                f"package: {error}. To begin with its weights, name the file with MODEL.WEIGHTS"
+            ) from error
+        self.scheduler.go_to(self.iter + 1)
         # Empty where the run so far had no loss scaling: on a CPU.
         if self.amp and state_dict["grad_scaler"]:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

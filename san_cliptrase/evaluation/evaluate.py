@@ -6,6 +6,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from san_cliptrase.data.loader import BadSample, build_test_loader, by_shape, process_share
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.errors import DataError, OutputError
+from san_cliptrase.errors import DataError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
 from san_cliptrase.evaluation.paper import paper_numbers
 from san_cliptrase.evaluation.protocol import background_kind, config_value, protocol_title
@@ -132,8 +133,9 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
     # The main process shows its own share times the number of processes: the images of all, nearly.
     world = comm.get_world_size()
     shown = {"unit": "image", "unit_scale": world > 1 and world, "disable": not comm.is_main_process()}
-    with tqdm(desc=name, total=total, initial=done, leave=False, **shown) as bar:
-        for samples in loader:
+    # Closed, so that loading processes end here, whatever ends the evaluation.
+    with tqdm(desc=name, total=total, initial=done, leave=False, **shown) as bar, closing(iter(loader)) as batches:
+        for samples in batches:
             inputs = [sample for sample in samples if not isinstance(sample, BadSample)]
             bad = [sample.message for sample in samples if isinstance(sample, BadSample)]
             if bad and not cfg.TEST.SKIP_BAD:
@@ -142,12 +144,20 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
             for message in bad:
                 evaluator.skip(message)
             if inputs:
-                evaluator.process(inputs, [{"labels": labels} for labels in predict(inputs)])
+                evaluator.process(inputs, [{"labels": labels} for labels in _predicted(predict, inputs)])
             done += len(samples)
             bar.update(len(samples))
             if state is not None and state.due:
                 state = _save(state, evaluator, done)
     _save(state, evaluator, done)
+
+
+def _predicted(predict: Callable[[list[dict]], list[Tensor]], inputs: list[dict]) -> list[Tensor]:
+    try:
+        return predict(inputs)
+    except NotFiniteError as error:
+        names = ", ".join(str(entry.get("file_name", entry.get("image_id", "?"))) for entry in inputs)
+        raise NotFiniteError(f"{names}: {error}") from error
 
 
 def _save(state: StateFile | None, evaluator: SemanticEvaluator, done: int) -> StateFile | None:

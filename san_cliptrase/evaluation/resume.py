@@ -31,7 +31,7 @@ _FREE = (
 def evaluation_states(cfg: Any, model: nn.Module, records: Mapping[str, Sequence[dict]]) -> dict[str, StateFile]:
     """The state file of this process for every dataset of ``records``, in OUTPUT_DIR."""
     rank, world = comm.get_rank(), comm.get_world_size()
-    settings = {key: str(value) for section in _SECTIONS for key, value in _leaves(cfg[section], section)}
+    settings = {key: str(value) for section in _SECTIONS for key, value in leaves(cfg[section], section)}
     settings = {key: value for key, value in settings.items() if key not in _FREE}
     settings |= {"SEED": str(cfg.SEED), "number of processes": str(world), "weights": weights_digest(model)}
     return {
@@ -77,9 +77,10 @@ def _digest(parts: Iterator[Any]) -> str:
     return digest.hexdigest()
 
 
-def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Key with dots and value of everything below a node of a configuration."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}.{key}")
+            yield from leaves(value, f"{prefix}.{key}")
         else:
             yield f"{prefix}.{key}", value

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ import torch
 from san_cliptrase.errors import StateError
 from san_cliptrase.files import write_atomically
 
+_HEAD = b"san_cliptrase evaluation 1\n"
+_LENGTH = len(_HEAD) + hashlib.sha256().digest_size
+
 
 class StateFile:
-    """Saves and loads the progress of one process on one dataset.
+    """Saves and loads the progress of one process on one dataset, under a check sum.
 
     Args:
         path: the file.
@@ -39,10 +42,10 @@ class StateFile:
             OutputError: see ``write_atomically``.
         """
         self._saved = time.monotonic()
-        # Into memory first: on a full disk, torch reports its own error in place of the system's.
         content = io.BytesIO()
         torch.save({"settings": self.settings, "progress": progress}, content)
-        write_atomically(self.path, lambda file: file.write(content.getbuffer()))
+        whole = _HEAD + hashlib.sha256(content.getbuffer()).digest() + content.getbuffer()
+        write_atomically(self.path, lambda file: file.write(whole))
 
     def load(self) -> dict[str, Any] | None:
         """The saved progress, or None if there is none.
@@ -53,10 +56,17 @@ class StateFile:
         if not self.path.is_file():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            whole = self.path.read_bytes()
+            content = whole[_LENGTH:]
+            # Damaged counts would be taken for results: nothing is read that is not as it was written.
+            if whole[:_LENGTH] != _HEAD + hashlib.sha256(content).digest():
+                raise ValueError("it is damaged, or not what this version writes")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
             there, progress = state["settings"], state["progress"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-            raise StateError(f"cannot read {self.path}: {error}. Evaluate without --resume to begin anew") from error
+        except Exception as error:  # torch's reader meets strange files with errors of almost any type
+            raise StateError(
+                f"cannot read {self.path}: {str(error):.300}. Evaluate without --resume to begin anew"
+            ) from error
         here = self.settings
         differing = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
         if differing:

@@ -17,7 +17,7 @@ from san_cliptrase.clip.attention import softmax_attention
 from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.cliptrase.voting import resize_labels
 from san_cliptrase.data.loader import BadSample
-from san_cliptrase.errors import ConfigError
+from san_cliptrase.errors import ConfigError, NotFiniteError
 from san_cliptrase.meta_arch import CLIPtrase
 from san_cliptrase.meta_arch.inputs import output_size
 from san_cliptrase.regions.maps import image_grids
@@ -96,6 +96,9 @@ def image_features(model: CLIPtrase, inputs: list[dict], kind: str) -> list[tupl
 
     Returns:
         Per image features (N, E) of length 1, and which of them each patch belongs to, (h, w).
+
+    Raises:
+        NotFiniteError: a feature is NaN or infinite.
     """
     reader, source = model.reader, model.reader.source
     batch = image_batch([entry["image"] for entry in inputs], model.clip, scale=model.resolution)
@@ -116,6 +119,10 @@ def image_features(model: CLIPtrase, inputs: list[dict], kind: str) -> list[tupl
             result.append((rows[present], shown[present][:, :h, :w].argmax(0)))
         else:
             result.append((own[keep], torch.arange(h * w, device=own.device).unflatten(0, (h, w))))
+    if not all(rows.isfinite().all() for rows, _ in result):
+        raise NotFiniteError(
+            "CLIP's features are NaN or infinite. Are its weights whole, or do they overflow on this device?"
+        )
     return result
 
 

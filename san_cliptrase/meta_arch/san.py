@@ -162,8 +162,9 @@ class SAN(SanModel):
         if self.training:
             counts = regions.valid.sum(1).float()
             storage = get_event_storage()
-            storage.put_scalar("regions/mean_count", counts.mean().item())
-            storage.put_scalar("regions/images_without", (counts == 0).float().mean().item())
+            # Not smoothed: a resumed run would begin with an empty window, and write other numbers.
+            storage.put_scalar("regions/mean_count", counts.mean().item(), smoothing_hint=False)
+            storage.put_scalar("regions/images_without", (counts == 0).float().mean().item(), smoothing_hint=False)
         return regions
 
     def _losses(

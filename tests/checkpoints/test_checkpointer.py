@@ -6,7 +6,7 @@ import torch
 from san_cliptrase.checkpoints import checkpointer
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.official_keys import POS_EMBED
-from san_cliptrase.errors import CheckpointError, OutputError
+from san_cliptrase.errors import CheckpointError, DivergedError, OutputError
 from tests.checkpoints.official_keys import official_state
 
 
@@ -118,6 +118,68 @@ def test_what_is_no_dictionary_is_refused(saver, tmp_path):
     torch.save(torch.zeros(3), tmp_path / "tensor.pth")
     with pytest.raises(CheckpointError, match=r"tensor\.pth holds a Tensor"):
         saver.load(str(tmp_path / "tensor.pth"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_weights_that_are_not_finite_are_refused_by_name(model, saver, tmp_path, value):
+    state = copy_of(model.state_dict())
+    state["1.bias"][2] = value
+    torch.save({"model": state}, tmp_path / "bad.pth")
+    before = copy_of(model.state_dict())
+    with pytest.raises(CheckpointError, match=r"bad\.pth: the checkpoint holds NaN or infinite values: 1 \(1\.bias\)"):
+        saver.load(str(tmp_path / "bad.pth"))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_half_precision_that_overflowed_is_refused(model, saver, tmp_path):
+    state = {key: (1e6 * value).half() for key, value in model.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "half.pth")
+    with pytest.raises(CheckpointError, match=r"NaN or infinite values: \d \("):
+        saver.load(str(tmp_path / "half.pth"))
+
+
+def test_a_resumed_run_passes_over_a_checkpoint_that_is_not_finite(model, saver, tmp_path, caplog):
+    saver.save("model_0000001", iteration=1)
+    saver.save("model_0000003", iteration=3)
+    state = torch.load(tmp_path / "model_0000003.pth", weights_only=True)
+    state["model"]["0.weight"][:] = float("nan")
+    torch.save(state, tmp_path / "model_0000003.pth")
+    assert saver.resume_or_load("", resume=True)["iteration"] == 1
+    assert saver.resumed_from == tmp_path / "model_0000001.pth"
+    assert "0.weight" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["weight", "moment"])
+def test_what_is_not_finite_is_not_saved(model, tmp_path, where):
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    saver = SafeCheckpointer(model, str(tmp_path), optimizer=optimizer)
+    saver.save("good")
+    if where == "weight":
+        model[0].weight.data[0, 0] = float("nan")
+    else:
+        optimizer.state[model[0].weight]["exp_avg"][0, 0] = float("inf")
+    with pytest.raises(DivergedError, match="model has diverged: NaN or infinite values in 1"):
+        saver.save("bad")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["good.pth", "last_checkpoint"]
+    assert (tmp_path / "last_checkpoint").read_text() == "good.pth"
+
+
+def test_the_activation_of_a_checkpoints_clip_is_compared(world, tmp_path):
+    model = world.model()
+    SafeCheckpointer(model, str(tmp_path)).save("one")
+    state = torch.load(tmp_path / "one.pth", weights_only=True)
+    state["quick_gelu"] = not state["quick_gelu"]
+    torch.save(state, tmp_path / "one.pth")
+    with pytest.raises(CheckpointError, match=r"one\.pth: the checkpoint's CLIP has (Quick)?GELU"):
+        SafeCheckpointer(model).load(str(tmp_path / "one.pth"))
+
+
+@pytest.mark.parametrize("address", ["https://example.invalid/x.pth", "s3://a/b.pth"])
+def test_addresses_are_not_fetched(saver, address):
+    with pytest.raises(CheckpointError, match="is an address: download the file first"):
+        saver.load(address)
 
 
 DEPTH, FIRST = 6, 4  # the tiny model's CLIP, and the first of its blocks that recognises

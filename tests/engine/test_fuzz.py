@@ -4,6 +4,7 @@ A few inputs of each kind, always the same ones; FUZZ=20000 tries so many new on
 """
 
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -24,8 +25,11 @@ from san_cliptrase.data import own
 from san_cliptrase.data.mapper import read_labels
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import build
+from san_cliptrase.engine.logs import keep_lines, keep_rows
+from san_cliptrase.engine.solver import PolynomialSchedule
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import SanCliptraseError
+from san_cliptrase.evaluation.state import StateFile
 from san_cliptrase.files import is_plain_name
 from san_cliptrase.images import read_image, read_values
 from tests.conftest import ROOT, TINY
@@ -178,6 +182,44 @@ def png(array, kind="PNG"):
     return file.getvalue()
 
 
+def whole_state(path):
+    state = StateFile(path, {"dataset": "val"}, 0.0)
+    state.save({"done": 3, "counts": {"confusion": torch.arange(9).view(3, 3), "images": 3, "bad": []}})
+    return state, path.read_bytes()
+
+
+@tries(60)
+@given(data=st.data())
+def test_states_of_evaluations(tmp_path, data):
+    state, whole = whole_state(tmp_path / "val.state")
+    content = data.draw(edited(whole) | st.binary(max_size=60))
+    state.path.write_bytes(content)
+    if content == whole:
+        return
+    with pytest.raises(SanCliptraseError, match=r"val\.state"):
+        state.load()
+
+
+LINES = b'{"iteration": 0, "total_loss": 1.5}\n{"iteration": 1, "val/mIoU": 5.0}\n'
+ROWS = b"iteration,seconds,dataset,mIoU\n0,0,val,5\n2,1.5,val,7\n"
+
+
+@tries(60)
+@given(lines=edited(LINES) | st.binary(max_size=60), rows=edited(ROWS) | st.binary(max_size=60))
+def test_logs_of_a_run(tmp_path, lines, rows):
+    (tmp_path / "metrics.json").write_bytes(lines)
+    (tmp_path / "evaluations.csv").write_bytes(rows)
+    keep_lines(tmp_path / "metrics.json", 2)
+    for line in (tmp_path / "metrics.json").read_text().splitlines():
+        assert json.loads(line)["iteration"] < 2
+    try:
+        kept = keep_rows(tmp_path / "evaluations.csv", 2)
+    except SanCliptraseError as error:
+        assert "evaluations.csv" in str(error)
+    else:
+        assert all(int(row["iteration"]) <= 2 for row in kept)
+
+
 PICTURES = [
     png(np.arange(96, dtype=np.uint8).reshape(8, 12)),
     png(np.arange(96, dtype=np.uint16).reshape(8, 12)),
@@ -272,6 +314,7 @@ def small_trainer(model):
     trainer = Trainer.__new__(Trainer)
     trainer._hooks, trainer.amp = [], False
     trainer.optimizer = torch.optim.AdamW(model.parameters())
+    trainer.scheduler = PolynomialSchedule(trainer.optimizer, 0.9, 8)
     return trainer
 
 
@@ -332,6 +375,14 @@ CHECKPOINTS = st.one_of(
     .map(saved),
     VALUES.map(lambda value: saved({"model": value, "trainer": value})),
 )
+
+
+def test_the_checkpoint_that_is_altered_below_loads(tmp_path):
+    (tmp_path / "whole.pth").write_bytes(WHOLE)
+    model = torch.nn.Linear(3, 2)
+    trainer = small_trainer(model)
+    SafeCheckpointer(model, str(tmp_path), trainer=trainer).load(str(tmp_path / "whole.pth"))
+    assert trainer.iter == 3
 
 
 @tries(80)

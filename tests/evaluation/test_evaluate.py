@@ -2,9 +2,11 @@
 
 import csv
 import errno
+import io
 import json
 import logging
 import os
+import random
 
 import pytest
 import torch
@@ -14,10 +16,11 @@ from PIL import Image
 
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import load_pairs, register
-from san_cliptrase.errors import StateError
+from san_cliptrase.errors import NotFiniteError, StateError
 from san_cliptrase.evaluation import evaluate as evaluation
 from san_cliptrase.evaluation.evaluate import evaluate, evaluate_only
 from san_cliptrase.evaluation.paper import paper_numbers
+from san_cliptrase.evaluation.state import StateFile
 from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 from tests.conftest import ROOT, write_scenes
 
@@ -190,6 +193,51 @@ def test_other_weights_and_damaged_states_are_refused(world, tmp_path):
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(StateError, match="cannot read .*tiny_val"):
         evaluate_tiny(world, tmp_path, resume=True)
+
+
+def test_a_state_of_which_one_byte_is_not_as_it_was_written_is_refused(world, tmp_path):
+    with pytest.raises(Killed):
+        evaluate_tiny(world, tmp_path, kill_after=1)
+    (path,) = tmp_path.glob("*.state")
+    content = path.read_bytes()
+    state = StateFile(path, torch.load(io.BytesIO(content[59:]), weights_only=True)["settings"], 0.0)
+    assert state.load()["done"] == 1
+    drawn = random.Random(0)
+    for _ in range(300):
+        altered, place = bytearray(content), drawn.randrange(len(content))
+        kind = drawn.choice(("flip", "cut", "drop", "add"))
+        if kind == "flip":
+            altered[place] ^= 1 << drawn.randrange(8)
+        else:
+            altered[place : len(content) if kind == "cut" else place + (kind == "drop")] = (
+                b"" if kind != "add" else b"x"
+            )
+        path.write_bytes(altered)
+        if altered != content:
+            with pytest.raises(StateError, match=r"cannot read .*\.state: .*without --resume to begin anew"):
+                state.load()
+    with pytest.raises(StateError, match="cannot read"):
+        evaluate_tiny(world, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("san", {}),
+        ("san", {**SMALL, "test__protocol": "slide"}),
+        ("cliptrase", {}),
+        ("cliptrase", {"model__cliptrase__classify": "patches"}),
+        ("cliptrase", {"model__cliptrase__classify": "pooled"}),
+        ("cliptrase", {**SMALL, "test__protocol": "slide"}),
+        ("cliptrase", {**SMALL, "test__protocol": "unsupervised", "test__unsupervised__clusters": 3}),
+    ],
+)
+def test_scores_that_are_not_finite_are_no_class(world, name, changes):
+    cfg, model = world.config(name, **changes), world.model(name, **changes)
+    model.clip.visual.vision.ln_post.weight.data[0] = float("nan")
+    with pytest.raises(NotFiniteError, match="are NaN or infinite") as caught:
+        evaluate(cfg, model, None)
+    assert "unsupervised" in changes.values() or "0.png" in str(caught.value)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -10,8 +9,6 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -26,7 +23,7 @@ from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.defaults import setup_logging
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import write_text_atomically
+from san_cliptrase.files import only_run_in, write_text_atomically
 from san_cliptrase.lab.convergence.experiment import flatten
 
 FINISHED = "finished.json"
@@ -79,8 +76,7 @@ def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None
         ConfigError: if the folder holds a run of another configuration, or another process works in it.
     """
     folder, started = Path(cfg.OUTPUT_DIR), time.monotonic()
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with only_run_in(folder):
         if is_finished(cfg):
             return
         torch.set_num_threads(threads)
@@ -195,13 +191,3 @@ def _defaults() -> Any:
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
     return cfg
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another process works in {folder}: wait for it or end it") from error
-        yield
