@@ -1,4 +1,4 @@
-"""Colours of classes: far apart for normal and for colour-blind eyes, and the same in every picture."""
+"""Colours of classes: far apart for normal and for colour-blind eyes, and the same in every image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP's features of pictures that come again: a frozen CLIP would only compute them again."""
+"""CLIP's features of images that come again: a frozen CLIP would only compute them again."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class BoundedMemory(Generic[Value]):
 
 
 class FeatureCache:
-    """Runs the frozen image tower on pictures whose pixels it has not seen yet, and remembers the others' tokens.
+    """Runs the frozen image tower on images whose pixels it has not seen yet, and remembers the others' tokens.
 
-    It pays where pictures return pixel by pixel: few training pictures that at most are flipped, and evaluations on the
-    way. Crops and colours drawn at random never return. Every picture is computed by itself, so that what it gets does
+    It pays where images return pixel by pixel: few training images that at most are flipped, and evaluations on the
+    way. Crops and colours drawn at random never return. Every image is computed by itself, so that what it gets does
     not depend on its batch, nor on what was remembered.
 
     Args:
@@ -73,7 +73,7 @@ class FeatureCache:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> ClipFeatures:
-        """The features of (B, 3, H, W) normalised images, all of whose canvas is picture."""
+        """The features of (B, 3, H, W) normalised images, all of whose canvas is image."""
         found = [self._features(image) for image in images]
         return ClipFeatures(
             tokens={tap: torch.cat([f.tokens[tap] for f in found]) for tap in found[0].tokens},

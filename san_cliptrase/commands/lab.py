@@ -48,7 +48,7 @@ def reproduce(parser: Parser, arguments: Sequence[str]) -> Namespace:
     parser.epilog = "\n\n".join(
         [
             listing("exhibits", EXHIBITS),
-            "Writes NAME.md, NAME.json and pictures. The default configurations are those of the embedded scenes; on\n"
+            "Writes NAME.md, NAME.json and figures. The default configurations are those of the embedded scenes; on\n"
             "your own copy of the paper's data: --config configs/tables/cliptrase_224.yaml",
         ]
     )
@@ -71,7 +71,7 @@ def demo(parser: Parser, arguments: Sequence[str]) -> Namespace:
     """The command line of ``demo``."""
     parser.epilog = (
         "Scores four attention rules without training, trains plain SAN and SAN from CLIPtrase's regions on the same\n"
-        "images in the same order, and writes a convergence plot, pictures and a summary."
+        "images in the same order, and writes a convergence plot, images and a summary."
     )
     parser.add_argument(
         "--output", type=Path, default=Path("output/demo"), metavar="DIR", help="folder (default: %(default)s)"

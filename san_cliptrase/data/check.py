@@ -27,7 +27,7 @@ class State:
     """What of a dataset is there.
 
     Attributes:
-        pairs: how many pictures have their label file.
+        pairs: how many images have their label file.
         expected: how many there should be; 0: not known.
         kind: "ready", "incomplete", "missing", or "drawn on first use" (the demo scenes).
         note: what is missing or wrong.
@@ -136,6 +136,6 @@ def _count_problems(name: str, pairs: Pairs) -> Iterator[str]:
     if not pairs.records:
         yield f"empty: {pairs.found}"
     elif expected and len(pairs.records) != expected:
-        yield f"{len(pairs.records)} pictures with labels, where the published split has {expected}"
+        yield f"{len(pairs.records)} images with labels, where the published split has {expected}"
     if pairs.alone:
         yield f"{len(pairs.alone)} files without a partner ({pairs.found})"

@@ -31,7 +31,7 @@ def value_table(meaning: Mapping[int, int]) -> np.ndarray:
 def convert_labels(
     read: Callable[[Path], np.ndarray], table: np.ndarray, bits: int, short_side: int, source: Path, target: Path
 ) -> None:
-    """Writes the label map of one picture.
+    """Writes the label map of one image.
 
     Args:
         read: function of the published file: (H, W) integers.
@@ -60,7 +60,7 @@ def convert_labels(
 
 
 def reduced_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(width, height) of a picture whose shorter side is at most ``short_side``; 0: as it is."""
+    """(width, height) of a image whose shorter side is at most ``short_side``; 0: as it is."""
     shorter = min(size)
     if not short_side or shorter <= short_side:
         return size

@@ -236,9 +236,9 @@ class _Mapped(Dataset):
 
 
 def by_shape(records: list[dict]) -> list[dict]:
-    """Test records in another order: pictures of like shape follow each other, so that a batch needs little padding.
+    """Test records in another order: images of like shape follow each other, so that a batch needs little padding.
 
-    With the short sides resized to one length, pictures of one aspect ratio are of one size. Only the heads of the
+    With the short sides resized to one length, images of one aspect ratio are of one size. Only the heads of the
     files are read; a file that cannot be read comes first, and is found to be bad when it is loaded.
     """
     with ThreadPoolExecutor(HEADS_AT_ONCE) as pool:

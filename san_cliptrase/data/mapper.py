@@ -1,4 +1,4 @@
-"""From a dataset's dict to what the meta-architectures read: pictures and masks as tensors."""
+"""From a dataset's dict to what the meta-architectures read: images and masks as tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREY = 128
 WIDE_IGNORE = 65535
 """What label files of more than 255 classes have for pixels without a label."""
 MOST_MASKS = 1024
-"""Most classes in one training picture: each is a mask of its size."""
+"""Most classes in one training image: each is a mask of its size."""
 
 
 def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
@@ -32,7 +32,7 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
         path: single-channel label image.
         num_classes: labels are 0 .. num_classes - 1, or ``ignore_label``.
         ignore_label: the value of unlabelled pixels.
-        size: (height, width) that the picture has.
+        size: (height, width) that the image has.
 
     Raises:
         DataError: if the file cannot be read, has channels, another size, fewer bits than the classes need, or a value
@@ -131,8 +131,8 @@ class SemanticMapper:
 
     "image" is (3, H, W) uint8 RGB, "sem_seg" (H, W) int64, "vocabulary" the class names that its values index.
     Pixels without a label are INPUT.IGNORE_LABEL in "sem_seg".
-    "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training pads pictures that
-    are smaller than the crop with grey to its size, as SAN does; "picture_size" (h, w) is the part that is picture.
+    "instances" holds ``gt_classes`` and binary ``gt_masks``, one for each class that shows. Training pads images that
+    are smaller than the crop with grey to its size, as SAN does; "shown_size" (h, w) is the part that is image.
     It draws its augmentation from Python's and numpy's global generators, which the loader seeds for every sample.
     """
 
@@ -193,14 +193,14 @@ class SemanticMapper:
         # T.AugInput resizes label maps with nearest neighbours; uint8 images are what its transforms expect.
         pair = T.AugInput(image, sem_seg=labels.astype(np.float32) if self.is_train else None)
         self.augmentations(pair)
-        picture = torch.from_numpy(np.ascontiguousarray(pair.image.transpose(2, 0, 1)))
+        resized = torch.from_numpy(np.ascontiguousarray(pair.image.transpose(2, 0, 1)))
         if not self.is_train:
-            return {**result, "image": picture, "sem_seg": torch.from_numpy(labels)}
-        h, w = picture.shape[1:]
+            return {**result, "image": resized, "sem_seg": torch.from_numpy(labels)}
+        h, w = resized.shape[1:]
         below, right = max(self.pad_to[0] - h, 0), max(self.pad_to[1] - w, 0)
         labels = np.pad(pair.sem_seg.astype(np.int64), ((0, below), (0, right)), constant_values=self.ignore_label)
-        result["image"] = F.pad(picture, (0, right, 0, below), value=GREY)
-        result["picture_size"] = (h, w)
+        result["image"] = F.pad(resized, (0, right, 0, below), value=GREY)
+        result["shown_size"] = (h, w)
         result["sem_seg"] = torch.from_numpy(labels)
         result["instances"] = self._masks(labels, record["sem_seg_file_name"])
         return result
@@ -210,7 +210,7 @@ class SemanticMapper:
         present = present[present != self.ignore_label]
         if len(present) > MOST_MASKS:
             raise DataError(
-                f"label file {path} has {len(present)} classes in one training picture, more than the {MOST_MASKS} "
+                f"label file {path} has {len(present)} classes in one training image, more than the {MOST_MASKS} "
                 f"masks that are made: are its values instances instead of classes?"
             )
         instances = Instances(labels.shape)

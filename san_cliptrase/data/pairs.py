@@ -98,28 +98,28 @@ def find_pairs(
                 f"dataset {name!r} expects the {kind} {place}, which does not exist. Put the data there, or set "
                 f"DETECTRON2_DATASETS to the folder that holds it (docs/datasets.md)."
             )
-    pictures = _by_stem(images, IMAGE_TYPES, image_suffix)
+    by_stem = _by_stem(images, IMAGE_TYPES, image_suffix)
     truths = _by_stem(labels, LABEL_TYPES, label_suffix)
     missing: set[str] = set()
     if stems is not None:
         listed = dict.fromkeys(read_bounded(stems, MOST_BYTES).decode(errors="replace").split())
-        pictures = {stem: pictures[stem] for stem in listed if stem in pictures}
+        by_stem = {stem: by_stem[stem] for stem in listed if stem in by_stem}
         truths = {stem: truths[stem] for stem in listed if stem in truths}
-        missing = listed.keys() - (pictures.keys() & truths.keys())
+        missing = listed.keys() - (by_stem.keys() & truths.keys())
     if subset:
-        pictures = {stem: path for stem, path in pictures.items() if stem in truths}
+        by_stem = {stem: path for stem, path in by_stem.items() if stem in truths}
     records = [
-        {"file_name": str(pictures[stem]), "sem_seg_file_name": str(truths[stem]), "image_id": stem}
-        for stem in sorted(pictures.keys() & truths.keys())
+        {"file_name": str(by_stem[stem]), "sem_seg_file_name": str(truths[stem]), "image_id": stem}
+        for stem in sorted(by_stem.keys() & truths.keys())
     ]
-    found = f"{len(pictures)} images in {images}, {len(truths)} label files in {labels}"
-    return Pairs(records, sorted(missing | (pictures.keys() ^ truths.keys())), found)
+    found = f"{len(by_stem)} images in {images}, {len(truths)} label files in {labels}"
+    return Pairs(records, sorted(missing | (by_stem.keys() ^ truths.keys())), found)
 
 
 def _by_stem(folder: Path, types: set[str], suffix: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob(f"*{suffix}") if suffix else folder.iterdir()):
-        # Hidden files are no data: unfinished ones of `prepare`, and what macOS puts beside pictures ("._a.jpg").
+        # Hidden files are no data: unfinished ones of `prepare`, and what macOS puts beside images ("._a.jpg").
         if path.suffix.lower() not in types or path.name.startswith("."):
             continue
         stem = path.name.removesuffix(suffix) if suffix else path.stem

@@ -33,7 +33,7 @@ from san_cliptrase.files import read_bounded
 from san_cliptrase.images import read_values
 
 ADE_FULL_SIDE = 512
-"""The shorter side to which the pictures of the full ADE20K are reduced, as MaskFormer and SAN evaluate them."""
+"""The shorter side to which the images of the full ADE20K are reduced, as MaskFormer and SAN evaluate them."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ class DatasetSpec:
 
     Attributes:
         images: folder of images under the root.
-        labels: folder of label maps under the root: one PNG (or TIFF) a picture, the same stem, class index per pixel.
+        labels: folder of label maps under the root: one PNG (or TIFF) a image, the same stem, class index per pixel.
         classes: name of the class list, see :func:`san_cliptrase.data.datasets.class_names`.
         split: for the demo scenes, which split to draw if the files are not there yet.
         subset: the folder of images holds more than this split; the label files say which belong to it.
@@ -24,7 +24,7 @@ class DatasetSpec:
             class indices of ``classes``.
         ignore: value of the label files for pixels without a label.
         background: name of the list of words, in ``data/background_words``, that stand for the last class.
-        count: number of pictures of the published split; 0: it is not known how many there should be.
+        count: number of images of the published split; 0: it is not known how many there should be.
         source: key of :data:`san_cliptrase.data.sources.SOURCES`: the published archive that `prepare` converts; none:
             the files are read as they are published.
         stems: text file under the root, one stem a line: those files alone are the dataset.
@@ -76,7 +76,7 @@ _CITYSCAPES = DatasetSpec(
 
 
 def _splits(name: str, spec: DatasetSpec, **splits: tuple[str, int]) -> dict[str, DatasetSpec]:
-    """A row for each split; (folder, number of pictures) fill the braces in the spec's folders and its ``count``."""
+    """A row for each split; (folder, number of images) fill the braces in the spec's folders and its ``count``."""
     rows = {}
     for split, (folder, count) in splits.items():
         places = {key: getattr(spec, key).format(folder) for key in ("images", "labels", "other_images")}
@@ -86,7 +86,7 @@ def _splits(name: str, spec: DatasetSpec, **splits: tuple[str, int]) -> dict[str
 
 _COCO_SPLITS = {"train": ("train2017", 118287), "val": ("val2017", 5000)}
 _CONTEXT_SPLITS = {"train": ("train", 4998), "val": ("val", 5105)}
-# SAN's users have the 10582 pictures of the augmented training set in this folder, `prepare` writes the 1464 of VOC.
+# SAN's users have the 10582 images of the augmented training set in this folder, `prepare` writes the 1464 of VOC.
 _VOC_SPLITS = {"train": ("train", 0), "val": ("val", 1449)}
 _CITYSCAPES_SPLITS = {"train": ("train", 2975), "val": ("val", 500)}
 
@@ -107,7 +107,7 @@ DATASETS: dict[str, DatasetSpec] = {
         **_COCO_SPLITS,
     ),
     **_splits("coco_stuff27", _COCO_27, **_COCO_SPLITS),
-    # The pictures that PiCIE and STEGO are scored on; the list comes with PiCIE's repository.
+    # The images that PiCIE and STEGO are scored on; the list comes with PiCIE's repository.
     "coco_stuff27_curated_val": replace(
         _COCO_27,
         images="coco/val2017",

@@ -1,4 +1,4 @@
-"""What happens besides the steps of training: evaluations and pictures."""
+"""What happens besides the steps of training: evaluations and panels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.logs import append_row, keep_lines, keep_rows
-from san_cliptrase.engine.pictures import segmentation_panel
+from san_cliptrase.engine.panels import segmentation_panel
 from san_cliptrase.engine.preemption import Preempted
 from san_cliptrase.errors import DataError, DivergedError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate
@@ -43,7 +43,7 @@ class PrinterHook(hooks.PeriodicWriter):
 class WriterHook(hooks.PeriodicWriter):
     """Writes losses every LOG_PERIOD iterations and with every evaluation, each at its own iteration.
 
-    Evaluations and pictures, which the trainer's second storage holds, are written at the number of iterations done.
+    Evaluations and images, which the trainer's second storage holds, are written at the number of iterations done.
 
     Args:
         cfg: configuration.
@@ -115,7 +115,7 @@ class FolderHook(HookBase):
 class EvaluationHook(HookBase):
     """Evaluates on the way; metrics go to the storage of evaluations and, a row each, to ``evaluations.csv``.
 
-    A row holds the number of iterations done, the seconds that they took (evaluations and pictures not counted), the
+    A row holds the number of iterations done, the seconds that they took (evaluations and images not counted), the
     dataset and its metrics. A resumed run drops the rows that lie behind its checkpoint and goes on.
     """
 
@@ -208,8 +208,8 @@ class PreemptionHook(HookBase):
             raise Preempted(self.trainer.preemption.status)
 
 
-class PictureHook(HookBase):
-    """At every evaluation, pictures of regions and predictions of a few test images for TensorBoard."""
+class PanelHook(HookBase):
+    """At every evaluation, images of regions and predictions of a few test images for TensorBoard."""
 
     def __init__(self, cfg: Any, model: nn.Module) -> None:
         self.cfg, self.model = cfg, model

@@ -29,7 +29,7 @@ from san_cliptrase.engine.hooks import (
     CheckpointHook,
     EvaluationHook,
     FolderHook,
-    PictureHook,
+    PanelHook,
     PreemptionHook,
     PrinterHook,
     WriterHook,
@@ -105,7 +105,7 @@ class Trainer(TrainerBase):
         ]
         if comm.is_main_process():
             built += [
-                PictureHook(cfg, model),
+                PanelHook(cfg, model),
                 PrinterHook([CommonMetricPrinter(cfg.SOLVER.MAX_ITER)], cfg.LOG_PERIOD),
                 WriterHook(cfg, self._build_writers),
                 # Last: what a checkpoint has behind it has been written.
@@ -137,7 +137,7 @@ class Trainer(TrainerBase):
                     self._folder.check()
             except SanCliptraseError:
                 raise
-            except OSError as error:  # pictures raise DataError: these are the files that the run appends to
+            except OSError as error:  # images raise DataError: these are the files that the run appends to
                 if self._folder:
                     self._folder.check()
                 raise OutputError(
@@ -192,7 +192,7 @@ class Trainer(TrainerBase):
             parts, skipped = self._stream.next()
         data_time = time.perf_counter() - started
         for message in skipped:
-            logger.warning("left out, the stream's next picture takes its place: %s", message)
+            logger.warning("left out, the stream's next image takes its place: %s", message)
         torch.manual_seed((self.cfg.SEED * 1_000_003 + self.iter) * 1_009 + comm.get_rank())
         self.optimizer.zero_grad()
         try:

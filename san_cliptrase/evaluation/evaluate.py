@@ -94,7 +94,7 @@ def evaluated_records(cfg: Any, name: str) -> list[dict]:
 
 @functools.cache
 def _ordered_records(name: str, count: int, shaped: bool) -> list[dict]:
-    """Kept: to order pictures, the heads of their files are read, and a training evaluates many times."""
+    """Kept: to order images, the heads of their files are read, and a training evaluates many times."""
     records = dataset_records(name)[: count or None]
     return by_shape(records) if shaped else records
 

@@ -102,7 +102,7 @@ class SAN(SanModel):
         """
         if self.training:
             text = self.clip.text(batch_vocabulary(inputs), self.templates)
-            shown = [entry.get("picture_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
+            shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
             batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown)
             return self._losses(predictions, features, text, inputs, batch, mask_counts)
         inputs, places = background_last(inputs)

@@ -79,7 +79,7 @@ def core_radius(rows: Tensor, valid: Tensor, min_samples: int | Tensor, share: f
     kth = nearest.gather(2, (rank - 1)[:, None, None].expand(-1, rows.shape[1], 1))[..., 0].clamp(min=0).sqrt()
     # A little more: where many distances are equal, rounding must not lose all of them.
     radius = kth.masked_fill(~valid, torch.nan).nanquantile(share, dim=1) * (1 + 1e-6)
-    # Rows that are nearer are equal but for rounding: a picture of one colour is one region.
+    # Rows that are nearer are equal but for rounding: a image of one colour is one region.
     length = (rows.float().square().sum((1, 2)) / count).sqrt()
     return torch.maximum(radius, ROUNDING * length).clamp(min=torch.finfo(torch.float32).tiny)
 

@@ -89,7 +89,7 @@ class ShuffledRegions(RegionSource):
         if len(features.valid) == 1:
             raise OptionError(
                 "regions of one image cannot be shuffled: use batches of two images or more (TEST.BATCH_SIZE and "
-                "SOLVER.IMS_PER_BATCH; the last test batch counts too) and no pictures (VIS_IMAGES 0)"
+                "SOLVER.IMS_PER_BATCH; the last test batch counts too) and no panels (VIS_IMAGES 0)"
             )
         masks = self.source(images, features, labels).masks.roll(1, dims=0)
         masks = masks * features.valid.unflatten(1, features.grid)[:, None]

@@ -124,7 +124,7 @@ class SamMasks(RegionSource):
             image_processor=self.processor.image_processor,
             device=image.device,
         )
-        found = generate(_picture(image), points_per_crop=self.grid)
+        found = generate(_pil_image(image), points_per_crop=self.grid)
         if not len(found["masks"]):
             return below
         masks = torch.stack([torch.as_tensor(np.asarray(mask)) for mask in found["masks"]]).to(image.device)
@@ -165,7 +165,7 @@ class SamPoints(RegionSource):
         if below is None:
             return None
         present, points = central_points(maps, tuple(image.shape[-2:]))
-        inputs = self.processor(_picture(image), input_points=[points[:, None].tolist()], return_tensors="pt")
+        inputs = self.processor(_pil_image(image), input_points=[points[:, None].tolist()], return_tensors="pt")
         shapes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
         moved = {key: value.to(image.device, _float32(value)) for key, value in inputs.items()}
         output = self.model.to(image.device)(
@@ -181,7 +181,7 @@ def _float32(value: Tensor) -> torch.dtype:
     return torch.float32 if value.is_floating_point() else value.dtype
 
 
-def _picture(image: Tensor) -> Image.Image:
+def _pil_image(image: Tensor) -> Image.Image:
     return Image.fromarray((image * 255).round().byte().permute(1, 2, 0).cpu().numpy())
 
 

@@ -2,7 +2,7 @@
 
 ``material(rng, size) -> (size, size, 3) float32 in [0, 1]``. Lengths are relative to ``size``, so that a material
 looks the same at every resolution. ``numpy.random.RandomState`` is used throughout, because its stream is frozen
-by numpy's compatibility policy: the same seed draws the same picture with every numpy version.
+by numpy's compatibility policy: the same seed draws the same image with every numpy version.
 """
 
 from __future__ import annotations

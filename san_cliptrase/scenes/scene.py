@@ -73,7 +73,7 @@ def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> S
 
 
 def make_swatch(seed: tuple[int, ...], name: str, size: int = 192) -> np.ndarray:
-    """A picture of one material alone, (size, size, 3) uint8.
+    """A image of one material alone, (size, size, 3) uint8.
 
     Raises:
         ValueError: if ``name`` is not one of :data:`CLASS_NAMES`.

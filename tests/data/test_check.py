@@ -38,7 +38,7 @@ def test_a_whole_dataset_is_in_order(ade, check):
 def test_the_published_number_of_pictures_is_known(ade, check):
     status, problems = check("ade150_val", 2000)
     assert status == 1
-    assert problems == ["2 pictures with labels, where the published split has 2000"]
+    assert problems == ["2 images with labels, where the published split has 2000"]
 
 
 def cut(path):

@@ -206,7 +206,7 @@ def test_pictures_smaller_than_the_crop_are_padded_with_what_is_ignored(pair, ma
     crop = {"input__crop__enabled": True, "input__crop__size": (80, 80), "input__min_size_train": (40,)}
     entry = mapper(True, **crop)(pair())
     assert entry["image"].shape == (3, 80, 80)
-    assert entry["picture_size"] == (40, 60)
+    assert entry["shown_size"] == (40, 60)
     assert (entry["sem_seg"][40:] == 255).all()
     assert (entry["sem_seg"][:, 60:] == 255).all()
     assert (entry["sem_seg"][:40, :60] != 255).all()
@@ -233,7 +233,7 @@ def test_a_label_file_of_ten_thousand_instances_is_refused_in_little_memory(tmp_
     with pytest.raises(DataError, match="labels.png holds the value"):  # of 150 classes
         SemanticMapper(tiny_config(**small), [str(i) for i in range(150)], is_train=True)(files)
     tracemalloc.start()
-    with pytest.raises(DataError, match="labels.png has 10000 classes in one training picture, more than the 1024"):
+    with pytest.raises(DataError, match="labels.png has 10000 classes in one training image, more than the 1024"):
         SemanticMapper(tiny_config(**small), [str(i) for i in range(10_000)], is_train=True)(files)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -50,7 +50,7 @@ def test_san_shows_a_source_the_images_without_their_padding(world, request, sou
     model = world.model("san_cliptrase", model__clip__cache_gb=0.0, **source_keys(request, source))
     entries = world.batch(count=2)
     h, w = entries[0]["image"].shape[1:]
-    entries[0]["picture_size"] = (h - 20, w - 10)  # as of a crop that was larger than the image
+    entries[0]["shown_size"] = (h - 20, w - 10)  # as of a crop that was larger than the image
     seen, call = [], type(model.region_source).__call__
     monkeypatch.setattr(type(model.region_source), "__call__", lambda *args: seen.append(args[1:]) or call(*args))
     with EventStorage():

@@ -43,7 +43,7 @@ class _Stepper:
         cfg = cfg.clone()
         cfg.defrost()
         cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = folder, 0
-        cfg.MODEL.CLIP.CACHE_GB = 0.0  # an iteration on pictures that are new
+        cfg.MODEL.CLIP.CACHE_GB = 0.0  # an iteration on images that are new
         cfg.freeze()
         torch.manual_seed(cfg.SEED)
         self.trainer = Trainer(cfg)

@@ -37,7 +37,7 @@ def render_markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> 
 
     Args:
         report: what ``report.build_report`` returns.
-        pictures: files to show, relative to the report.
+        images: files to show, relative to the report.
     """
     parts = [
         f"# Convergence on {report['dataset']}",

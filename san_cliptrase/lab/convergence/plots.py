@@ -1,4 +1,4 @@
-"""The report's pictures: learning curves, and speed-ups with their intervals."""
+"""The report's images: learning curves, and speed-ups with their intervals."""
 
 from __future__ import annotations
 

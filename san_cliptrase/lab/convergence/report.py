@@ -1,4 +1,4 @@
-"""Everything a report says, as one structure that JSON can hold; Markdown and pictures only show it.
+"""Everything a report says, as one structure that JSON can hold; Markdown and images only show it.
 
 Nothing here reads a file or a clock: the report is a function of the study, the cost and the date.
 """

@@ -1,7 +1,7 @@
 """The whole project once through on the embedded world: ``san-cliptrase demo --output output/demo``.
 
 Evaluates the four attention rules without training, trains plain SAN and SAN from CLIPtrase's regions on the same seed
-and data order, and writes a convergence plot, pictures, and a summary.
+and data order, and writes a convergence plot, images, and a summary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from san_cliptrase.colors import class_colors
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.defaults import load_config, setup_logging
-from san_cliptrase.engine.pictures import region_map
+from san_cliptrase.engine.panels import region_map
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
@@ -85,8 +85,8 @@ def plot_convergence(output: Path, curves: dict[str, Curve], base: dict[str, flo
 
 
 @torch.no_grad()
-def draw_pictures(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
-    """A table of test images: picture, regions, the predictions of the models, and the ground truth."""
+def draw_panels(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
+    """A table of test images: image, regions, the predictions of the models, and the ground truth."""
     names = list(MetadataCatalog.get("demo_scenes_val").stuff_classes)
     mapper, colours = build_test_mapper(cfg, "demo_scenes_val"), class_colors(len(names))
     columns = ["image", "CLIPtrase's regions", *models, "ground truth"]
@@ -183,6 +183,6 @@ def execute(args: argparse.Namespace) -> None:
     models = {"CLIPtrase": build_model(cfg)} | {RUNS[n]: t.model for n, t in trainers.items()}
     for model in models.values():
         model.eval()
-    files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_pictures(args.output, cfg, models)]
+    files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_panels(args.output, cfg, models)]
     minutes = (time.monotonic() - started) / 60
     sys.stdout.write("\n" + summarise(args.output, rules, curves, minutes, files, protocol_title(cfg)) + "\n")

@@ -1,4 +1,4 @@
-"""True sentences about pictures of which it is known what they show, for training a small CLIP."""
+"""True sentences about images of which it is known what they show, for training a small CLIP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from san_cliptrase.clip.templates import load_templates
 
 Batch = tuple[Tensor, list[str], Tensor]
-"""(B, 3, H, W) uint8 pictures, B captions, and (B, B) bool: [i, j], caption j is true of picture i."""
+"""(B, 3, H, W) uint8 images, B captions, and (B, B) bool: [i, j], caption j is true of image i."""
 
 
 def caption(rng: np.random.Generator, names: Sequence[str]) -> tuple[str, frozenset[str]]:
@@ -29,7 +29,7 @@ def caption_batch(rng: np.random.Generator, images: Tensor, names: Sequence[Sequ
     Args:
         rng: decides the captions.
         images: (B, 3, H, W) uint8.
-        names: for each picture, what it shows.
+        names: for each image, what it shows.
     """
     captions = [caption(rng, shown) for shown in names]
     truth = torch.tensor([[told <= set(shown) for _, told in captions] for shown in names])

@@ -1,6 +1,6 @@
-"""How a small CLIP is trained on any pictures with captions, and written as a folder that open_clip loads.
+"""How a small CLIP is trained on any images with captions, and written as a folder that open_clip loads.
 
-What the pictures show is the caller's: the embedded scenes (``lab/pretrain/scenes_clip.py``), or photographs
+What the images show is the caller's: the embedded scenes (``lab/pretrain/scenes_clip.py``), or photographs
 (``lab/pretrain/photo_clip.py``).
 """
 
@@ -38,7 +38,7 @@ Tokenizer = Callable[[list[str]], Tensor]
 
 
 def contrastive_loss(image: Tensor, text: Tensor, truth: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric InfoNCE whose targets are spread over all pairs that are true, as several pictures fit one caption.
+    """Symmetric InfoNCE whose targets are spread over all pairs that are true, as several images fit one caption.
 
     Args:
         image: (B, E) L2-normalised image embeddings.
@@ -108,7 +108,7 @@ def fit(
 
     Args:
         draw: makes the next batch.
-        measure: what is measured on held-out pictures before weights are written.
+        measure: what is measured on held-out images before weights are written.
         record: what is written beside the weights; "seed", "steps" and "lr" (the highest learning rate) are used.
         output: folder.
         save_every: steps.

@@ -1,4 +1,4 @@
-"""Self-distillation with no labels: a student learns to say of one view of a picture what its teacher says of another.
+"""Self-distillation with no labels: a student learns to say of one view of a image what its teacher says of another.
 
 Caron et al., "Emerging properties in self-supervised vision transformers" (DINO), 2021. Only what is needed to train a
 small ViT of timm on the embedded scenes, see ``lab/pretrain/scenes_dino.py``.

@@ -3,12 +3,12 @@
 ``python -m san_cliptrase.lab.pretrain.photo_clip --dataset camvid_train --output DIR`` writes a folder for
 ``MODEL.CLIP.NAME local-dir:DIR``, with a ``record.json`` of what was done and how well names are found.
 
-What supervises it: a square crop of a picture, and a caption that names classes with at least :data:`MIN_SHARE` of the
+What supervises it: a square crop of a image, and a caption that names classes with at least :data:`MIN_SHARE` of the
 crop's pixels; crops are drawn so that every class is met about as often. A crop is an image of its own, of 2x2 patches
-to two thirds of the picture's height, at about the scale at which the configurations show pictures to CLIP. Of the
+to two thirds of the picture's height, at about the scale at which the configurations show images to CLIP. Of the
 label maps only this set of names enters, never a position; but it is a set *per crop*, drawn anew for every crop, which
-says more of where a class is than one set per picture would. Sets per picture could not be used instead: nearly every
-picture shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on
+says more of where a class is than one set per image would. Sets per image could not be used instead: nearly every
+image shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on
 two cores; it is not a model that has only read captions. It learns the names of all classes, those too that no mask of
 SAN's training set shows.
 """
@@ -47,7 +47,7 @@ SHORT_SIDE = 192
 PATCH = 8
 """Pixels of a patch's side in the architecture ``scenes_vit``."""
 WINDOWS = (2, 3, 4, 6, 8, 12, 16)
-"""Patches along a crop's side, one of these in each step; a whole picture has 24 along its shorter side."""
+"""Patches along a crop's side, one of these in each step; a whole image has 24 along its shorter side."""
 ZOOM = (0.7, 1.4)
 """A crop is resized by up to these factors, so that the CLIP meets things nearer and farther."""
 JITTER = (0.3, 0.3, 0.3)
@@ -61,7 +61,7 @@ TESTED = 512
 
 
 class Crops:
-    """Random square crops of a data set's pictures, with the names of the classes in each; pictures stay in memory.
+    """Random square crops of a data set's images, with the names of the classes in each; images stay in memory.
 
     Args:
         dataset: registered name.
@@ -95,10 +95,10 @@ class Crops:
         """A random crop in which at least one class has :data:`MIN_SHARE` of the pixels.
 
         A class is chosen at random, then one of the places where a crop has that much of it; where :data:`TRIES`
-        pictures have none, any place.
+        images have none, any place.
 
         Args:
-            rng: decides picture, place, zoom and flip; the colour jitter draws from torch's generator.
+            rng: decides image, place, zoom and flip; the colour jitter draws from torch's generator.
             patches: along the crop's side.
             augment: zoom, flip and jitter.
 

@@ -48,7 +48,7 @@ def _halve(image: np.ndarray) -> np.ndarray:
 
 
 def draw_pictures(kind: int, count: int, workers: int) -> tuple[Tensor, list[list[str]]]:
-    """``count`` pictures at CLIP's size, (count, 3, 96, 96) uint8, and the names of the materials in each."""
+    """``count`` images at CLIP's size, (count, 3, 96, 96) uint8, and the names of the materials in each."""
     with ProcessPoolExecutor(workers) as pool:
         drawn = list(tqdm(pool.map(_draw, [(kind, i) for i in range(count)], chunksize=32), "pictures", count))
     return torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2), [names for _, names in drawn]
@@ -56,7 +56,7 @@ def draw_pictures(kind: int, count: int, workers: int) -> tuple[Tensor, list[lis
 
 @torch.no_grad()
 def embed_images(model: torch.nn.Module, normalise: Normalise, images: Tensor) -> Tensor:
-    """(N, E) L2-normalised embeddings of (N, 3, H, W) uint8 pictures, in the model's evaluation mode."""
+    """(N, E) L2-normalised embeddings of (N, 3, H, W) uint8 images, in the model's evaluation mode."""
     model.eval()
     return torch.cat([encode_image(model, normalise(chunk)) for chunk in images.split(64)])
 
@@ -75,7 +75,7 @@ def caption_accuracy(
 
 @torch.no_grad()
 def retrieval_accuracy(model: torch.nn.Module, normalise: Normalise, tokenizer: Tokenizer, workers: int) -> dict:
-    """Top-1 accuracy on held-out pictures: which of 256 captions belongs to a scene, and which material a swatch is."""
+    """Top-1 accuracy on held-out images: which of 256 captions belongs to a scene, and which material a swatch is."""
     pictures, (swatches, truth) = _held_out(workers)
     scenes = caption_accuracy(model, normalise, tokenizer, *pictures)
     image = embed_images(model, normalise, swatches)

@@ -1,4 +1,4 @@
-"""Trains a small ViT of timm on the embedded scenes by self-distillation (DINO): from pictures alone, without a word.
+"""Trains a small ViT of timm on the embedded scenes by self-distillation (DINO): from images alone, without a word.
 
 ``python -m san_cliptrase.lab.pretrain.scenes_dino --output output/dino`` writes a folder that timm loads as the model
 ``local-dir:output/dino``: ``config.json``, ``model.safetensors`` and ``record.json``, what was done. It stands in for
@@ -34,14 +34,14 @@ logger = logging.getLogger(__name__)
 BASE = "vit_tiny_patch16_224"
 """timm's entry whose shape is changed to one that a processor can train in minutes."""
 PICTURE, GLOBAL, LOCAL, LOCAL_VIEWS = 96, 64, 32, 2
-"""Sides in pixels of pictures and of their views, and how many local views there are beside the two global ones."""
+"""Sides in pixels of images and of their views, and how many local views there are beside the two global ones."""
 TEACHER_MOMENTUM, WARM_UP = 0.99, 0.15
 _SCENE_SEED = 103
 """First word of the pictures' seeds; shared with no split of the demo and not with its CLIP's training."""
 
 
 def shape(width: int, depth: int) -> dict:
-    """Arguments of timm's model: patches of 8 pixels on pictures of 96, a grid of 12x12."""
+    """Arguments of timm's model: patches of 8 pixels on images of 96, a grid of 12x12."""
     return {
         "img_size": PICTURE,
         "patch_size": 8,
@@ -54,7 +54,7 @@ def shape(width: int, depth: int) -> dict:
 
 
 def crops(side: int, least: float, most: float) -> v2.Transform:
-    """A random view: part of the picture between two shares of its area, flipped, its colours a little changed."""
+    """A random view: part of the image between two shares of its area, flipped, its colours a little changed."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(side, scale=(least, most), antialias=True),
@@ -66,7 +66,7 @@ def crops(side: int, least: float, most: float) -> v2.Transform:
 
 
 def views(transform: v2.Transform, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """One view of each picture (B, 3, H, W) uint8, normalised."""
+    """One view of each image (B, 3, H, W) uint8, normalised."""
     return (torch.stack([transform(image) for image in images]) - mean) / std
 
 

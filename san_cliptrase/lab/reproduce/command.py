@@ -1,6 +1,6 @@
 """Tables and figures of CLIPtrase's paper: ``san-cliptrase reproduce table3``.
 
-Writes NAME.md, NAME.json and pictures into the output folder. The default configurations are those of the embedded
+Writes NAME.md, NAME.json and images into the output folder. The default configurations are those of the embedded
 scenes; with a user's own data, name another: ``--config configs/tables/cliptrase_224.yaml``.
 """
 

@@ -1,4 +1,4 @@
-"""What a reproduction gives: rows, words and pictures, and how they are written."""
+"""What a reproduction gives: rows, words and images, and how they are written."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Exhibit:
         title: what it shows.
         rows: measured here.
         paper: name of the paper's table that stands beside; "": there is none.
-        about: lines on what was measured: protocol, pictures, weights.
+        about: lines on what was measured: protocol, images, weights.
         notes: how the paper was read, what differs, what the numbers say.
         data: more for the JSON file.
-        figures: pictures and pages in the output folder.
+        figures: images and pages in the output folder.
         bars: draw the rows as bars too.
     """
 
@@ -73,7 +73,7 @@ def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
     figures = list(exhibit.figures)
     if exhibit.rows and exhibit.bars:
         figures.insert(0, output / f"{exhibit.name}.png")
-        write_picture(draw_bars(exhibit), figures[0])
+        write_figure(draw_bars(exhibit), figures[0])
     date, published = now(), exhibit.paper and paper_table(exhibit.paper)
     report = {
         "exhibit": exhibit.name,
@@ -91,7 +91,7 @@ def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
     return path
 
 
-def write_picture(figure: Figure, path: Path) -> None:
+def write_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG whole or not at all.
 
     Raises:
@@ -101,7 +101,7 @@ def write_picture(figure: Figure, path: Path) -> None:
 
 
 def render(exhibit: Exhibit, figures: Sequence[Path], date: str) -> str:
-    """The Markdown text; pictures are named relative to each other's folder."""
+    """The Markdown text; images are named relative to each other's folder."""
     parts = [f"# {exhibit.title}", "\n".join([*(f"- {line}" for line in exhibit.about), f"- {date}"])]
     if exhibit.rows:
         settings = any(row.setting for row in exhibit.rows)
@@ -133,7 +133,7 @@ def _comparable(datasets: Sequence[str]) -> str:
         return "None of its data sets is in the table above, so single numbers cannot be compared."
     return (
         f"In both tables: {', '.join(datasets)}. Their numbers can be compared as far as CLIP, protocol, size and "
-        "number of pictures, which stand at the top, are the paper's."
+        "number of images, which stand at the top, are the paper's."
     )
 
 

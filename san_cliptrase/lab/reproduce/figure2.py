@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import distance_transform_edt
 
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_picture
+from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_figure
 from san_cliptrase.lab.reproduce.patch_scores import mean_rows, same_class_auc
 from san_cliptrase.lab.reproduce.patch_view import COLOUR_MAP, PatchView, look, unit
 from san_cliptrase.lab.reproduce.patches_page import write_page
@@ -27,16 +27,16 @@ def figure2(request: Request) -> Exhibit:
     """Draws attention, correlation and suppressed correlation of a few patches, and writes the page to click on.
 
     Args:
-        request: FIGURES says which picture and which patches.
+        request: FIGURES says which image and which patches.
 
     Raises:
-        ConfigError: there is no such picture or patch.
-        DataError, WeightsError: pictures or weights cannot be used.
+        ConfigError: there is no such image or patch.
+        DataError, WeightsError: images or weights cannot be used.
     """
     cfg, model, view = look(request)
     points = checked_points(cfg.FIGURES.POINTS, view.grid) or middles(view.regions, view.grid)
     path, page = request.output / "figure2.png", request.output / "patches.html"
-    write_picture(draw_points(view, points), path)
+    write_figure(draw_points(view, points), path)
     write_page(view, points[0], page)
     return Exhibit(
         name="figure2",
@@ -44,7 +44,7 @@ def figure2(request: Request) -> Exhibit:
         rows=mean_rows(cfg, model, _scores),
         bars=False,
         about=[
-            f"picture: {view.title}; patches (row, column) {', '.join(map(str, points))} of "
+            f"image: {view.title}; patches (row, column) {', '.join(map(str, points))} of "
             f"{view.grid[0]}x{view.grid[1]}, counted from 0",
             *about(request, cfg),
         ],
@@ -53,8 +53,8 @@ def figure2(request: Request) -> Exhibit:
             "columns are CLIPtrase's correlation of the second-to-last block (equations 1 to 3), before and after that "
             "of [CLS] is subtracted.",
             f"{AUC}: how often a patch's row is higher at a patch of its own class than at one of another, in percent; "
-            "50 knows nothing. Mean over all patches and pictures. The paper shows pictures and gives no number.",
-            "patches.html shows the same for any patch of the picture: open it in a browser.",
+            "50 knows nothing. Mean over all patches and images. The paper shows figures and gives no number.",
+            "patches.html shows the same for any patch of the image: open it in a browser.",
         ],
         data={"points": points},
         figures=[path, page],
@@ -101,7 +101,7 @@ def middles(regions: np.ndarray, grid: tuple[int, int]) -> list[Point]:
 
 
 def draw_points(view: PatchView, points: Sequence[Point]) -> Figure:
-    """A row for each point: the picture with the point, then its row of every map; a colour bar below each column."""
+    """A row for each point: the image with the point, then its row of every map; a colour bar below each column."""
     height, width = view.photo.shape[:2]
     columns, side = 1 + len(view.maps), 9.6 / (1 + len(view.maps)) * height / width
     figure = Figure(figsize=(9.6, 0.9 + len(points) * (side + 0.05)), layout="constrained")
@@ -120,7 +120,7 @@ def draw_points(view: PatchView, points: Sequence[Point]) -> Figure:
             panel.plot(x, y, "o", color=MARK, markeredgecolor="white", markersize=7)
             panel.set_xticks([])
             panel.set_yticks([])
-    axes[0][0].set_title("picture", fontsize=9)
+    axes[0][0].set_title("image", fontsize=9)
     axes[-1][0].set_axis_off()
     for column, name in enumerate(view.maps, start=1):
         axes[0][column].set_title(name, fontsize=9)

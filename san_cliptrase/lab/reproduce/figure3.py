@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
 from san_cliptrase.colors import class_colors
-from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_picture
+from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_figure
 from san_cliptrase.lab.reproduce.patch_scores import mean_rows, purity
 from san_cliptrase.lab.reproduce.patch_view import AFTER, BEFORE, PatchView, look
 from san_cliptrase.lab.reproduce.request import Request
@@ -20,24 +20,24 @@ NOTHING = np.zeros((1, 3), dtype=np.uint8)
 
 
 def figure3(request: Request) -> Exhibit:
-    """Draws the clusters of a picture, before and after global patches are suppressed, and what becomes of them.
+    """Draws the clusters of a image, before and after global patches are suppressed, and what becomes of them.
 
     Args:
-        request: FIGURES says which picture.
+        request: FIGURES says which image.
 
     Raises:
-        ConfigError: there is no such picture.
-        DataError, WeightsError: pictures or weights cannot be used.
+        ConfigError: there is no such image.
+        DataError, WeightsError: images or weights cannot be used.
     """
     cfg, model, view = look(request)
     path = request.output / "figure3.png"
-    write_picture(draw_clusters(view), path)
+    write_figure(draw_clusters(view), path)
     return Exhibit(
         name="figure3",
         title="Figure 3: clusters before and after global patches are suppressed",
         rows=mean_rows(cfg, model, _scores),
         bars=False,
-        about=[f"picture: {view.title}", *about(request, cfg)],
+        about=[f"image: {view.title}", *about(request, cfg)],
         notes=[
             f'"{BEFORE}": DBSCAN on the rows of the correlation itself; "{AFTER}": on relu(w_ij - w_cls,j), as '
             f'CLIPtrase does; both with the same radius rule and core size. "{REGIONS}": every patch, noise included, '
@@ -65,7 +65,7 @@ def _scores(view: PatchView, classes: np.ndarray) -> dict[str, dict[str, float]]
 
 
 def draw_clusters(view: PatchView) -> Figure:
-    """Picture, clusters before and after, segmentation and ground truth side by side; classes below."""
+    """Image, clusters before and after, segmentation and ground truth side by side; classes below."""
     height, width = view.photo.shape[:2]
     maps = {"segmentation": view.labels} | ({} if view.truth is None else {"ground truth": view.truth})
     shown = np.unique(np.concatenate([labels[labels >= 0] for labels in maps.values()]))
@@ -76,7 +76,7 @@ def draw_clusters(view: PatchView) -> Figure:
     panels = iter(figure.subplots(1, columns))
     clusters_as_drawn = {BEFORE: matched(view.clusters[BEFORE], view.clusters[AFTER]), AFTER: view.clusters[AFTER]}
     free = np.delete(class_colors(len(view.names) + len(view.regions)), shown, axis=0)
-    _show(next(panels), view.photo, "picture")
+    _show(next(panels), view.photo, "image")
     for name, clusters in clusters_as_drawn.items():
         axes, extent = next(panels), (0, view.cell[1] * view.grid[1], view.cell[0] * view.grid[0], 0)
         found = len(np.unique(clusters[clusters >= 0]))

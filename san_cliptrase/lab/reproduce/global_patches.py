@@ -17,8 +17,8 @@ from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.launch import build
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.global_patches import FAIR_SHARES, MEASURES, REACH, block_attention, measure_attention
-from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, write_picture
-from san_cliptrase.lab.reproduce.request import Request, pictures, request_config
+from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, write_figure
+from san_cliptrase.lab.reproduce.request import Request, evaluated_records, request_config
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +36,24 @@ _PANELS = {
 
 
 def global_patches(request: Request) -> Exhibit:
-    """Measures the attention of every block of one or several CLIPs on the pictures of a data set.
+    """Measures the attention of every block of one or several CLIPs on the images of a data set.
 
     Args:
-        request: DATASETS.TEST (its first) and TEST.MAX_IMAGES say which pictures, FIGURES.MODELS which CLIPs.
+        request: DATASETS.TEST (its first) and TEST.MAX_IMAGES say which images, FIGURES.MODELS which CLIPs.
 
     Raises:
         ConfigError: FIGURES.MODELS cannot be read, or names a model that does not exist.
-        DataError, WeightsError: pictures or weights cannot be used.
+        DataError, WeightsError: images or weights cannot be used.
     """
     base = request_config(request, cliptrase=False)
     dataset, found = base.DATASETS.TEST[0], {}
-    count = len(pictures(base, dataset))
+    count = len(evaluated_records(base, dataset))
     for name, (model, weights) in asked_models(base).items():
         clip = ["MODEL.CLIP.NAME", model, "MODEL.CLIP.PRETRAINED", weights]
         found[name] = measure_blocks(request_config(request, clip, cliptrase=False), dataset)
         logger.info("%s: %s", name, [round(block["top 5 % receive"], 1) for block in found[name]])
     path = request.output / "global_patches_by_block.png"
-    write_picture(plot_blocks(found), path)
+    write_figure(plot_blocks(found), path)
     return Exhibit(
         name="global_patches",
         title="Global patches (supplement, section A.1)",
@@ -64,20 +64,20 @@ def global_patches(request: Request) -> Exhibit:
         ],
         bars=False,
         about=[
-            f"means over {count} pictures of {dataset}; attention is softmax(q k^T / sqrt(d)), mean over heads",
+            f"means over {count} images of {dataset}; attention is softmax(q k^T / sqrt(d)), mean over heads",
             f"a patch is global if it receives at least {FAIR_SHARES:g} times its fair share of the patches' attention "
             f"and at least {REACH:.0%} of the patches give it more than a fair share; a fair share is 1 / L",
             request.title(),
         ],
         notes=[
-            "Columns: percent of patches that are global; percent of pictures that have any; what the strongest "
+            "Columns: percent of patches that are global; percent of images that have any; what the strongest "
             "patch receives, in fair shares; percent of what patches give to patches that the 5 % most attended "
             "receive (even: 5); normalised entropy of that (even: 1); percent of the patches' attention that goes to "
             "[CLS]; percent of what [CLS] gives to patches that goes to those same 5 %.",
             "The paper describes the phenomenon for ViT-B/16 in words, blocks 6 to 11 of 12 and weaker in the last, "
             "and gives neither a definition nor numbers: threshold and measures are ours.",
         ],
-        data={"threshold": {"fair shares": FAIR_SHARES, "reach": REACH}, "pictures": count, "blocks": found},
+        data={"threshold": {"fair shares": FAIR_SHARES, "reach": REACH}, "images": count, "blocks": found},
         figures=[path],
     )
 
@@ -107,11 +107,11 @@ def asked_models(cfg: CfgNode) -> dict[str, tuple[str, str]]:
 
 @torch.no_grad()
 def measure_blocks(cfg: Any, dataset: str) -> Measured:
-    """Means of :data:`MEASURES` over the pictures of a data set, block by block."""
+    """Means of :data:`MEASURES` over the images of a data set, block by block."""
     torch.manual_seed(cfg.SEED)  # weights may be random
     clip = build(clip_from_config, cfg).to(cfg.MODEL.DEVICE).eval()
     visual, mapper = clip.visual, build_test_mapper(cfg, dataset)
-    records = pictures(cfg, dataset)
+    records = evaluated_records(cfg, dataset)
     total = [dict.fromkeys(MEASURES, 0.0) for _ in range(visual.depth)]
     for start in range(0, len(records), cfg.TEST.BATCH_SIZE):
         entries = [mapper(record) for record in records[start : start + cfg.TEST.BATCH_SIZE]]

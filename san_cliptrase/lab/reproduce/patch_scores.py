@@ -1,4 +1,4 @@
-"""How well rows of patches agree with ground truth: numbers beside the pictures of figures 2 and 3."""
+"""How well rows of patches agree with ground truth: numbers beside the images of figures 2 and 3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from san_cliptrase.builders import region_source_from_config
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.lab.reproduce.exhibit import Row
 from san_cliptrase.lab.reproduce.patch_view import PatchView, view_patches
-from san_cliptrase.lab.reproduce.request import pictures
+from san_cliptrase.lab.reproduce.request import evaluated_records
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
 
 UNKNOWN = -1
@@ -80,18 +80,18 @@ def purity(clusters: np.ndarray, classes: np.ndarray) -> float:
 def mean_rows(
     cfg: Any, model: CLIPtrase, score: Callable[[PatchView, np.ndarray], Mapping[str, Mapping[str, float]]]
 ) -> list[Row]:
-    """Rows of means over the pictures of DATASETS.TEST, a data set after the other.
+    """Rows of means over the images of DATASETS.TEST, a data set after the other.
 
     Args:
         cfg: configuration.
         model: in evaluation mode.
-        score: a picture and the classes of its patches -> name of a row -> metric -> value; NaN does not count.
+        score: a image and the classes of its patches -> name of a row -> metric -> value; NaN does not count.
     """
     rows, finder = [], region_source_from_config(cfg, model.clip, "cliptrase")
     for dataset in cfg.DATASETS.TEST:
         found: dict[str, dict[str, list[float]]] = {}
         mapper = build_test_mapper(cfg, dataset)
-        for record in pictures(cfg, dataset):
+        for record in evaluated_records(cfg, dataset):
             view = view_patches(model, finder, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
             for name, metrics in score(view, patch_classes(view.truth, view.grid, view.cell)).items():
                 for metric, value in metrics.items():

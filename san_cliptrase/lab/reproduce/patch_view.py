@@ -1,4 +1,4 @@
-"""What CLIPtrase sees in one picture, patch by patch: attention, correlation, clusters and the segmentation."""
+"""What CLIPtrase sees in one image, patch by patch: attention, correlation, clusters and the segmentation."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ COLOUR_MAP = "cividis"
 
 @dataclass(frozen=True)
 class PatchView:
-    """One picture and everything that is known of its L = h w patches.
+    """One image and everything that is known of its L = h w patches.
 
     Attributes:
-        title: which picture it is.
+        title: which image it is.
         photo: (H, W, 3) uint8.
         grid: (h, w).
         cell: (height, width) of a patch in pixels of ``photo``; the last ones may lie partly outside.
@@ -49,7 +49,7 @@ class PatchView:
         clusters: :data:`BEFORE` and :data:`AFTER` -> (L,) cluster of each patch, -1 for noise.
         regions: (L,) region of each patch, what the clusters become; -1 where there is none.
         labels: (H, W) the segmentation.
-        truth: (H, W) ground truth, -1 where there is none; None for a picture without.
+        truth: (H, W) ground truth, -1 where there is none; None for a image without.
         names: class names.
     """
 
@@ -71,15 +71,15 @@ def unit(name: str) -> str:
 
 
 def look(request: Request) -> tuple[Any, CLIPtrase, PatchView]:
-    """Configuration, model and the picture that FIGURES asks for.
+    """Configuration, model and the image that FIGURES asks for.
 
     Returns:
-        Of the configuration's data sets the first is kept, as pictures to measure on; none if FIGURES.IMAGE_FILE names
-        a picture without ground truth.
+        Of the configuration's data sets the first is kept, as images to measure on; none if FIGURES.IMAGE_FILE names
+        a image without ground truth.
 
     Raises:
-        ConfigError: see :func:`request_config`; or the data set has no picture of the number asked for.
-        DataError, FileNotFoundError: the picture, its labels or the data set cannot be used.
+        ConfigError: see :func:`request_config`; or the data set has no image of the number asked for.
+        DataError, FileNotFoundError: the image, its labels or the data set cannot be used.
         WeightsError: weights cannot be used.
     """
     cfg = request_config(request)
@@ -92,23 +92,23 @@ def look(request: Request) -> tuple[Any, CLIPtrase, PatchView]:
 
 
 def chosen_entry(cfg: Any) -> tuple[str, dict]:
-    """Title and mapped entry of the picture that FIGURES asks for.
+    """Title and mapped entry of the image that FIGURES asks for.
 
     Raises:
-        ConfigError: the data set has no picture of that number.
-        DataError: the picture or its labels cannot be used.
+        ConfigError: the data set has no image of that number.
+        DataError: the image or its labels cannot be used.
     """
     dataset = cfg.DATASETS.TEST[0]
     if cfg.FIGURES.IMAGE_FILE:
         return f"{Path(cfg.FIGURES.IMAGE_FILE).name}, in the words of {dataset}", _file_entry(cfg, dataset)
     records, index = dataset_records(dataset), cfg.FIGURES.IMAGE_INDEX
     if not 0 <= index < len(records):
-        raise ConfigError(f"FIGURES.IMAGE_INDEX is {index}; {dataset} has pictures 0 to {len(records) - 1}")
-    return f"picture {index} of {dataset}", build_test_mapper(cfg, dataset)(records[index])
+        raise ConfigError(f"FIGURES.IMAGE_INDEX is {index}; {dataset} has images 0 to {len(records) - 1}")
+    return f"image {index} of {dataset}", build_test_mapper(cfg, dataset)(records[index])
 
 
 def _file_entry(cfg: Any, dataset: str) -> dict:
-    """A picture without ground truth, seen whole, with the words of a data set."""
+    """A image without ground truth, seen whole, with the words of a data set."""
     image, metadata = read_image(cfg.FIGURES.IMAGE_FILE), MetadataCatalog.get(dataset)
     classes = tuple(metadata.stuff_classes)
     resized = T.AugInput(image)
@@ -124,7 +124,7 @@ def _file_entry(cfg: Any, dataset: str) -> dict:
 
 @torch.no_grad()
 def view_patches(model: CLIPtrase, finder: RegionFinder, title: str, entry: dict, ignore_label: int) -> PatchView:
-    """Looks at one picture.
+    """Looks at one image.
 
     Args:
         model: in evaluation mode.

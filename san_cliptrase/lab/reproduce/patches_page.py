@@ -1,4 +1,4 @@
-"""A page to click on: what any patch of one picture attends to and correlates with, in one HTML file."""
+"""A page to click on: what any patch of one image attends to and correlates with, in one HTML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_page(view: PatchView, start: tuple[int, int], path: Path) -> None:
     """Writes the page; it needs no network and no other file.
 
     Args:
-        view: the picture.
+        view: the image.
         start: (row, column) that is chosen first.
         path: HTML file.
 

@@ -1,4 +1,4 @@
-"""What was asked for on the command line, and the configuration and pictures that it means."""
+"""What was asked for on the command line, and the configuration and images that it means."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def request_config(request: Request, overrides: Sequence[str] = (), cliptrase: b
             "configs/cliptrase.yaml or configs/demo/cliptrase.yaml"
         )
     if not cfg.DATASETS.TEST:
-        raise ConfigError(f"{request.config}: DATASETS.TEST is empty, so there are no pictures and no words")
+        raise ConfigError(f"{request.config}: DATASETS.TEST is empty, so there are no images and no words")
     return cfg
 
 
-def pictures(cfg: CfgNode, dataset: str) -> list[dict]:
+def evaluated_records(cfg: CfgNode, dataset: str) -> list[dict]:
     """The records that are looked at: all of a data set, or the first TEST.MAX_IMAGES.
 
     Raises:

@@ -16,7 +16,7 @@ from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
-from san_cliptrase.lab.reproduce.request import Request, pictures, request_config
+from san_cliptrase.lab.reproduce.request import Request, evaluated_records, request_config
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def scored(
     paper: str = "",
     more: Sequence[str] = (),
 ) -> Exhibit:
-    """An exhibit whose rows are lines of configuration, scored on the same pictures.
+    """An exhibit whose rows are lines of configuration, scored on the same images.
 
     Args:
         request: see :func:`score_rows`, and ``settings``.
@@ -64,7 +64,7 @@ def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[
     configs = {name: _config(request, name, overrides) for name, overrides in settings.items()}
     first = next(iter(configs.values()))
     for dataset in first.DATASETS.TEST:  # missing data are found before anything is computed
-        pictures(first, dataset)
+        evaluated_records(first, dataset)
     rows = []
     for name, cfg in configs.items():
         logger.info("%s (%d of %d)", name, len(rows) // len(cfg.DATASETS.TEST) + 1, len(configs))
@@ -83,8 +83,8 @@ def about(request: Request, cfg: CfgNode | None = None) -> list[str]:
     """
     cfg = cfg or request_config(request)
     clip = cfg.MODEL.CLIP
-    images = sum(len(pictures(cfg, name)) for name in cfg.DATASETS.TEST)
-    measured = f"{protocol_title(cfg)}; {images} pictures of {', '.join(cfg.DATASETS.TEST)}"
+    images = sum(len(evaluated_records(cfg, name)) for name in cfg.DATASETS.TEST)
+    measured = f"{protocol_title(cfg)}; {images} images of {', '.join(cfg.DATASETS.TEST)}"
     return [
         *([measured] if images else []),
         f"CLIP {clip.NAME}, weights {clip.PRETRAINED or 'of that folder'}, templates {clip.TEMPLATES}",

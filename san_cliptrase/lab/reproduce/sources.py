@@ -22,7 +22,7 @@ def table2(request: Request) -> Exhibit:
     rows = {
         **others,  # first: weights that are missing are found before anything is computed
         "CLIPtrase": (SOURCE, "cliptrase"),
-        "CLIPtrase, radius found in each picture": (SOURCE, "cliptrase", EPS, "0.0"),
+        "CLIPtrase, radius found in each image": (SOURCE, "cliptrase", EPS, "0.0"),
         "no regions": (CLASSIFY, "patches"),
     }
     return scored(
@@ -33,7 +33,7 @@ def table2(request: Request) -> Exhibit:
         paper="table2",
         notes=[
             "Rows with another ViT: cosine similarity of its output tokens, [CLS] row subtracted, DBSCAN, maps and "
-            "vote as for CLIP. DBSCAN's radius is found in each picture, so the row of CLIPtrase that says the same is "
+            "vote as for CLIP. DBSCAN's radius is found in each image, so the row of CLIPtrase that says the same is "
             "the fair comparison. The paper says neither which features of DINO it took nor at which radius.",
             "Three of the four numbers that the paper prints for Ours + DINOv2 are also those that its table 1 prints "
             "for COS(x_i, x_j).",

@@ -21,7 +21,7 @@ def table1(request: Request) -> Exhibit:
     }
     rows = {name: (RULE, rule, CLASSIFY, "patches") for name, rule in attention.items()}
     rows["CLIPtrase, regions from inner products"] = (CORRELATION, "inner_product")
-    rows["CLIPtrase, inner products, radius from the picture"] = (CORRELATION, "inner_product", EPS, "0")
+    rows["CLIPtrase, inner products, radius from the image"] = (CORRELATION, "inner_product", EPS, "0")
     rows["CLIPtrase, regions from cosines"] = (CORRELATION, "cosine")
     return scored(
         request,

@@ -19,7 +19,7 @@ def report(name, output):
     return found, {row["name"]: row["metrics"] for row in found["measured"]}
 
 
-def is_picture(path, width):
+def is_figure(path, width):
     return Image.open(path).size[0] == pytest.approx(width, rel=0.05)
 
 
@@ -31,8 +31,8 @@ def test_global_patches_come_with_training(tmp_path):
     assert min(r["top 5 % receive"] for r in trained) > max(r["top 5 % receive"] for r in random) > 5
     assert min(r["entropy"] for r in random) > 0.99
     assert not any(r["global patches"] for r in random)
-    assert found["pictures"] == 2
-    assert is_picture(tmp_path / "global_patches_by_block.png", 960)
+    assert found["images"] == 2
+    assert is_figure(tmp_path / "global_patches_by_block.png", 960)
     assert "| scenes_vit scenes, block 1 of 6 | demo_scenes_val |" in (tmp_path / "global_patches.md").read_text()
 
 
@@ -49,7 +49,7 @@ def test_figure2_shows_that_correlation_finds_the_own_class_where_attention_does
     assert found["points"] == [[2, 3], [9, 9]]
     plain, _, correlation, suppressed = (metrics["same-class AUC"] for metrics in rows.values())
     assert min(correlation, suppressed) > 75 > plain
-    assert is_picture(tmp_path / "figure2.png", 960)
+    assert is_figure(tmp_path / "figure2.png", 960)
 
 
 def test_figure3_counts_clusters_with_and_without_global_patches(tmp_path):
@@ -58,7 +58,7 @@ def test_figure3_counts_clusters_with_and_without_global_patches(tmp_path):
     assert list(rows) == ["[CLS] not subtracted", "[CLS] subtracted", "regions (every patch)"]
     assert rows["regions (every patch)"]["noise"] == 0
     assert all(0 < metrics["purity"] <= 100 for metrics in rows.values())
-    assert is_picture(tmp_path / "figure3.png", 960)
+    assert is_figure(tmp_path / "figure3.png", 960)
 
 
 def test_any_picture_can_be_looked_at(tmp_path):
@@ -71,8 +71,8 @@ def test_any_picture_can_be_looked_at(tmp_path):
         found, rows = report(name, tmp_path)
         assert rows == {}
         assert "photo.png, in the words of voc20_val" in found["about"][0]
-        assert "pictures of" not in " ".join(found["about"])
-        assert is_picture(tmp_path / f"{name}.png", 960)
+        assert "images of" not in " ".join(found["about"])
+        assert is_figure(tmp_path / f"{name}.png", 960)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_any_picture_can_be_looked_at(tmp_path):
     [
         ("figure2", ("FIGURES.POINTS", "((2, 12),)"), "is no patch (row, column) of the 12x12 patches"),
         ("figure2", ("FIGURES.POINTS", "(3, 4)"), "FIGURES.POINTS is (3, 4); it must be a list"),
-        ("figure3", ("FIGURES.IMAGE_INDEX", "200"), "has pictures 0 to 199"),
+        ("figure3", ("FIGURES.IMAGE_INDEX", "200"), "has images 0 to 199"),
         ("figure3", ("FIGURES.IMAGE_FILE", "absent.png"), "absent.png"),
         ("figure3", ("DATASETS.TEST", "()"), "DATASETS.TEST is empty"),
         ("global_patches", ("FIGURES.MODELS", "scenes_vit"), "is not NAME=MODEL"),
