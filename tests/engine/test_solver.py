@@ -54,12 +54,13 @@ def test_weight_decay_is_that_of_the_published_run(world):
     groups = build_optimizer(world.config("san", **changes), model).param_groups
     decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
     # Of the table "Optimizer Info" in resources/san_vit_b_16.log, renamed, for the two blocks of the test's adapter.
-    norms = [f"network.adapter.blocks.{i}.norm{k}.{kind}" for i in (0, 1) for k in (1, 2) for kind in ("weight", "bias")]
+    kinds = ("weight", "bias")
+    norms = [f"network.adapter.blocks.{i}.norm{k}.{kind}" for i in (0, 1) for k in (1, 2) for kind in kinds]
     embeddings = [f"network.adapter.{name}" for name in ("query_embed", "query_pos_embed", "pos_embed")]
     undecayed = {*norms, *embeddings, "clip.visual.vision.positional_embedding"}
     assert {name for name, decay in decays.items() if decay == 0} == undecayed
     assert {decay for name, decay in decays.items() if name not in undecayed} == {1e-4}
-    fusion = {f"network.adapter.fusion.{i}.norm.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    fusion = {f"network.adapter.fusion.{i}.norm.{kind}" for i in (0, 1) for kind in kinds}
     assert fusion | {"classifier.background", "network.decoder.bias_scaling.bias"} <= decays.keys() - undecayed
 
 
