@@ -167,7 +167,7 @@ _TEST = (
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),
     Key("UNSUPERVISED.CLUSTERS", 0, whole(0, 100_000), "unsupervised: clusters; 0: as many as there are classes.", "for over-clustering"),
-    Key("VOCABULARY", "", TEXT, "A class file with one line for each class of the test set, evaluated in place of its names.", "for other words"),
+    Key("VOCABULARY", "", TEXT, "A class file with one line for each class of the test set, evaluated in place of its names; or san: the words of SAN's published numbers.", "for other words"),
     Key("BATCH_SIZE", 1, whole(1, 4096), "Images of a test batch.", "more on a GPU"),
     Key("MAX_IMAGES", 0, whole(0), "Images of a test set that are evaluated; 0: all.", "for a quick look"),
     Key("SKIP_BAD", False, BOOL, "Leave out images whose files cannot be used, and report them, instead of ending at the first.", "for data that cannot be mended"),

@@ -13,7 +13,6 @@ from detectron2.config import configurable
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BitMasks, Instances
 
-from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data.reductions import IGNORED, REDUCTIONS, Reduction
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import read_image, read_values
@@ -82,21 +81,6 @@ def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, si
     if reduction is None:
         reduction = Reduction(tuple(vocabulary.index(name) if name in vocabulary else IGNORED for name in names))
     return reduction.apply(labels, file_ignore, ignore_label)
-
-
-def replacement_words(path: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
-    """The words that a class file gives in place of a dataset's class names; none without a file.
-
-    Raises:
-        DataError: the file cannot be used, or does not have one line for each class.
-    """
-    words = read_class_list(path) if path else ()
-    if words and len(words) != len(vocabulary):
-        raise DataError(
-            f"TEST.VOCABULARY {path} has {len(words)} lines, and the dataset {len(vocabulary)} classes: give one line "
-            f"for each class, in the order of the labels"
-        )
-    return words
 
 
 class SemanticMapper:

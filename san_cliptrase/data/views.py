@@ -13,7 +13,8 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from torchvision.transforms.functional import InterpolationMode
 
-from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels, replacement_words
+from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels
+from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.images import read_image
 from san_cliptrase.protocols import SLIDE_MAX_SIDE, SQUARES, PaperRules, paper_rules, slide_side
 
@@ -24,7 +25,7 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     """The mapper of a registered test set under TEST.PROTOCOL.
 
     Its entries are those of :class:`SemanticMapper`, but that "vocabulary" holds the words of TEST.VOCABULARY where
-    that names a file; and besides them "background_words", the dataset's words for its last class (empty: it has no
+    that has any; and besides them "background_words", the dataset's words for its last class (empty: it has no
     background), and "cls_prior", whether the protocol multiplies by [CLS] logits.
 
     Raises:
@@ -43,7 +44,7 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     else:
         mapper = SemanticMapper(cfg, classes, is_train=False)
     settings = {
-        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, classes) or classes,
+        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, dataset, classes) or classes,
         "background_words": tuple(metadata.get("background_words", ())),
         "cls_prior": rules.cls_prior,
     }

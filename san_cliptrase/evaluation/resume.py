@@ -12,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from san_cliptrase.data.mapper import replacement_words
+from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.evaluation.state import StateFile
 
 _SECTIONS = ("MODEL", "INPUT", "TEST")
@@ -56,7 +56,7 @@ def weights_digest(model: nn.Module) -> str:
 def _names(cfg: Any, name: str) -> Iterator[bytes]:
     """What the counts' rows and columns mean: a class file may change under the name of a data set."""
     metadata = MetadataCatalog.get(name)
-    words = replacement_words(cfg.TEST.VOCABULARY, metadata.stuff_classes)
+    words = replacement_words(cfg.TEST.VOCABULARY, name, metadata.stuff_classes)
     for group in (metadata.stuff_classes, metadata.get("background_words", ()), words):
         yield from (word.encode() for word in group)
         yield b"end of a list"
