@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 
 from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.cliptrase.class_words import ClassWords
 from san_cliptrase.data.datasets import class_list_file
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.errors import DataError, suggest
 
+BACKGROUND = "background"
 VOCABULARIES = ("san",)
 """Names that TEST.VOCABULARY may have in place of a file. ``san``: the words of SAN's published numbers, which on
 ADE20K-150 are others than CLIPtrase's."""
@@ -45,6 +47,23 @@ def replacement_words(vocabulary: str, dataset: str, classes: Sequence[str]) -> 
             f"line for each class, in the order of the labels"
         )
     return words
+
+
+def class_words(words: str, dataset: str, classes: Sequence[str], background: Sequence[str]) -> ClassWords:
+    """The words of each class under one of the protocols with class lists of their own.
+
+    Args:
+        words: name of the protocol's class list; "": the class names.
+        dataset: registered name.
+        classes: its class names.
+        background: its words for a last class "background"; they stand for it where the protocol has no list.
+    """
+    lines = (named_words(words, dataset) if words else ()) or classes
+    groups = [[word.strip() for word in line.split(",") if word.strip()] for line in lines]
+    last = len(classes) - 1 if classes[-1] == BACKGROUND else None
+    if last is not None and lines is classes and background:
+        groups[last] = list(background)
+    return ClassWords.of(groups, last)
 
 
 def named_words(vocabulary: str, dataset: str) -> tuple[str, ...]:
