@@ -158,7 +158,7 @@ _SAN = (
 )  # fmt: skip
 
 _TEST = (
-    Key("PROTOCOL", "whole", one_of(PROTOCOLS), "How test sets are scored (docs/evaluation.md): whole images, CLIPtrase's central squares, sliding windows, or unsupervised clusters.", "to compare with published numbers"),
+    Key("PROTOCOL", "whole", one_of(PROTOCOLS), "How test sets are scored (docs/evaluation.md): whole images, CLIPtrase's central squares, sliding windows, unsupervised clusters, or as the code of a paper with windows.", "to compare with published numbers"),
     Key("SIZE", 336, SIDE, "cliptrase, unsupervised: side of the square in pixels. 224 and 336 bring the paper's EPS and MIN_SAMPLES for ViT-B-16.", "with PROTOCOL"),
     Key("SLIDE.SIDE", 0, whole(0, LONGEST_SIDE), "slide: short side of the image; 0: 336, or 560 for Cityscapes.", "with PROTOCOL"),
     Key("SLIDE.WINDOW", 224, SIDE, "slide: side of a window in pixels.", "with PROTOCOL"),
