@@ -8,6 +8,7 @@ from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
+from san_cliptrase.protocols import OTHER, WINDOW_PROTOCOLS
 from san_cliptrase.regions.build import build_region_source
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
@@ -66,7 +67,10 @@ def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
 
 
 def windows_from_config(cfg: Any) -> Windows | None:
-    """The windows of TEST.SLIDE, or None where TEST.PROTOCOL is another."""
+    """The windows of TEST.SLIDE, or of the paper that TEST.PROTOCOL is named after; None for protocols without."""
+    if cfg.TEST.PROTOCOL in WINDOW_PROTOCOLS:
+        rules = WINDOW_PROTOCOLS[cfg.TEST.PROTOCOL][OTHER]  # those of a dataset come with its entries
+        return Windows(rules.window, rules.stride)
     return Windows(cfg.TEST.SLIDE.WINDOW, cfg.TEST.SLIDE.STRIDE) if cfg.TEST.PROTOCOL == "slide" else None
 
 

@@ -158,7 +158,7 @@ _SAN = (
 )  # fmt: skip
 
 _TEST = (
-    Key("PROTOCOL", "whole", one_of(PROTOCOLS), "How test sets are scored (docs/evaluation.md): whole images, CLIPtrase's central squares, sliding windows, or unsupervised clusters.", "to compare with published numbers"),
+    Key("PROTOCOL", "whole", one_of(PROTOCOLS), "How test sets are scored (docs/evaluation.md): whole images, CLIPtrase's central squares, sliding windows, unsupervised clusters, or as the code of a paper with windows.", "to compare with published numbers"),
     Key("SIZE", 336, SIDE, "cliptrase, unsupervised: side of the square in pixels. 224 and 336 bring the paper's EPS and MIN_SAMPLES for ViT-B-16.", "with PROTOCOL"),
     Key("SLIDE.SIDE", 0, whole(0, LONGEST_SIDE), "slide: short side of the image; 0: 336, or 560 for Cityscapes.", "with PROTOCOL"),
     Key("SLIDE.WINDOW", 224, SIDE, "slide: side of a window in pixels.", "with PROTOCOL"),
@@ -167,7 +167,7 @@ _TEST = (
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),
     Key("UNSUPERVISED.CLUSTERS", 0, whole(0, 100_000), "unsupervised: clusters; 0: as many as there are classes.", "for over-clustering"),
-    Key("VOCABULARY", "", TEXT, "A class file with one line for each class of the test set, evaluated in place of its names.", "for other words"),
+    Key("VOCABULARY", "", TEXT, "A class file with one line for each class of the test set, evaluated in place of its names; or san: the words of SAN's published numbers.", "for other words"),
     Key("BATCH_SIZE", 1, whole(1, 4096), "Images of a test batch.", "more on a GPU"),
     Key("MAX_IMAGES", 0, whole(0), "Images of a test set that are evaluated; 0: all.", "for a quick look"),
     Key("SKIP_BAD", False, BOOL, "Leave out images whose files cannot be used, and report them, instead of ending at the first.", "for data that cannot be mended"),

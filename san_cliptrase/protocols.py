@@ -1,14 +1,10 @@
-"""How a test set is scored: the protocols by name, and what each of them does with each dataset. One table, no code."""
+"""How a test set is scored: the protocols by name, and what each of them does with each dataset. Tables, no code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-
-PROTOCOLS = ("whole", "cliptrase", "slide", "unsupervised")
-"""Whole images; central squares, as CLIPtrase was published; sliding windows, as SCLIP and its family; clusters matched
-to classes, as PiCIE and STEGO. docs/evaluation.md says what may be compared with what."""
 
 SQUARES = ("cliptrase", "unsupervised")
 """Protocols that cut image and ground truth to a central square of TEST.SIZE."""
@@ -60,6 +56,101 @@ SLIDE_SIDES: Mapping[str, int] = MappingProxyType(dict.fromkeys(("cityscapes19_v
 """Dataset -> the short side that windows slide over, where it is not :data:`SLIDE_SIDE`."""
 
 SLIDE_SIDE = 336
+
+
+@dataclass(frozen=True)
+class WindowRules:
+    """How the authors of one method evaluate on one dataset: what CLIP sees, and how scores of words become labels.
+
+    Attributes:
+        words: the class list ``data/class_names/DATASET_WORDS.txt``, where a comma stands between the words of a class;
+            "": the class names.
+        side: short side of the image in pixels; the long one is at most :data:`SLIDE_MAX_SIDE`.
+        window: side of a window in pixels (``slide_crop``); 0: the image is seen whole.
+        stride: step of the windows in pixels (``slide_stride``).
+        scale: probabilities are ``softmax(scale * cosine)`` (``logit_scale``), over words, not classes.
+        probability: a pixel whose largest probability is below is background (``prob_thd``).
+        share: a class with no more than this share of the pixels that are not background is dropped (``area_thd``).
+    """
+
+    words: str
+    side: int
+    window: int
+    stride: int
+    scale: float
+    probability: float = 0.0
+    share: float = 0.0
+
+
+OTHER = "any other dataset"
+
+_SCLIP = WindowRules("sclip", side=336, window=224, stride=112, scale=40.0)
+_CLEARCLIP = WindowRules("sclip", side=448, window=448, stride=224, scale=50.0)
+
+WINDOW_PROTOCOLS: Mapping[str, Mapping[str, WindowRules]] = MappingProxyType(
+    {
+        # wangf3014/SCLIP at b56bd30
+        "sclip": {
+            "voc21": replace(_SCLIP, scale=65.0, probability=0.1, share=0.1),
+            "pc60": replace(_SCLIP, scale=50.0, probability=0.1),
+            "coco_object": replace(_SCLIP, scale=50.0, probability=0.1),
+            "voc20": _SCLIP,
+            "cityscapes19": replace(_SCLIP, side=560),
+            "pc59": _SCLIP,
+            "ade150": _SCLIP,
+            "coco_stuff171": replace(_SCLIP, side=448),
+            OTHER: replace(_SCLIP, words=""),
+        },
+        # sinahmr/NACLIP at 0cac3a6, without PAMR
+        "naclip": {
+            "voc21": replace(_SCLIP, window=0, probability=0.1),
+            "pc60": replace(_SCLIP, probability=0.1),
+            "coco_object": replace(_SCLIP, probability=0.1),
+            "voc20": replace(_SCLIP, window=0),
+            "cityscapes19": replace(_SCLIP, side=560),
+            "pc59": _SCLIP,
+            "ade150": _SCLIP,
+            "coco_stuff171": _SCLIP,
+            OTHER: replace(_SCLIP, words=""),
+        },
+        # mc-lan/ClearCLIP at ad68a40
+        "clearclip": {
+            "voc21": replace(_CLEARCLIP, words="clearclip", probability=0.5),
+            "pc60": replace(_CLEARCLIP, probability=0.15),
+            "coco_object": replace(_CLEARCLIP, words="clearclip", probability=0.4),
+            "voc20": replace(_CLEARCLIP, words="clearclip"),
+            "cityscapes19": replace(_CLEARCLIP, window=224),
+            "pc59": _CLEARCLIP,
+            "ade150": _CLEARCLIP,
+            "coco_stuff171": _CLEARCLIP,
+            OTHER: replace(_CLEARCLIP, words=""),
+        },
+        # SuleBai/SC-CLIP at 0417ba9
+        "scclip": {
+            "voc21": replace(_SCLIP, scale=50.0, probability=0.15, share=0.1),
+            "pc60": replace(_SCLIP, probability=0.15),
+            "coco_object": replace(_SCLIP, scale=55.0, probability=0.35),
+            "voc20": _SCLIP,
+            "cityscapes19": replace(_SCLIP, side=560),
+            "pc59": _SCLIP,
+            "ade150": _SCLIP,
+            "coco_stuff171": _SCLIP,
+            OTHER: replace(_SCLIP, words=""),
+        },
+    }
+)
+"""Protocol -> dataset without its split -> its rules, as in the authors' configurations and the defaults of their code.
+SCLIP, NACLIP and SC-CLIP have the same class lists; ClearCLIP has them but for the three datasets named."""
+
+PROTOCOLS = ("whole", "cliptrase", "slide", "unsupervised", *WINDOW_PROTOCOLS)
+"""Whole images; central squares, as CLIPtrase was published; sliding windows in general; clusters matched to classes,
+as PiCIE and STEGO; and what the papers of those names do. docs/evaluation.md says what may be compared with what."""
+
+
+def window_rules(protocol: str, dataset: str) -> WindowRules:
+    """The rules of a registered dataset under one of :data:`WINDOW_PROTOCOLS`."""
+    rules = WINDOW_PROTOCOLS[protocol]
+    return rules.get(dataset.removesuffix("_val").removesuffix("_train"), rules[OTHER])
 
 
 def paper_rules(dataset: str) -> PaperRules:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from san_cliptrase.structures import Size
+
+logger = logging.getLogger(__name__)
 
 WINDOWS_AT_ONCE = 32
 
@@ -48,6 +51,8 @@ class Windows:
         height, width = image.shape[-2:]
         h, w = min(self.side, height), min(self.side, width)
         tops, lefts = self.starts(height), self.starts(width)
+        if len(tops) == len(lefts) == 1:
+            _say_that_one_is_all(self.side, (height, width))
         columns = torch.zeros(width, device=image.device)
         for left in lefts:
             columns[left : left + w] += 1
@@ -66,6 +71,20 @@ class Windows:
             # The rows that the next windows cover too move up.
             total = F.pad(total[:, done:], (0, 0, 0, done))
             rows = F.pad(rows[done:], (0, done))
+
+
+_SAID: set[int] = set()
+
+
+def _say_that_one_is_all(side: int, size: Size) -> None:
+    """Warns at the first such image."""
+    if side not in _SAID:
+        _SAID.add(side)
+        logger.warning(
+            "an image of %dx%d pixels has room for one window of %d pixels: it and others so small are seen whole",
+            *size,
+            side,
+        )
 
 
 def _resized(scores: Tensor, size: Size) -> Tensor:

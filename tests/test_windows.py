@@ -1,7 +1,13 @@
+import logging
+from dataclasses import replace
+
 import pytest
 import torch
 
+from san_cliptrase import windows as windows_module
+from san_cliptrase.cliptrase.class_words import ClassWords, decide_by_words
 from san_cliptrase.cliptrase.classify import CLASSIFY
+from san_cliptrase.protocols import window_rules
 from san_cliptrase.windows import Windows
 
 WORDS = ("grass", "water", "lava")
@@ -73,3 +79,46 @@ def test_dense_logits_are_averaged_before_the_class_is_chosen(world):
     found = model.label_maps([{**image, "height": 80, "width": 120}])[0]
     assert len(found.unique()) > 1
     assert (found == large.argmax(0)).float().mean() > 0.999
+
+
+def test_an_image_of_one_window_is_seen_whole_and_said_once(monkeypatch, caplog):
+    monkeypatch.setattr(windows_module, "_SAID", set())
+    caplog.set_level(logging.WARNING)
+    image = torch.rand(3, 20, 30)
+    for _ in range(2):
+        assert torch.equal(Windows(32, 16).average(image, lambda crops: crops), image)
+        Windows(32, 16).average(torch.rand(3, 20, 50), lambda crops: crops)
+    assert [record.getMessage() for record in caplog.records] == [
+        "an image of 20x30 pixels has room for one window of 32 pixels: it and others so small are seen whole"
+    ]
+
+
+@pytest.mark.parametrize("window", [64, 0])
+def test_a_papers_protocol_decides_by_the_words_averaged_over_its_windows(world, window):
+    model = world.model(
+        "cliptrase",
+        model__cliptrase__classify="patches",
+        model__cliptrase__attention="sclip",
+        test__protocol="scclip",
+    ).eval()
+    rules = replace(window_rules("scclip", "voc21_val"), window=window, stride=32, probability=0.3)
+    groups = [("grass",), ("water", "sea"), ("lava", "grass", "sky")]
+    words = ClassWords.of(groups, background=2)
+    one = entry(64, 96, 3, height=80, width=120, window_rules=rules, class_words=words)
+    weights = dict(
+        zip(
+            ("lava", "grass", "sky", "water", "sea"),
+            model.clip.text(("lava", "grass", "sky", "water", "sea"), "none"),
+            strict=True,
+        )
+    )
+    text = torch.stack([weights[word] for word in ("lava", "grass", "sky", "grass", "water", "sea")])
+
+    def scores(crops):
+        for crop in crops:
+            seen = model.clip.normalize(crop[None].float() / 255)
+            yield from model.reader.scores(model.clip.visual(seen, model.reader.taps), text)
+
+    shown = one["image"]
+    cosines = Windows(64, 32).average(shown, scores) if window else next(scores([shown]))
+    assert torch.equal(model.label_maps([one])[0], decide_by_words(cosines, words, (80, 120), rules))

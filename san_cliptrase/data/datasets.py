@@ -32,7 +32,12 @@ def class_names(name: str) -> list[str]:
     """
     if name in _SCENE_CLASSES:
         return list(_SCENE_CLASSES[name])
-    return list(read_class_list(_CLASS_FILES / f"{name}.txt"))
+    return list(read_class_list(class_list_file(name)))
+
+
+def class_list_file(name: str) -> Path:
+    """Where the list of that name in ``data/class_names`` is, or would be."""
+    return _CLASS_FILES / f"{name}.txt"
 
 
 def background_words(name: str) -> tuple[str, ...]:

@@ -13,7 +13,6 @@ from detectron2.config import configurable
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BitMasks, Instances
 
-from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.data.reductions import IGNORED, REDUCTIONS, Reduction
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import image_size, read_image, read_values
@@ -109,21 +108,6 @@ def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_la
             f"{records[0]['sem_seg_file_name']}, hold nothing but what means that there is none. Check what the values "
             f"of the files mean (docs/datasets.md)"
         )
-
-
-def replacement_words(path: str, vocabulary: Sequence[str]) -> tuple[str, ...]:
-    """The words that a class file gives in place of a dataset's class names; none without a file.
-
-    Raises:
-        DataError: the file cannot be used, or does not have one line for each class.
-    """
-    words = read_class_list(path) if path else ()
-    if words and len(words) != len(vocabulary):
-        raise DataError(
-            f"TEST.VOCABULARY {path} has {len(words)} lines, and the dataset {len(vocabulary)} classes: give one line "
-            f"for each class, in the order of the labels"
-        )
-    return words
 
 
 class SemanticMapper:

@@ -13,9 +13,18 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from torchvision.transforms.functional import InterpolationMode
 
-from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels, replacement_words
+from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels
+from san_cliptrase.data.vocabularies import class_words, replacement_words
 from san_cliptrase.images import read_image
-from san_cliptrase.protocols import SLIDE_MAX_SIDE, SQUARES, PaperRules, paper_rules, slide_side
+from san_cliptrase.protocols import (
+    SLIDE_MAX_SIDE,
+    SQUARES,
+    WINDOW_PROTOCOLS,
+    PaperRules,
+    paper_rules,
+    slide_side,
+    window_rules,
+)
 
 BICUBIC, NEAREST = InterpolationMode.BICUBIC, InterpolationMode.NEAREST
 
@@ -24,8 +33,9 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     """The mapper of a registered test set under TEST.PROTOCOL.
 
     Its entries are those of :class:`SemanticMapper`, but that "vocabulary" holds the words of TEST.VOCABULARY where
-    that names a file; and besides them "background_words", the dataset's words for its last class (empty: it has no
-    background), and "cls_prior", whether the protocol multiplies by [CLS] logits.
+    that has any; and besides them "background_words", the dataset's words for its last class (empty: it has no
+    background), and "cls_prior", whether the protocol multiplies by [CLS] logits. The protocols of papers with windows
+    add "window_rules" and "class_words".
 
     Raises:
         DataError: TEST.VOCABULARY cannot be used.
@@ -35,18 +45,27 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     rules = paper_rules(dataset) if protocol == "cliptrase" else PaperRules()
     if protocol in SQUARES:
         mapper: Callable[[dict], dict] = SquareMapper(cfg.TEST.SIZE, classes, ignore, rules)
-    elif protocol == "slide":
-        resize = T.ResizeShortestEdge(cfg.TEST.SLIDE.SIDE or slide_side(dataset), SLIDE_MAX_SIDE)
+    elif protocol == "slide" or protocol in WINDOW_PROTOCOLS:
+        own = cfg.TEST.SLIDE.SIDE or slide_side(dataset)
+        side = own if protocol == "slide" else window_rules(protocol, dataset).side
+        resize = T.ResizeShortestEdge(side, SLIDE_MAX_SIDE)
         mapper = SemanticMapper(
             augmentations=[resize], pad_to=(0, 0), vocabulary=classes, ignore_label=ignore, is_train=False
         )
     else:
         mapper = SemanticMapper(cfg, classes, is_train=False)
     settings = {
-        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, classes) or classes,
+        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, dataset, classes) or classes,
         "background_words": tuple(metadata.get("background_words", ())),
         "cls_prior": rules.cls_prior,
     }
+    if protocol in WINDOW_PROTOCOLS:
+        published = window_rules(protocol, dataset)
+        background = settings["background_words"]
+        settings |= {
+            "window_rules": published,
+            "class_words": class_words(published.words, dataset, classes, background),
+        }
     return _WithSettings(mapper, settings)
 
 

@@ -26,8 +26,9 @@ from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.cliptrase.classify import check_classify
 from san_cliptrase.config import REMOVED, add_san_cliptrase_config, check_keys, check_unused
 from san_cliptrase.data.datasets import DATASETS
-from san_cliptrase.data.mapper import WIDE_IGNORE, replacement_words
+from san_cliptrase.data.mapper import WIDE_IGNORE
 from san_cliptrase.data.own import OWN, register_own
+from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.device import find_device
 from san_cliptrase.engine.logs import note_log
 from san_cliptrase.engine.resume import check_resumed
@@ -141,7 +142,7 @@ def _check_values(cfg: CfgNode) -> None:
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; {suggest(unknown[0], known)}")
     _make_room_for_classes(cfg)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
-        replacement_words(cfg.TEST.VOCABULARY, MetadataCatalog.get(name).get("stuff_classes", ()))
+        replacement_words(cfg.TEST.VOCABULARY, name, MetadataCatalog.get(name).get("stuff_classes", ()))
     try:
         load_templates(cfg.MODEL.CLIP.TEMPLATES)
         # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.

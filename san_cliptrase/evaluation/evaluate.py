@@ -21,7 +21,7 @@ from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.errors import DataError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
 from san_cliptrase.evaluation.paper import paper_numbers
-from san_cliptrase.evaluation.protocol import background_kind, config_value, protocol_title
+from san_cliptrase.evaluation.protocol import background_kind, config_value, protocol_title, row_setting
 from san_cliptrase.evaluation.results import Evaluated, show, write_scalars, write_table
 from san_cliptrase.evaluation.resume import evaluation_states
 from san_cliptrase.evaluation.state import StateFile
@@ -104,6 +104,7 @@ def report_details(cfg: Any, name: str) -> dict[str, Any]:
     return {
         "protocol": cfg.TEST.PROTOCOL,
         "setting": protocol_title(cfg),
+        "row": row_setting(cfg, name),
         "background": background_kind(cfg, name),
         "paper": paper_numbers(name, functools.partial(config_value, cfg)),
     }

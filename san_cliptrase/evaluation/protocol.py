@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from detectron2.data import MetadataCatalog
 
 from san_cliptrase.class_lists import find_background
+from san_cliptrase.config import KEYS
+from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.protocols import (
     PUBLISHED_MODELS,
@@ -14,8 +18,23 @@ from san_cliptrase.protocols import (
     SLIDE_SIDE,
     SLIDE_SIDES,
     SQUARES,
+    WINDOW_PROTOCOLS,
+    slide_side,
+    window_rules,
 )
 from san_cliptrase.regions.clustering import default_clustering
+
+CLASS_NAMES = "class names"
+# What the protocols of papers with windows bring with them.
+_FIXED = (
+    "TEST.SLIDE.SIDE",
+    "TEST.SLIDE.WINDOW",
+    "TEST.SLIDE.STRIDE",
+    "TEST.BACKGROUND",
+    "TEST.VOCABULARY",
+    "MODEL.CLIPTRASE.BACKGROUND",
+    "MODEL.CLIPTRASE.CLS_PRIOR",
+)
 
 
 def check_test(cfg: Any) -> None:
@@ -25,6 +44,8 @@ def check_test(cfg: Any) -> None:
         ConfigError: names the key.
     """
     test, training_free = cfg.TEST, cfg.MODEL.META_ARCHITECTURE == "CLIPtrase"
+    if test.PROTOCOL in WINDOW_PROTOCOLS:
+        _check_published_windows(cfg)
     if test.SLIDE.STRIDE > test.SLIDE.WINDOW:
         raise ConfigError(
             f"TEST.SLIDE.STRIDE is {test.SLIDE.STRIDE}, WINDOW {test.SLIDE.WINDOW}: pixels between windows would be "
@@ -46,15 +67,35 @@ def check_test(cfg: Any) -> None:
         )
 
 
+def _check_published_windows(cfg: Any) -> None:
+    """What a paper's protocol fixes must not be asked for otherwise."""
+    name = cfg.TEST.PROTOCOL
+    if cfg.MODEL.META_ARCHITECTURE != "CLIPtrase" or cfg.MODEL.CLIPTRASE.CLASSIFY == "vote":
+        what = "a vote" if cfg.MODEL.META_ARCHITECTURE == "CLIPtrase" else cfg.MODEL.META_ARCHITECTURE
+        raise ConfigError(
+            f"TEST.PROTOCOL is {name!r}, which decides by cosines of pixels and words; {what} has none: choose "
+            "TEST.PROTOCOL slide, or another MODEL.CLIPTRASE.CLASSIFY of CLIPtrase's, such as patches"
+        )
+    for key in _FIXED:
+        usual = KEYS[key].default
+        if (value := config_value(cfg, key)) != (list(usual) if isinstance(usual, tuple) else usual):
+            raise ConfigError(
+                f"{key} is {value!r}, but TEST.PROTOCOL {name!r} has sizes, words and thresholds of its own: leave it "
+                f"at {usual!r}, or choose TEST.PROTOCOL slide"
+            )
+
+
 def settle_protocol(cfg: Any) -> None:
     """Writes what a protocol fixes over what the configuration says, so that ``config.yaml`` holds what is run.
 
-    CLIP sees CLIPtrase's published squares as they are; for the CLIP that they were published with, they come with
-    their own radius and core size.
+    CLIP sees CLIPtrase's published squares, and the windows of papers, as they are; for the CLIP that they were
+    published with, the squares come with their own radius and core size.
     """
-    if cfg.TEST.PROTOCOL not in SQUARES or cfg.MODEL.META_ARCHITECTURE != "CLIPtrase":
+    if cfg.MODEL.META_ARCHITECTURE != "CLIPtrase" or cfg.TEST.PROTOCOL not in (*SQUARES, *WINDOW_PROTOCOLS):
         return
     cfg.MODEL.CLIP.RESOLUTION = 1.0
+    if cfg.TEST.PROTOCOL in WINDOW_PROTOCOLS:
+        return
     if cfg.MODEL.CLIP.NAME.replace("/", "-") in PUBLISHED_MODELS and cfg.TEST.SIZE in PUBLISHED_SQUARES:
         node, side = cfg.MODEL.REGIONS, cfg.TEST.SIZE // 16
         node.EPS, node.MIN_SAMPLES = default_clustering((side, side))
@@ -70,7 +111,50 @@ def protocol_title(cfg: Any) -> str:
         "slide": f"windows of {test.SLIDE.WINDOW} pixels every {test.SLIDE.STRIDE}, short side {side}; whole labels",
         "unsupervised": f"k-means over {test.UNSUPERVISED.FEATURES}, matched to classes; squares of {test.SIZE} pixels",
     }
+    if test.PROTOCOL in WINDOW_PROTOCOLS:
+        return f"protocol {test.PROTOCOL}: sizes, words and thresholds of that paper's code, by data set; whole labels"
     return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}"
+
+
+def row_setting(cfg: Any, dataset: str) -> dict[str, str]:
+    """How one row of a table was made: "protocol" with its sizes, "words", and "thresholds" of the label decision."""
+    test = cfg.TEST
+    if test.PROTOCOL in WINDOW_PROTOCOLS:
+        rules = window_rules(test.PROTOCOL, dataset)
+        seen = f"windows {rules.window} every {rules.stride}" if rules.window else "whole"
+        thresholds = f"scale {rules.scale:g}, probability {rules.probability:g}, area {rules.share:g}"
+        words = rules.words or CLASS_NAMES
+        return {"protocol": f"{test.PROTOCOL}, {rules.side}, {seen}", "words": words, "thresholds": thresholds}
+    side = {
+        "whole": cfg.INPUT.MIN_SIZE_TEST,
+        "slide": f"{test.SLIDE.SIDE or slide_side(dataset)}, windows {test.SLIDE.WINDOW} every {test.SLIDE.STRIDE}",
+    }.get(test.PROTOCOL, test.SIZE)
+    replaced = replacement_words(test.VOCABULARY, dataset, MetadataCatalog.get(dataset).stuff_classes)
+    words = Path(test.VOCABULARY).name if replaced else CLASS_NAMES
+    kind = background_kind(cfg, dataset)
+    return {
+        "protocol": f"{test.PROTOCOL}, {side}",
+        "words": "none" if test.PROTOCOL == "unsupervised" else words,
+        "thresholds": kind.replace("threshold", "probability") if kind.startswith("threshold") else "none",
+    }
+
+
+def one_protocol(protocols: Iterable[str], where: str) -> None:
+    """Refuses to put rows of two protocols into one table: they answer different questions.
+
+    Args:
+        protocols: of all rows, the name first.
+        where: what the table is of, for the message.
+
+    Raises:
+        ConfigError: names them.
+    """
+    names = sorted({protocol.split(",")[0] for protocol in protocols})
+    if len(names) > 1:
+        raise ConfigError(
+            f"{where}: rows of the protocols {' and '.join(names)} do not belong in one table (docs/evaluation.md): "
+            "give all of them the same TEST.PROTOCOL, or make a table of each"
+        )
 
 
 def background_kind(cfg: Any, dataset: str) -> str:
@@ -78,6 +162,9 @@ def background_kind(cfg: Any, dataset: str) -> str:
     has_one = find_background(MetadataCatalog.get(dataset).stuff_classes) is not None
     if not has_one or cfg.TEST.PROTOCOL == "unsupervised":
         return "none"
+    if cfg.TEST.PROTOCOL in WINDOW_PROTOCOLS:
+        rules = window_rules(cfg.TEST.PROTOCOL, dataset)
+        return f"words and threshold {rules.probability:g}" if rules.probability else "words"
     value = f" {cfg.TEST.BACKGROUND_THRESHOLD:g}" if cfg.TEST.BACKGROUND == "threshold" else ""
     return f"{cfg.TEST.BACKGROUND}{value}"
 

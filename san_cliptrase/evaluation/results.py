@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from san_cliptrase.errors import OutputError
 from san_cliptrase.evaluation.evaluator import csv_text
 from san_cliptrase.evaluation.paper import paper_source
-from san_cliptrase.evaluation.protocol import protocol_title, row_name
+from san_cliptrase.evaluation.protocol import one_protocol, protocol_title, row_name
 from san_cliptrase.evaluation.tables import format_classes, format_confusions, format_results
 from san_cliptrase.files import write_text_atomically
 
@@ -42,17 +42,19 @@ class Evaluated:
 
 def show(cfg: Any, evaluated: Evaluated, show_classes: bool) -> None:
     """Logs one table of all datasets, under the name of the protocol, and before it those of their classes."""
-    rows = {}
+    rows, settings = {}, {}
     for name, metrics in evaluated.results.items():
-        rows[row_name(cfg, name)] = metrics
-        report = evaluated.reports[name]
+        report, shown = evaluated.reports[name], row_name(cfg, name)
+        rows[shown], settings[shown] = metrics, report["row"]
         if (paper := report["paper"]) and not report["skipped"]:
-            rows[f"  {name}, the paper's"] = paper
+            published = f"  {name}, the paper's"
+            rows[published], settings[published] = paper, report["row"]  # shown where all of it agrees
+    one_protocol((setting["protocol"] for setting in settings.values()), "results")
     for name, report in evaluated.reports.items() if show_classes else ():
         logger.info("%s, classes\n%s", name, format_classes(report["classes"]))
         logger.info("%s, most frequent confusions\n%s", name, format_confusions(report["confusions"]))
     source = f"\nthe paper's: {paper_source()}{COLUMN}" if any(r["paper"] for r in evaluated.reports.values()) else ""
-    logger.info("results\n%s%s", format_results(rows, protocol_title(cfg)), source)
+    logger.info("results\n%s%s", format_results(rows, protocol_title(cfg), settings), source)
 
 
 def write_table(cfg: Any, evaluated: Evaluated, path: Path) -> None:
@@ -60,6 +62,7 @@ def write_table(cfg: Any, evaluated: Evaluated, path: Path) -> None:
     rows = []
     for name, report in evaluated.reports.items():
         about = {"dataset": name, "protocol": protocol_title(cfg).removeprefix("protocol ")}
+        about |= {key: report["row"][key] for key in ("words", "thresholds")}
         about |= {"background": report["background"], "images": report["images"], "left out": len(report["skipped"])}
         rows.append({**about, "numbers": "measured", **report["metrics"]})
         if report["paper"] and not report["skipped"]:

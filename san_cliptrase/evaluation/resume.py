@@ -12,9 +12,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 from torch import nn
 
-from san_cliptrase.data.mapper import replacement_words
+from san_cliptrase.data.vocabularies import class_words, replacement_words
 from san_cliptrase.evaluation.state import StateFile
 from san_cliptrase.files import named_file
+from san_cliptrase.protocols import WINDOW_PROTOCOLS, window_rules
 
 _SECTIONS = ("MODEL", "INPUT", "TEST")
 # What changes no count, or is compared by its content: the weights are.
@@ -57,8 +58,13 @@ def weights_digest(model: nn.Module) -> str:
 def _names(cfg: Any, name: str) -> Iterator[bytes]:
     """What the counts' rows and columns mean: a class file may change under the name of a data set."""
     metadata = MetadataCatalog.get(name)
-    words = replacement_words(cfg.TEST.VOCABULARY, metadata.stuff_classes)
-    for group in (metadata.stuff_classes, metadata.get("background_words", ()), words):
+    words = replacement_words(cfg.TEST.VOCABULARY, name, metadata.stuff_classes)
+    groups = [metadata.stuff_classes, metadata.get("background_words", ()), words]
+    if cfg.TEST.PROTOCOL in WINDOW_PROTOCOLS:
+        rules = window_rules(cfg.TEST.PROTOCOL, name)
+        published = class_words(rules.words, name, *groups[:2])
+        groups += [published.words, map(str, published.classes), [str(rules)]]
+    for group in groups:
         yield from (word.encode() for word in group)
         yield b"end of a list"
 

@@ -11,19 +11,28 @@ from san_cliptrase.texts import escaped
 CLASSES_SHOWN, CONFUSIONS_SHOWN = 60, 5
 
 
-def format_results(results: Mapping[str, Mapping[str, float]], title: str = "") -> str:
+def format_results(
+    results: Mapping[str, Mapping[str, float]], title: str = "", settings: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
     """A table of metrics, rows by name; a row without a metric has an empty cell there.
 
     Args:
         results: row -> metric -> percent.
         title: stands over the table; says by which protocol the numbers were made.
+        settings: row -> how it was made, in words: columns before those of the metrics.
     """
+    about = settings or {}
+    words = list(dict.fromkeys(column for setting in about.values() for column in setting))
     metrics = list(dict.fromkeys(metric for scores in results.values() for metric in scores))
     rows = [
-        [name, *(f"{scores[metric]:.2f}" if metric in scores else "" for metric in metrics)]
+        [
+            name,
+            *(about.get(name, {}).get(column, "") for column in words),
+            *(f"{scores[metric]:.2f}" if metric in scores else "" for metric in metrics),
+        ]
         for name, scores in results.items()
     ]
-    table = plain_table(["", *metrics], rows, right=range(1, 1 + len(metrics)))
+    table = plain_table(["", *words, *metrics], rows, right=range(1 + len(words), 1 + len(words) + len(metrics)))
     return f"{title}\n{table}" if title else table
 
 

@@ -14,8 +14,9 @@ from torchvision.transforms.functional import InterpolationMode, resize
 from san_cliptrase.builders import clip_from_config, reader_from_config, windows_from_config
 from san_cliptrase.clip.batches import image_batch, images_for_source
 from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.cliptrase.class_words import ClassWords, decide_by_words
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
-from san_cliptrase.cliptrase.voting import decide_pixels, resize_labels
+from san_cliptrase.cliptrase.voting import Background, decide_pixels, resize_labels
 from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
@@ -23,6 +24,7 @@ from san_cliptrase.meta_arch.inputs import (
     one_hot_scores,
     output_size,
 )
+from san_cliptrase.protocols import WindowRules
 from san_cliptrase.regions.controls import canvas_labels
 from san_cliptrase.structures import ClipFeatures
 from san_cliptrase.windows import Windows
@@ -65,7 +67,7 @@ class CLIPtrase(nn.Module):
         if windows is not None and (reader.needs_labels or reader.needs_batch):
             raise OptionError(
                 "an attention rule with '+truth' and the sources of regions truth and shuffled look at whole images: "
-                "TEST.PROTOCOL slide cannot have them"
+                "protocols with windows, such as slide, cannot have them"
             )
 
     @classmethod
@@ -105,7 +107,7 @@ class CLIPtrase(nn.Module):
 
         Args:
             inputs: dicts with "image" (3, H, W) uint8 RGB, "vocabulary", the output size "height", "width", and maybe
-                "background_words" and "cls_prior".
+                "background_words" and "cls_prior", or "window_rules" and "class_words".
 
         Returns:
             Per image (height, width) int64 class indices.
@@ -117,7 +119,12 @@ class CLIPtrase(nn.Module):
         if self.training:
             raise RuntimeError("CLIPtrase has nothing to train: evaluate it with `train_net.py --eval-only`")
         if self.windows is not None:
-            return [self._slide(entry) for entry in inputs]
+            return [
+                self._slide_as_published(entry, entry["window_rules"], entry["class_words"])
+                if "window_rules" in entry
+                else self._slide(entry)
+                for entry in inputs
+            ]
         # Resized before they are padded: no image is mixed with its padding.
         batch = image_batch([entry["image"] for entry in inputs], self.clip, scale=self.resolution)
         features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
@@ -149,13 +156,24 @@ class CLIPtrase(nn.Module):
     def _slide(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry], self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
-
-        def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
-            batch = image_batch(crops, self.clip, scale=self.resolution)
-            features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
-            prior = entry.get("cls_prior") or None
-            return self.reader.scores(features, text, self._source_images(crops), background, prior)
-
-        average = self.windows.average(entry["image"], scores)
+        prior = entry.get("cls_prior") or None
+        average = self.windows.average(entry["image"], lambda crops: self._scores(crops, text, background, prior))
         # Where regions vote, background is a class of the vote.
         return decide_pixels(average, output_size(entry), None if self.reader.classify == "vote" else background)
+
+    def _slide_as_published(self, entry: dict, rules: WindowRules, words: ClassWords) -> Tensor:
+        unique = list(dict.fromkeys(words.words))
+        text = self.clip.text(unique, self.templates)[[unique.index(word) for word in words.words]]
+        if rules.window:
+            windows = Windows(rules.window, rules.stride)
+            average = windows.average(entry["image"], lambda crops: self._scores(crops, text))
+        else:
+            (average,) = self._scores([entry["image"]], text)
+        return decide_by_words(average, words, output_size(entry), rules)
+
+    def _scores(
+        self, crops: Sequence[Tensor], text: Tensor, background: Background | None = None, prior: bool | None = None
+    ) -> Iterator[Tensor]:
+        batch = image_batch(crops, self.clip, scale=self.resolution)
+        features = self.clip.visual(batch.tensor, self.reader.taps, batch.sizes)
+        return self.reader.scores(features, text, self._source_images(crops), background, prior)

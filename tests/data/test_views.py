@@ -6,10 +6,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from san_cliptrase.data.datasets import register
+from san_cliptrase.data.datasets import class_names, register
 from san_cliptrase.data.views import SquareMapper, build_test_mapper
+from san_cliptrase.data.vocabularies import class_words, named_words
 from san_cliptrase.errors import DataError
-from san_cliptrase.protocols import PROTOCOLS, PaperRules, paper_rules
+from san_cliptrase.protocols import OTHER, PROTOCOLS, WINDOW_PROTOCOLS, PaperRules, paper_rules, window_rules
 
 OBJECTS = (*(f"thing {i}" for i in range(80)), "background")
 
@@ -114,7 +115,7 @@ def test_windows_slide_over_the_size_of_the_dataset(record, tiny_config, voc, da
     assert entry["sem_seg"].shape == (40, 50)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", [name for name in PROTOCOLS if name not in WINDOW_PROTOCOLS])
 def test_other_words_for_the_classes_are_evaluated_under_every_protocol(record, tiny_config, tmp_path, protocol):
     file = tmp_path / "words.txt"
     words = [f"material {index}" for index in range(24)]
@@ -125,6 +126,42 @@ def test_other_words_for_the_classes_are_evaluated_under_every_protocol(record, 
     file.write_text("\n".join(words[:3]))
     with pytest.raises(DataError, match="has 3 lines, and the dataset 24 classes"):
         tiny_config("cliptrase", test__vocabulary=str(file))
+
+
+@pytest.mark.parametrize(
+    ("protocol", "dataset", "size", "first", "last"),
+    [
+        ("sclip", "voc21_val", (336, 420), ("aeroplane",), 26),
+        ("naclip", "voc21_val", (336, 420), ("aeroplane",), 26),
+        ("clearclip", "voc21_val", (448, 560), ("aeroplane",), 1),
+        ("scclip", "cityscapes19_val", (560, 700), ("road",), 1),
+        ("sclip", "coco_stuff171_val", (448, 560), ("person",), 1),
+    ],
+)
+def test_a_papers_protocol_brings_its_size_words_and_rules(record, tiny_config, protocol, dataset, size, first, last):
+    cfg = tiny_config("cliptrase", test__protocol=protocol, model__cliptrase__classify="patches")
+    entry = build_test_mapper(cfg, dataset)(record(np.zeros((40, 50))))
+    assert tuple(entry["image"].shape[1:]) == size
+    words, count = entry["class_words"], len(entry["vocabulary"])
+    assert set(words.classes) == set(range(count))
+    assert tuple(word for word, index in zip(words.words, words.classes, strict=True) if index == 0) == first
+    assert words.classes.count(count - 1) == last
+    assert entry["vocabulary"] == tuple(MetadataCatalog.get(dataset).stuff_classes)
+    assert entry["window_rules"] == window_rules(protocol, dataset)
+
+
+@pytest.mark.parametrize("protocol", WINDOW_PROTOCOLS)
+def test_every_class_list_of_a_papers_protocol_has_a_line_a_class(protocol):
+    for name, rules in WINDOW_PROTOCOLS[protocol].items():
+        if name != OTHER:
+            assert len(named_words(rules.words, f"{name}_val")) == len(class_names(name))
+
+
+def test_a_papers_protocol_on_ones_own_data_has_the_class_names_and_background_words(record, tiny_config):
+    words = class_words("", "mine", ("sea, ocean", "sky", "background"), ("wall", "floor"))
+    assert words.words == ("wall", "floor", "sea", "ocean", "sky")
+    assert words.classes == (2, 2, 0, 0, 1)
+    assert words.background == 2
 
 
 def test_pascal_contexts_void_is_background_but_for_squares_without_a_label(record):

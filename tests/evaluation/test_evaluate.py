@@ -16,14 +16,17 @@ from PIL import Image
 
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import load_pairs, register
-from san_cliptrase.errors import NotFiniteError, StateError
+from san_cliptrase.errors import ConfigError, NotFiniteError, StateError
 from san_cliptrase.evaluation import evaluate as evaluation
 from san_cliptrase.evaluation.evaluate import evaluate, evaluate_only
 from san_cliptrase.evaluation.paper import paper_numbers
+from san_cliptrase.evaluation.results import Evaluated, show
 from san_cliptrase.evaluation.state import StateFile
+from san_cliptrase.protocols import OTHER, WINDOW_PROTOCOLS
 from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 from tests.conftest import ROOT, write_scenes
 
+PATCHES = {"model__cliptrase__classify": "patches"}
 SMALL = {"test__size": 64, "test__slide__side": 64, "test__slide__window": 48, "test__slide__stride": 24}
 ONE_BY_ONE = {"test__batch_size": 1, "test__save_seconds": 0.0}
 RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv", "results.csv")
@@ -133,7 +136,7 @@ def test_several_datasets_in_one_command_are_one_table(world, capsys):
     assert main([*config, *world.overrides(**changes, datasets__train="()")]) == 0
     title, head, *rows = capsys.readouterr().out.split("results\n")[-1].splitlines()[:4]
     assert title == "protocol cliptrase: central squares of 64 pixels, image and labels"
-    assert head.split()[:4] == ["pAcc", "mAcc", "fwIoU", "mIoU"]
+    assert head.split()[:7] == ["protocol", "words", "thresholds", "pAcc", "mAcc", "fwIoU", "mIoU"]
     assert [row.split()[0] for row in rows] == ["tiny_val", "tiny_train"]
     with open(world.output / "results.csv", newline="") as file:
         first, second = csv.DictReader(file)
@@ -141,7 +144,30 @@ def test_several_datasets_in_one_command_are_one_table(world, capsys):
     assert [row["images"] for row in (first, second)] == ["3", "6"]
     assert f"protocol {first['protocol']}" == title
     assert float(first["mIoU"]) == counted(world.output)["metrics"]["mIoU"]
-    assert first["numbers"] == "measured"
+    assert (first["numbers"], first["words"], first["thresholds"]) == ("measured", "class names", "none")
+
+
+@pytest.mark.parametrize("protocol", WINDOW_PROTOCOLS)
+def test_a_papers_windows_from_files_to_a_table_that_says_how(world, capsys, protocol):
+    changes = {"test__protocol": protocol, "model__cliptrase__classify": "patches", "datasets__train": "()"}
+    config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--eval-only"]
+    assert main([*config, *world.overrides(**changes)]) == 0
+    rules = WINDOW_PROTOCOLS[protocol][OTHER]
+    row = capsys.readouterr().out.split("results\n")[-1].splitlines()[2]
+    assert f"{protocol}, {rules.side}, windows {rules.window} every {rules.stride}" in row
+    assert f"class names  scale {rules.scale:g}, probability 0, area 0" in row
+    assert counted(world.output)["images"] == 3
+
+
+def test_two_protocols_do_not_share_a_table(world):
+    cfg = world.config("cliptrase")
+    protocols = {"tiny_val": "slide, 336", "tiny_train": "sclip, 336"}
+    reports = {
+        name: {"metrics": {"mIoU": 1.0}, "paper": None, "row": {"protocol": protocol}}
+        for name, protocol in protocols.items()
+    }
+    with pytest.raises(ConfigError, match="protocols sclip and slide do not belong in one table"):
+        show(cfg, Evaluated(reports), show_classes=False)
 
 
 def test_batches_hold_pictures_of_one_shape(world, tmp_path):
@@ -301,9 +327,15 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"test__protocol": "sliding"}, "TEST.PROTOCOL is 'sliding'; it must be one of: whole, cliptrase, slide"),
+        (
+            {"test__protocol": "sliding"},
+            "TEST.PROTOCOL is 'sliding'; it must be one of: whole, .*sclip, naclip",
+        ),
         ({"test__background": "none"}, "TEST.BACKGROUND is 'none'; it must be one of: words"),
         ({"test__background": "learned"}, "CLIPtrase learns none"),
+        ({"test__protocol": "sclip"}, "a vote has none.*TEST.PROTOCOL slide.*such as patches"),
+        ({"test__protocol": "sclip", **PATCHES, "test__slide__side": 224}, "SLIDE.SIDE is 224.*leave it at 0"),
+        ({"test__protocol": "naclip", **PATCHES, "test__vocabulary": "san"}, "VOCABULARY is 'san'.*words.*of its own"),
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),
         ({"test__protocol": "unsupervised", "model__regions__source": "sam"}, "SOURCE is 'sam'"),

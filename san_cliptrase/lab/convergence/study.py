@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from san_cliptrase.errors import ConfigError, CurveError
+from san_cliptrase.evaluation.protocol import one_protocol
 from san_cliptrase.lab.convergence.curves import Curve, read_curve
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
 from san_cliptrase.lab.convergence.worker import FINISHED, is_finished, read_json
@@ -128,12 +129,14 @@ def study_of_folders(
         levels: shares of the baseline's final value.
 
     Raises:
-        ConfigError: if a folder holds no run, two runs of a seed, or no finished run; or labels do not fit.
+        ConfigError: if a folder holds no run, two runs of a seed, or no finished run; labels do not fit; or runs were
+            evaluated by two protocols.
     """
     paths = [Path(folder) for folder in folders]
     titles = list(labels) or [path.resolve().name for path in paths]
     if len(titles) != len(paths) or len(set(titles)) < len(titles):
         raise ConfigError(f"{len(paths)} folders need as many different --labels, not {', '.join(titles)}")
+    source = ", ".join(path.name for path in paths)
     runs: dict[str, dict[int, Run]] = {}
     missing = []
     for title, path in zip(titles, paths, strict=True):
@@ -157,12 +160,14 @@ def study_of_folders(
             raise ConfigError(f"{path}: its seeds were evaluated at different iterations: put them in folders apart")
         if not grids:
             raise ConfigError(f"{path}: no run is finished ({'; '.join(missing)})")
+    one_protocol(
+        (run.config.get("TEST.PROTOCOL", "whole") for found in runs.values() for run in found.values()), source
+    )
     baseline, first = titles[0], next(iter(runs[titles[0]].values())).config
     variants = {
         title: Variant(title, title, _differences(first, next(iter(found.values())).config), tuple(sorted(found)))
         for title, found in runs.items()
     }
-    source = ", ".join(path.name for path in paths)
     return Study(source, "", {}, baseline, variants, tuple(levels), dataset, runs, missing)
 
 

@@ -118,7 +118,8 @@ def render(exhibit: Exhibit, figures: Sequence[Path], date: str) -> str:
             for method, by_dataset in published.rows.items()
             for dataset, metrics in by_dataset.items()
         ]
-        where = f"{paper_source()}, {published.title}; ViT-B/16 of OpenAI."
+        protocol = "unsupervised" if exhibit.paper == "table5" else "cliptrase"
+        where = f"{paper_source()}, {published.title}; ViT-B/16 of OpenAI; protocol {protocol}."
         measured = {row.dataset for row in exhibit.rows}
         both = [name for name in dict.fromkeys(dataset for _, dataset, _, _ in cells) if name in measured]
         parts += ["## The paper's numbers", f"{where} {_comparable(both)}", table(cells)]

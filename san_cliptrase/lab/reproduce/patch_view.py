@@ -16,8 +16,8 @@ from torch import Tensor
 
 from san_cliptrase.builders import region_source_from_config
 from san_cliptrase.clip.batches import image_batch
-from san_cliptrase.data.mapper import replacement_words
 from san_cliptrase.data.views import build_test_mapper
+from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.engine.launch import build
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records
@@ -117,7 +117,7 @@ def _file_entry(cfg: Any, dataset: str) -> dict:
         "image": torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))),
         "height": image.shape[0],
         "width": image.shape[1],
-        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, classes) or classes,
+        "vocabulary": replacement_words(cfg.TEST.VOCABULARY, dataset, classes) or classes,
         "background_words": tuple(metadata.get("background_words", ())),
     }
 

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from san_cliptrase.engine.launch import build
 from san_cliptrase.evaluation.evaluate import evaluate_only
-from san_cliptrase.evaluation.protocol import protocol_title
+from san_cliptrase.evaluation.protocol import one_protocol, protocol_title, row_setting
 from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
@@ -57,11 +57,13 @@ def score_rows(request: Request, settings: Mapping[str, Sequence[str]]) -> list[
         unseen classes where a data set tells them apart.
 
     Raises:
-        ConfigError: a row names a key or value that does not exist, or the model is not CLIPtrase.
+        ConfigError: a row names a key or value that does not exist, the model is not CLIPtrase, or rows are of two
+            protocols.
         DataError, FileNotFoundError, WeightsError, OutputError: see ``train_net.py``.
     """
     request_config(request)  # a wrong key of the user's is named without the rows' own beside it
     configs = {name: _config(request, name, overrides) for name, overrides in settings.items()}
+    one_protocol((cfg.TEST.PROTOCOL for cfg in configs.values()), "rows of a table")
     first = next(iter(configs.values()))
     for dataset in first.DATASETS.TEST:  # missing data are found before anything is computed
         evaluated_records(first, dataset)
@@ -85,8 +87,10 @@ def about(request: Request, cfg: CfgNode | None = None) -> list[str]:
     clip = cfg.MODEL.CLIP
     images = sum(len(evaluated_records(cfg, name)) for name in cfg.DATASETS.TEST)
     measured = f"{protocol_title(cfg)}; {images} images of {', '.join(cfg.DATASETS.TEST)}"
+    rows = [(name, row_setting(cfg, name)) for name in cfg.DATASETS.TEST]
     return [
         *([measured] if images else []),
+        *(f"{name}: words {row['words']}; thresholds {row['thresholds']}" for name, row in rows if images),
         f"CLIP {clip.NAME}, weights {clip.PRETRAINED or 'of that folder'}, templates {clip.TEMPLATES}",
         request.title(),
     ]

@@ -123,6 +123,10 @@ def test_report_and_tensorboard_of_finished_runs(lab, tmp_path, capsys):
     assert compared["variants"]["B"]["metrics"] == report["variants"]["prior"]["metrics"]
     assert main(["convergence", "--compare", *folders, "--labels", "A"]) == 1
     assert "--labels" in capsys.readouterr().err
+    config = experiment.folder("prior", 3) / "config.yaml"
+    config.write_text(config.read_text().replace("PROTOCOL: whole", "PROTOCOL: slide"))
+    assert main(["convergence", "--compare", *folders, "--labels", "A", "B", "--output", str(output)]) == 1
+    assert "rows of the protocols slide and whole do not belong in one table" in capsys.readouterr().err
 
 
 def test_costs_are_measured_side_by_side(lab):

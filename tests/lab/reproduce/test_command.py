@@ -3,9 +3,12 @@ import json
 import pytest
 
 from san_cliptrase.commands.main import main
+from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.paper import paper_table
 from san_cliptrase.lab.reproduce import global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
+from san_cliptrase.lab.reproduce.request import Request
+from tests.conftest import ROOT
 
 
 def run(*arguments):
@@ -79,6 +82,14 @@ def test_bad_requests_are_refused_in_one_line_before_a_model_is_built(arguments,
     assert said in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_rows_of_two_protocols_are_refused_before_a_model_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "build", lambda *_: pytest.fail("a model was built"))
+    request = Request(ROOT / "configs" / "demo" / "cliptrase.yaml", (), tmp_path)
+    rows = {"whole": (), "windows": ("TEST.PROTOCOL", "slide")}
+    with pytest.raises(ConfigError, match="protocols slide and whole do not belong in one table"):
+        scoring.score_rows(request, rows)
 
 
 @pytest.mark.parametrize(
