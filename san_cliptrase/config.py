@@ -294,8 +294,7 @@ def model_config(saved: Mapping[str, Any]) -> CfgNode:
     Raises:
         ConfigError: A value is missing, or one that its key cannot have.
     """
-    cfg, values = CfgNode(), dict(_flat(saved))
-    values.update({new: values[old] for old, new in RENAMED.items() if old in values and not old.endswith("VOTE")})
+    cfg, values = CfgNode(), with_names_of_today(dict(_flat(saved)))
     for name in (*MODEL_KEYS, "INPUT.IGNORE_LABEL"):
         _set(cfg, name, values.get(name, KEYS[name].default))
     for name in ("MODEL.META_ARCHITECTURE", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"):
@@ -304,6 +303,11 @@ def model_config(saved: Mapping[str, Any]) -> CfgNode:
         _set(cfg, name, values[name])
     check_keys(cfg)
     return cfg
+
+
+def with_names_of_today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Key with dots -> value of an earlier version's configuration, under the names that its keys have now."""
+    return {_name_of_today(name): value for name, value in values.items() if name not in REMOVED}
 
 
 def check_keys(cfg: Any) -> None:
@@ -361,6 +365,11 @@ def render_page() -> str:
     lines += [f"| `{old}` | `{new}` |" for old, new in RENAMED.items()]
     lines += [f"| `{old}` | gone: {why} |" for old, why in REMOVED.items()]
     return "\n".join(lines) + "\n"
+
+
+def _name_of_today(name: str) -> str:
+    # The values of VOTE were others.
+    return name if name.endswith("VOTE") else RENAMED.get(name, name)
 
 
 def _set(cfg: Any, name: str, value: Any) -> None:

@@ -65,7 +65,7 @@ def test_a_value_out_of_range_or_without_effect_is_refused_by_its_name(tiny_over
 
 
 def test_a_single_data_set_is_told_how_to_write_it(tiny_overrides):
-    with pytest.raises(ConfigError, match=r"""DATASETS.TEST.*\["NAME"\].*"\('NAME',\)\""""):
+    with pytest.raises(ConfigError, match=r"""it is a list: DATASETS.TEST "\('tiny_val',\)".*TEST: \['tiny_val'\]"""):
         load_config(ROOT / "configs" / "demo" / "san.yaml", [*tiny_overrides(), "DATASETS.TEST", "tiny_val"])
 
 

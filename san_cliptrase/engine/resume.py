@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from detectron2.config import get_cfg
 
-from san_cliptrase.config import add_san_cliptrase_config
+from san_cliptrase.config import add_san_cliptrase_config, with_names_of_today
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.resume import leaves
 from san_cliptrase.yaml_files import read_layers
@@ -49,7 +49,7 @@ def check_resumed(cfg: Any, saved: Path) -> None:
     add_san_cliptrase_config(defaults)
     there: dict[str, Any] = {}
     for layer in read_layers(saved):
-        there |= dict(_plain_leaves(layer))
+        there |= with_names_of_today(_plain_leaves(layer))
     here = dict(_plain_leaves(yaml.safe_load(cfg.dump())))
     # A key that came later stands for its default.
     there = dict(_plain_leaves(yaml.safe_load(defaults.dump()))) | there
