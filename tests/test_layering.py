@@ -11,7 +11,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"errors", "colors", "choices", "protocols"},
     {"files", "structures", "terminal", "weights_files"},
     {"__init__", "config", "compat", "device", "images", "drawing", "scenes", "text_tables", "yaml_files"},
-    {"clip", "class_lists"},
+    {"clip", "class_lists", "refine"},
     {"regions"},
     {"windows"},
     {"cliptrase", "san"},

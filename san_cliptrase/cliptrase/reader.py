@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.cliper import Cliper
 from san_cliptrase.clip.dense import dense_taps, read_densely
+from san_cliptrase.clip.layers import grid_by_grid
+from san_cliptrase.clip.readings import dense_reading
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits
@@ -36,7 +39,7 @@ class TrainingFreeReader:
     Args:
         visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
         source: Where regions come from; CLIPtrase's is ``RegionFinder``. ``classify="patches"`` needs none.
-        attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
+        attention: How CLIP is read densely: a name or a combination, see ``clip.readings``.
         classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: regions have no say, as in
             MaskCLIP and SCLIP, and the source is not run.
         cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
@@ -63,7 +66,7 @@ class TrainingFreeReader:
         cls_prior: bool = False,
     ) -> None:
         self.visual, self.source = visual, source
-        self.rule = attention_rule(attention)
+        self.rule = dense_reading(attention)
         self.classify = classify
         self.cls_blocks = classification_blocks(visual, classify, cls_layer)
         self.cls_prior = cls_prior
@@ -166,14 +169,15 @@ class TrainingFreeReader:
         the regions (K, N, 1).
         """
         prior = self.cls_prior if cls_prior is None else cls_prior
-        dense = self.dense(features, patch_classes(features, labels) if self.rule.truth else None)
+        classes = patch_classes(features, labels) if self.rule.truth else None
+        dense = functools.cache(lambda: self.dense(features, classes))
         partitions: Sequence[Tensor | None] = [None] * len(features.sizes)
         if self.source is not None and self.uses_regions:
             partitions = pixel_partition(self.source(images, features, labels), features)
         if self.classify in EMBEDDED:
-            embedded = self._embedded(features, dense, partitions)
+            embedded = self._embedded(features, dense(), partitions)
             named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
-        logits = patch_logits(dense, text_weights, prior, self.rule.surgery)
+        logits = self._patch_scores(features, dense, text_weights, prior)
         grids = image_grids(features.valid, features.grid)
         for index, (regions, size, grid) in enumerate(zip(partitions, features.sizes, grids, strict=True)):
             if self.classify in EMBEDDED and regions is not None:
@@ -185,6 +189,14 @@ class TrainingFreeReader:
             if self.classify == "mean_logits" and regions is not None:
                 pixels = mean_logits(pixels, regions)[..., None]
             yield pixels, regions
+
+    def _patch_scores(
+        self, features: ClipFeatures, dense: Callable[[], Tensor], text_weights: Tensor, prior: bool
+    ) -> Tensor:
+        """How well each word fits each patch, (B, L, K); CLIPer looks at several levels for it."""
+        if isinstance(self.rule, Cliper):
+            return grid_by_grid(features, lambda own: self.rule.scores(self.visual, own, text_weights, prior))[:, 1:]
+        return patch_logits(dense(), text_weights, prior, self.rule.surgery)
 
     def _embedded(self, features: ClipFeatures, dense: Tensor, partitions: Sequence[Tensor | None]) -> Tensor:
         """[CLS] and the regions of each image in the joint space, (B, 1 + N, E)."""
