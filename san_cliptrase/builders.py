@@ -8,6 +8,8 @@ from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
+from san_cliptrase.errors import ConfigError
+from san_cliptrase.refine import refinement
 from san_cliptrase.regions.build import build_region_source
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
@@ -15,6 +17,7 @@ from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.query_init import build_query_init
 from san_cliptrase.san.recognition import MaskClassifier
 from san_cliptrase.san.side_adapter import SideAdapter
+from san_cliptrase.scoring import Scoring
 from san_cliptrase.windows import Windows
 
 
@@ -65,9 +68,21 @@ def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
     )
 
 
-def windows_from_config(cfg: Any) -> Windows | None:
-    """The windows of TEST.SLIDE, or None where TEST.PROTOCOL is another."""
-    return Windows(cfg.TEST.SLIDE.WINDOW, cfg.TEST.SLIDE.STRIDE) if cfg.TEST.PROTOCOL == "slide" else None
+def scoring_from_config(cfg: Any) -> Scoring:
+    """TEST.SCALES, FLIP and REFINE, and the windows of TEST.SLIDE where TEST.PROTOCOL has some.
+
+    Raises:
+        ConfigError: The protocol reads no scores.
+    """
+    test = cfg.TEST
+    windows = Windows(test.SLIDE.WINDOW, test.SLIDE.STRIDE) if test.PROTOCOL == "slide" else None
+    scoring = Scoring(tuple(map(float, test.SCALES)), test.FLIP, windows, refinement(test.REFINE))
+    if test.PROTOCOL == "unsupervised" and not scoring.is_plain:
+        raise ConfigError(
+            "TEST.PROTOCOL is 'unsupervised', which clusters features and reads no scores: leave TEST.SCALES at [1.0], "
+            "TEST.FLIP at False and TEST.REFINE at none"
+        )
+    return scoring
 
 
 def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:

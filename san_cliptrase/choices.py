@@ -63,6 +63,13 @@ EXHIBITS = {
 }
 """Tables and figures of CLIPtrase's paper that ``san-cliptrase reproduce`` makes."""
 
+REFINEMENTS = {
+    "none": "scores stay as they are",
+    "pamr": "means over nearby pixels of similar colour (PAMR, 2020)",
+    "laplacian": "smoothing that stops at the image's edges (PEARL's propagation, 2026)",
+}
+"""Refinement of scores by the image, ``refine.REFINEMENTS``."""
+
 CORRELATIONS = {
     "cosine": "cosines, mean over heads",
     "cosine_concatenated": "cosines of heads side by side",

@@ -14,6 +14,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"clip", "class_lists", "refine"},
     {"regions"},
     {"windows"},
+    {"scoring"},
     {"cliptrase", "san"},
     {"builders"},
     {"losses", "data"},

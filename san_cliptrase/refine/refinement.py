@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from san_cliptrase.errors import OptionError, suggest
 from san_cliptrase.refine.laplacian import laplacian
 from san_cliptrase.refine.pamr import pamr
-from san_cliptrase.structures import Size
 
 Refinement = Callable[[Iterable[Tensor], Tensor], Iterator[Tensor]]
 """Refines the scores of one image by its edges.
@@ -32,10 +30,3 @@ def refinement(name: str) -> Refinement | None:
     if name not in REFINEMENTS:
         raise OptionError(f"unknown refinement {name!r}; {suggest(name, REFINEMENTS)}")
     return REFINEMENTS[name]
-
-
-def image_at(image: Tensor, size: Size) -> Tensor:
-    """An image (3, H, W) in [0, 1] at the size of its scores, bilinearly."""
-    if tuple(image.shape[-2:]) == tuple(size):
-        return image
-    return F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=True)[0]

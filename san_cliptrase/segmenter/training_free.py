@@ -15,6 +15,7 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background, resize_labels
 from san_cliptrase.errors import OptionError
+from san_cliptrase.scoring import PLAIN, Scoring
 from san_cliptrase.segmenter.method import Method, decided, pillow_resize, shares
 from san_cliptrase.structures import ClipFeatures, Size
 from san_cliptrase.windows import Windows
@@ -31,6 +32,7 @@ class TrainingFree(Method):
         reader: How it is read.
         templates: Name of the prompt templates.
         size: Shorter side, in pixels, at which images are seen; None: what CLIP was trained at.
+        scoring: See ``Method``.
 
     Raises:
         OptionError: The size is less than one patch, or the reader looks at the ground truth.
@@ -42,8 +44,9 @@ class TrainingFree(Method):
         reader: TrainingFreeReader,
         templates: str,
         size: int | None = None,
+        scoring: Scoring = PLAIN,
     ) -> None:
-        self.clip, self.reader, self.templates = clip, reader, templates
+        self.clip, self.reader, self.templates, self.scoring = clip, reader, templates, scoring
         if reader.needs_labels or reader.needs_batch:
             raise OptionError(
                 "an attention rule with '+truth' and the sources of regions truth and shuffled are controls of "
