@@ -69,7 +69,18 @@ def protocol_title(cfg: Any) -> str:
         "slide": f"windows of {test.SLIDE.WINDOW} pixels every {test.SLIDE.STRIDE}, short side {side}; whole labels",
         "unsupervised": f"k-means over {test.UNSUPERVISED.FEATURES}, matched to classes; squares of {test.SIZE} pixels",
     }
-    return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}"
+    return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}{_scoring_title(test)}"
+
+
+def _scoring_title(test: Any) -> str:
+    """What is added to one look at the image, as published numbers mostly have none of it."""
+    scales = [f"{scale:g}" for scale in test.SCALES]
+    parts = [
+        *([f"sizes x {', '.join(scales)}"] if scales != ["1"] else []),
+        *(["with mirror images"] if test.FLIP else []),
+        *([f"refined by {test.REFINE}"] if test.REFINE != "none" else []),
+    ]
+    return "".join(f"; {part}" for part in parts)
 
 
 def background_kind(cfg: Any, dataset: str) -> str:

@@ -16,8 +16,8 @@ DILATIONS = (8, 16)
 STEPS = 10
 WIDTH = 0.1
 """Of the affinity, in standard deviations of the colours around a pixel."""
-ON_CPU, ON_GPU = 2**17, 2**27
-"""Scores that are refined at a time: on a CPU as many as stay in its cache."""
+CLASSES_AT_ONCE = 64
+SCORES_AT_ONCE = 2**26
 NEIGHBOURS = tuple(
     (d * row, d * column) for d in DILATIONS for row in (-1, 0, 1) for column in (-1, 0, 1) if (row, column) != (0, 0)
 )
@@ -52,7 +52,7 @@ def affinities(image: Tensor) -> Tensor:
     """
     height, width = image.shape[1:]
     image = image.to(torch.promote_types(image.dtype, torch.float32))
-    padded = _padded(image)
+    padded = F.pad(image[None], (max(DILATIONS),) * 4, mode="replicate")[0]
     # Deviations from the pixel itself: squares of the values would lose digits where colours hardly differ.
     first, second = torch.zeros_like(image), torch.zeros_like(image)
     for place in NEIGHBOURS:
@@ -69,25 +69,30 @@ def affinities(image: Tensor) -> Tensor:
 def _refined(scores: Tensor, image: Tensor, steps: int) -> Tensor:
     """All steps of (K, H, W) scores whose rows are all that there is, a few classes at a time."""
     height, width = scores.shape[1:]
-    weights = affinities(image)
+    weights = affinities(image).flatten(1).T.contiguous()
+    neighbours = _neighbours(height, width).to(scores.device)
     refined = torch.empty(scores.shape, dtype=weights.dtype, device=scores.device)
-    at_once = max(1, (ON_CPU if scores.device.type == "cpu" else ON_GPU) // (height * width))
+    at_once = max(1, min(CLASSES_AT_ONCE, SCORES_AT_ONCE // (height * width)))
     for source, target in zip(scores.split(at_once), refined.split(at_once), strict=True):
-        target.copy_(source)
+        # A pixel is a row of the classes' scores, and takes a weighted sum of its neighbours' rows.
+        rows = source.to(weights.dtype).flatten(1).T.contiguous()
         for _ in range(steps):
-            padded = _padded(target)
-            target.zero_()
-            for weight, place in zip(weights, NEIGHBOURS, strict=True):
-                target.addcmul_(weight, _shifted(padded, place, height, width))
+            rows = F.embedding_bag(neighbours, rows, per_sample_weights=weights, mode="sum")
+        target.copy_(rows.T.view_as(target))
     return refined
 
 
-def _padded(maps: Tensor) -> Tensor:
-    """Maps (N, H, W) with their border repeated as far as the farthest neighbour."""
-    return F.pad(maps[None], (max(DILATIONS),) * 4, mode="replicate")[0]
+def _neighbours(height: int, width: int) -> Tensor:
+    """The number of each pixel's neighbours, counted row by row: (H W, 16) int32."""
+    rows, columns = (torch.arange(n, dtype=torch.int32) for n in (height, width))
+    found = [
+        (rows + row).clamp(0, height - 1)[:, None] * width + (columns + column).clamp(0, width - 1)
+        for row, column in NEIGHBOURS
+    ]
+    return torch.stack(found, dim=-1).flatten(0, 1)
 
 
 def _shifted(padded: Tensor, place: tuple[int, int], height: int, width: int) -> Tensor:
-    """The neighbours at (rows, columns) from each pixel."""
+    """The neighbours at (rows, columns) from each pixel, of maps that are padded as far as the farthest."""
     row, column = (max(DILATIONS) + n for n in place)
     return padded[:, row : row + height, column : column + width]
