@@ -7,6 +7,7 @@ from typing import Any
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.clip.visual import resolve_layer
+from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.refine import refinement
@@ -57,7 +58,7 @@ def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_g
 def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
     """The training-free reading of MODEL.CLIPTRASE on that CLIP, with a source of regions where any are used."""
     node = cfg.MODEL.CLIPTRASE
-    needed = node.CLASSIFY != "patches" or cfg.TEST.PROTOCOL == "unsupervised"
+    needed = classify_parts(node.CLASSIFY) != ("patches",) or cfg.TEST.PROTOCOL == "unsupervised"
     return TrainingFreeReader(
         clip.visual,
         region_source_from_config(cfg, clip) if needed else None,

@@ -77,6 +77,13 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(f"one of: {', '.join(known)}", lambda value: value in known)
 
 
+def sum_of(names: Iterable[str]) -> Rule:
+    """One of these names, or several with + between."""
+    known = tuple(names)
+    about = f"one of: {', '.join(known)}; or several with + between"
+    return Rule(about, lambda value: isinstance(value, str) and {*value.split("+")} <= {*known})
+
+
 def listed(rule: Rule, least: int = 0, most: float = math.inf) -> Rule:
     """A list of values that fit a rule."""
     count = {(0, math.inf): "a list", (1, math.inf): "a list of one or more"}.get((least, most), f"a list of {least}")
@@ -126,7 +133,7 @@ _REGIONS = (
 
 _CLIPTRASE = (
     Key("ATTENTION", "cliptrase", NAME, "Attention rule of the last block when CLIP is read densely: a name, or a combination such as qq+kk-mlp+neighbours (docs/architecture.md).", "to compare training-free methods"),
-    Key("CLASSIFY", "vote", one_of(CLASSIFY), "What decides the class of a region: vote, mean_logits, pooled, cls; or patches: every pixel by itself, without regions.", "to compare training-free methods"),
+    Key("CLASSIFY", "vote", sum_of(CLASSIFY), "What decides the class of a region: vote, mean_logits, pooled, cls; or patches: every pixel by itself, without regions. Several with + are averaged, as cls+patches; a vote stands alone.", "to compare training-free methods"),
     Key("CLS_LAYER", -6, whole(-64, -1), "cls: the first block, counted from the end, that a region's [CLS] token passes.", "for a CLIP of other depth"),
     Key("BACKGROUND", (), WORDS, "Words that together stand for the dataset's background, instead of the dataset's own words.", "for another choice of words"),
     Key("CLS_PRIOR", False, BOOL, "Multiply patch logits by the [CLS] logits, as the paper does on VOC20.", "for images with one main object"),

@@ -50,7 +50,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
             listing(
                 "attention rules (or a combination, as qq+kk-mlp+neighbours: docs/architecture.md)", ATTENTION_RULES
             ),
-            listing("ways to classify a region", CLASSIFY),
+            listing("ways to classify a region (or a mean of several, as cls+patches)", CLASSIFY),
             listing("sources of regions", REGION_SOURCES),
             listing("templates", TEMPLATES),
             listing("refinements", REFINEMENTS),
@@ -79,7 +79,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     choice("--model", "ViT of open_clip, or scenes_vit, the demo's own (default: ViT-B-16)")
     choice("--pretrained", "tag of open_clip or weights file; scenes for scenes_vit (default: openai)", metavar="TAG")
     choice("--attention", "rule of CLIP's last block, see below (default: cliptrase)", metavar="RULE")
-    choice("--classify", "what decides the class of a region, see below (default: vote)", choices=[*CLASSIFY])
+    choice("--classify", "what decides the class of a region, see below (default: vote)", metavar="WAY")
     choice("--cls-layer", "classify cls: block that a region's [CLS] begins at (default: -6)", type=int, metavar="N")
     choice("--regions", "where regions come from, see below (default: cliptrase)", metavar="SOURCE")
     choice("--regions-pretrained", "timm:MODEL: weights file, default, or random (default: default)", metavar="FILE")

@@ -156,4 +156,4 @@ class CLIPtrase(nn.Module):
 
         found = self.scoring.scores(entry["image"], scores)
         # Where regions vote, background is a class of the vote.
-        return decide_pixels(found, output_size(entry), None if self.reader.classify == "vote" else background)
+        return decide_pixels(found, output_size(entry), None if self.reader.votes else background)

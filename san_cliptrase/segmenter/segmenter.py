@@ -15,6 +15,7 @@ from torch import Tensor
 from san_cliptrase.clip.build import build_clip
 from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.clip.text_cache import cache_folder
+from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
@@ -83,7 +84,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             model: A ViT of open_clip with a [CLS] token, or "scenes_vit", the small model that is part of the package.
             pretrained: Its weights: a tag of open_clip, a file, or "scenes" for scenes_vit.
             attention: Rule of CLIP's last block: a name or a combination, see ``clip.attention``.
-            classify: What decides a region's class, see ``cliptrase.classify.CLASSIFY``.
+            classify: What decides a region's class, see ``choices.CLASSIFY``; "cls+patches" averages two of them.
             cls_layer: ``cls``: the first block that a region's [CLS] token passes, counted from the end.
             regions: Where regions come from, see ``regions.build``.
             regions_pretrained: Weights of a timm model that finds regions: "default", a file, or "random".
@@ -109,7 +110,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         clip.text.cache = cache_folder(text_cache)
         clip = clip.to(find_device(device)).eval()
         source = None
-        if classify != "patches":
+        if classify_parts(classify) != ("patches",):
             source = build_region_source(
                 regions,
                 clip.visual,

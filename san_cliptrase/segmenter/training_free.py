@@ -89,18 +89,13 @@ class TrainingFree(Method):
         """Logits, or shares of the vote; see ``TrainingFreeReader.scores``."""
         yield from self.reader.scores(self._features(images), text, self._source_images(images), background)
 
-    @property
-    def _votes(self) -> bool:
-        """Whether scores are shares of a vote, in which background is a class already."""
-        return self.reader.classify == "vote"
-
     def decide(self, scores: Tensor, background: Background | None) -> Tensor:
         """See ``Method``."""
-        return decided(scores, None if self._votes else background)
+        return decided(scores, None if self.reader.votes else background)
 
     def normalise(self, scores: Tensor, background: Background | None) -> Tensor:
         """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all."""
-        if self._votes:
+        if self.reader.votes:
             return shares(scores)
         if background is not None:
             best = scores[background.index :].amax(dim=0, keepdim=True)
