@@ -1,7 +1,8 @@
-"""Parity with the two reference implementations: ``python benchmarks/parity.py --fixtures DIR``.
+"""Parity with reference implementations: ``python benchmarks/parity.py --fixtures DIR``.
 
-DIR holds a ``meta.json`` that names numbers which the references made on small random CLIPs. The weights are drawn
-again, our code runs, and the largest deviation of each quantity is printed. Exit status 1 if one is above tolerance.
+DIR holds numbers that the references made on small random CLIPs: a ``meta.json`` that names those of CLIPtrase and SAN,
+or an .npz file with an entry "meta", those of dense rules and refinements. The weights are drawn again, our code runs,
+and the largest deviation of each quantity is printed. Exit status 1 if one is above tolerance.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.parity_cliptrase import cliptrase_deviations
+from benchmarks.parity_rules import load_rules, rules_deviations
 from benchmarks.parity_san import san_deviations
 from benchmarks.parity_weights import Row
 
@@ -34,14 +36,19 @@ def format_table(rows: list[Row]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the checks that the fixtures have numbers for; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--fixtures", type=Path, required=True, metavar="DIR", help="folder with a meta.json")
+    parser.add_argument("--fixtures", type=Path, required=True, metavar="DIR", help="folder of parity fixtures")
     fixtures = parser.parse_args(arguments).fixtures
-    if not (fixtures / "meta.json").is_file():
-        parser.error(f"{fixtures} has no meta.json: give a folder of parity fixtures")
-    meta = json.loads((fixtures / "meta.json").read_text())
-    rows = [row for name, check in CHECKS.items() if name in meta for row in check(fixtures)]
-    if not rows:
-        parser.error(f"{fixtures / 'meta.json'} has none of the entries {', '.join(CHECKS)}")
+    if (fixtures / "meta.json").is_file():
+        meta = json.loads((fixtures / "meta.json").read_text())
+        rows = [row for name, check in CHECKS.items() if name in meta for row in check(fixtures)]
+        if not rows:
+            parser.error(f"{fixtures / 'meta.json'} has none of the entries {', '.join(CHECKS)}")
+    elif rules := load_rules(fixtures):
+        rows = rules_deviations(rules)
+    else:
+        parser.error(
+            f"{fixtures} has neither a meta.json nor an .npz with an entry meta: give a folder of parity fixtures"
+        )
     print(format_table(rows))
     return 0 if all(row.passed for row in rows) else 1
 

@@ -74,7 +74,7 @@ def reference_quantities(
     yield "text/background", with_background[len(labels) :]
     for size, eps, min_samples in settings["settings"]:
         for index in images:
-            pixels = clip.normalize(_preprocess(reference[f"image_{index}"], size))[None]
+            pixels = clip.normalize(preprocess(reference[f"image_{index}"], size))[None]
             finder = RegionFinder(clip.visual, eps, min_samples)
             features = clip.visual(pixels, (*TrainingFreeReader(clip.visual, finder).taps, clip.visual.depth))
             for name, value in intermediate_quantities(clip, finder, features).items():
@@ -123,6 +123,7 @@ def _kind(name: str) -> str:
     return name.removeprefix("CLIPtrase ").split("/")[0]
 
 
-def _preprocess(image: np.ndarray, size: int) -> Tensor:
+def preprocess(image: np.ndarray, size: int) -> Tensor:
+    """(3, size, size) in [0, 1] of an (H, W, 3) uint8 image, as the published scripts resize and crop it."""
     steps = Compose([Resize(size, InterpolationMode.BICUBIC), CenterCrop(size), ToTensor()])
     return steps(Image.fromarray(image))

@@ -7,8 +7,11 @@ from typing import Any
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.clip.visual import resolve_layer
+from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
+from san_cliptrase.errors import ConfigError
 from san_cliptrase.protocols import OTHER, WINDOW_PROTOCOLS
+from san_cliptrase.refine import refinement
 from san_cliptrase.regions.build import build_region_source
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.mask_decoder import MaskDecoder
@@ -16,6 +19,7 @@ from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.query_init import build_query_init
 from san_cliptrase.san.recognition import MaskClassifier
 from san_cliptrase.san.side_adapter import SideAdapter
+from san_cliptrase.scoring import Scoring
 from san_cliptrase.windows import Windows
 
 
@@ -55,7 +59,7 @@ def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_g
 def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
     """The training-free reading of MODEL.CLIPTRASE on that CLIP, with a source of regions where any are used."""
     node = cfg.MODEL.CLIPTRASE
-    needed = node.CLASSIFY != "patches" or cfg.TEST.PROTOCOL == "unsupervised"
+    needed = classify_parts(node.CLASSIFY) != ("patches",) or cfg.TEST.PROTOCOL == "unsupervised"
     return TrainingFreeReader(
         clip.visual,
         region_source_from_config(cfg, clip) if needed else None,
@@ -66,12 +70,24 @@ def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
     )
 
 
-def windows_from_config(cfg: Any) -> Windows | None:
-    """The windows of TEST.SLIDE, or of the paper that TEST.PROTOCOL is named after; None for protocols without."""
-    if cfg.TEST.PROTOCOL in WINDOW_PROTOCOLS:
-        rules = WINDOW_PROTOCOLS[cfg.TEST.PROTOCOL][OTHER]  # those of a dataset come with its entries
-        return Windows(rules.window, rules.stride)
-    return Windows(cfg.TEST.SLIDE.WINDOW, cfg.TEST.SLIDE.STRIDE) if cfg.TEST.PROTOCOL == "slide" else None
+def scoring_from_config(cfg: Any) -> Scoring:
+    """TEST.SCALES, FLIP and REFINE, and the windows of TEST.SLIDE or of a paper where TEST.PROTOCOL has some.
+
+    Raises:
+        ConfigError: The protocol reads no scores.
+    """
+    test = cfg.TEST
+    windows = Windows(test.SLIDE.WINDOW, test.SLIDE.STRIDE) if test.PROTOCOL == "slide" else None
+    if test.PROTOCOL in WINDOW_PROTOCOLS:
+        rules = WINDOW_PROTOCOLS[test.PROTOCOL][OTHER]  # those of a dataset come with its entries
+        windows = Windows(rules.window, rules.stride)
+    scoring = Scoring(tuple(map(float, test.SCALES)), test.FLIP, windows, refinement(test.REFINE))
+    if test.PROTOCOL == "unsupervised" and not scoring.is_plain:
+        raise ConfigError(
+            "TEST.PROTOCOL is 'unsupervised', which clusters features and reads no scores: leave TEST.SCALES at [1.0], "
+            "TEST.FLIP at False and TEST.REFINE at none"
+        )
+    return scoring
 
 
 def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:

@@ -14,8 +14,12 @@ ATTENTION_RULES = {
     "clearclip": "queries with queries, without residual and MLP (ClearCLIP, 2024)",
     "naclip": "keys with keys, near patches favoured (NACLIP, 2025)",
     "clip_surgery": "values with values on a second path (CLIP Surgery, 2023)",
+    "resclip": "NACLIP's, with the attention of earlier blocks (ResCLIP's RCS, 2025)",
+    "pearl": "queries with rotated keys (PEARL's attention, 2026)",
+    "scclip": "outliers repaired, alike patches averaged, several blocks (SC-CLIP, 2024)",
+    "cliper": "the attention of all earlier blocks, fused (CLIPer, 2024)",
 }
-"""Rules of CLIP's last block, ``clip.attention.ATTENTION_RULES``."""
+"""How CLIP is read densely, ``clip.readings.READINGS``."""
 
 CLASSIFY = {
     "patches": "every pixel by its own logits, without regions",
@@ -58,6 +62,13 @@ EXHIBITS = {
     "global_patches": "section A.1: patches that take the attention of all",
 }
 """Tables and figures of CLIPtrase's paper that ``san-cliptrase reproduce`` makes."""
+
+REFINEMENTS = {
+    "none": "scores stay as they are",
+    "pamr": "means over nearby pixels of similar colour (PAMR, 2020)",
+    "laplacian": "smoothing that stops at the image's edges (PEARL's propagation, 2026)",
+}
+"""Refinement of scores by the image, ``refine.REFINEMENTS``."""
 
 CORRELATIONS = {
     "cosine": "cosines, mean over heads",

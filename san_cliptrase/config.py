@@ -12,7 +12,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from san_cliptrase.choices import CLASSIFY, CORRELATIONS, QUERY_INITS, TEMPLATES
+from san_cliptrase.choices import CLASSIFY, CORRELATIONS, QUERY_INITS, REFINEMENTS, TEMPLATES
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.protocols import BACKGROUNDS, PROTOCOLS
 
@@ -77,6 +77,13 @@ def one_of(names: Iterable[str]) -> Rule:
     return Rule(f"one of: {', '.join(known)}", lambda value: value in known)
 
 
+def sum_of(names: Iterable[str]) -> Rule:
+    """One of these names, or several with + between."""
+    known = tuple(names)
+    about = f"one of: {', '.join(known)}; or several with + between"
+    return Rule(about, lambda value: isinstance(value, str) and {*value.split("+")} <= {*known})
+
+
 def listed(rule: Rule, least: int = 0, most: float = math.inf) -> Rule:
     """A list of values that fit a rule."""
     count = {(0, math.inf): "a list", (1, math.inf): "a list of one or more"}.get((least, most), f"a list of {least}")
@@ -126,7 +133,7 @@ _REGIONS = (
 
 _CLIPTRASE = (
     Key("ATTENTION", "cliptrase", NAME, "Attention rule of the last block when CLIP is read densely: a name, or a combination such as qq+kk-mlp+neighbours (docs/architecture.md).", "to compare training-free methods"),
-    Key("CLASSIFY", "vote", one_of(CLASSIFY), "What decides the class of a region: vote, mean_logits, pooled, cls; or patches: every pixel by itself, without regions.", "to compare training-free methods"),
+    Key("CLASSIFY", "vote", sum_of(CLASSIFY), "What decides the class of a region: vote, mean_logits, pooled, cls; or patches: every pixel by itself, without regions. Several with + are averaged, as cls+patches; a vote stands alone.", "to compare training-free methods"),
     Key("CLS_LAYER", -6, whole(-64, -1), "cls: the first block, counted from the end, that a region's [CLS] token passes.", "for a CLIP of other depth"),
     Key("BACKGROUND", (), WORDS, "Words that together stand for the dataset's background, instead of the dataset's own words.", "for another choice of words"),
     Key("CLS_PRIOR", False, BOOL, "Multiply patch logits by the [CLS] logits, as the paper does on VOC20.", "for images with one main object"),
@@ -163,6 +170,9 @@ _TEST = (
     Key("SLIDE.SIDE", 0, whole(0, LONGEST_SIDE), "slide: short side of the image; 0: 336, or 560 for Cityscapes.", "with PROTOCOL"),
     Key("SLIDE.WINDOW", 224, SIDE, "slide: side of a window in pixels.", "with PROTOCOL"),
     Key("SLIDE.STRIDE", 112, SIDE, "slide: step of the windows in pixels, at most WINDOW.", "with PROTOCOL"),
+    Key("SCALES", (1.0,), listed(real(0, 8, above=True), 1), "Sizes at which an image is seen, relative to its own; the scores are averaged (test-time augmentation). In windows, each window is.", "for accuracy at the cost of time"),
+    Key("FLIP", False, BOOL, "See the mirror image too, at every size, and average.", "for accuracy at twice the time"),
+    Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
     Key("BACKGROUND", "words", one_of(BACKGROUNDS), "What makes a pixel the dataset's background: words, threshold (no class has this probability) or learned (SAN's own).", "for data sets with a background class"),
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),

@@ -34,20 +34,16 @@ class Windows:
         last = max(length - self.side, 0)
         return [min(i * self.stride, last) for i in range(-(-last // self.stride) + 1)]
 
-    def average(self, image: Tensor, score: Callable[[Sequence[Tensor]], Iterable[Tensor]]) -> Tensor:
-        """Scores of an image: the mean over the windows that cover a pixel.
+    def strips(self, image: Tensor, score: Callable[[Sequence[Tensor]], Iterable[Tensor]]) -> Iterator[Tensor]:
+        """Scores of an image, the mean over the windows that cover a pixel, in the memory of one row of windows.
 
         Args:
             image: (3, H, W).
             score: scores (K, h, w) of each of several crops of one size.
 
-        Returns:
-            (K, H, W)
+        Yields:
+            Strips (K, rows, W) from top to bottom.
         """
-        return torch.cat(list(self.strips(image, score)), dim=1)
-
-    def strips(self, image: Tensor, score: Callable[[Sequence[Tensor]], Iterable[Tensor]]) -> Iterator[Tensor]:
-        """:meth:`average` in strips (K, rows, W) from top to bottom, in the memory of one row of windows."""
         height, width = image.shape[-2:]
         h, w = min(self.side, height), min(self.side, width)
         tops, lefts = self.starts(height), self.starts(width)

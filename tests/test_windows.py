@@ -35,12 +35,13 @@ def test_windows_cover_a_side_in_steps_and_stay_inside(length, starts):
 def test_every_window_is_put_back_where_it_was_cut(monkeypatch, size):
     monkeypatch.setattr("san_cliptrase.windows.WINDOWS_AT_ONCE", 2)
     image = torch.rand(3, *size)
-    torch.testing.assert_close(Windows(64, 24).average(image, lambda crops: crops), image)
+    strips = list(Windows(64, 24).strips(image, lambda crops: crops))
+    torch.testing.assert_close(torch.cat(strips, dim=1), image)
 
 
 def test_pixels_under_several_windows_get_the_mean():
     numbers = iter([1.0, 3.0, 8.0])
-    found = Windows(4, 2).average(
+    (found,) = Windows(4, 2).strips(
         torch.zeros(3, 4, 8), lambda crops: [torch.full((1, 4, 4), next(numbers)) for _ in crops]
     )
     assert found[0, 0].tolist() == [1, 1, 2, 2, 5.5, 5.5, 8, 8]

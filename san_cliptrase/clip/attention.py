@@ -9,11 +9,13 @@ Rules for reading CLIP densely are spelled ``TERM+TERM...`` and parts that chang
 ==================  ====================================================================================================
 ``qk``, ``qq`` ...  a term: two of q, k, v. ``qk`` is ``A(q, k) v``; several are summed, not averaged
 ``v``               a term: ``v``, every token keeps its own value
+``polar``           a term: queries and rotated keys, see ``clip.polar.polar_attention``
 ``-residual``       without the tokens that entered the block: ``W_o mix`` in place of ``x + W_o mix``
 ``-mlp``            without the block's feed-forward part
 ``+neighbours``     the logits of every term get a window that favours near patches (``clip.dense.neighbour_window``)
 ``+cosine``         cosines in place of inner products: every vector is as long as the head's mean
 ``+truth``          a patch sees those of its own class in the ground truth alone: a control that needs label maps
+``+rcs``            ``2 (0.7 terms + 0.3 R v)``, R the mean of earlier blocks' attention (``clip.dense.with_earlier``)
 ``+dualN``          a second path sums what the last N blocks give under the rule (``clip.dense.read_densely``)
 ``+surgery``        class scores without what all classes share (``cliptrase.voting.feature_surgery``)
 ==================  ====================================================================================================
@@ -35,17 +37,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from san_cliptrase.clip.polar import polar_attention
 from san_cliptrase.errors import OptionError, suggest
 
 AttentionRule = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 
-TERMS = ("v", *map("".join, itertools.product("qkv", repeat=2)))
+TERMS = ("v", "polar", *map("".join, itertools.product("qkv", repeat=2)))
 SWITCHES = {
     "-residual": ("residual", False),
     "-mlp": ("mlp", False),
     "+neighbours": ("neighbours", True),
     "+cosine": ("cosine", True),
     "+truth": ("truth", True),
+    "+rcs": ("rcs", True),
     "+surgery": ("surgery", True),
 }
 # Switches that mean nothing without a term of softmax attention.
@@ -88,6 +92,7 @@ class DenseRule:
         neighbours: Wants ``clip.dense.neighbour_window`` in its bias.
         cosine: Compare directions alone, see :func:`equal_lengths`.
         truth: Wants ``clip.dense.class_bias`` in its bias.
+        rcs: Mixed with the attention of earlier blocks, see ``clip.dense.with_earlier``.
         dual: Number of blocks of the second path; 0: there is none, the rule holds in the last block.
         surgery: Wants ``cliptrase.voting.feature_surgery`` of its class scores.
     """
@@ -98,6 +103,7 @@ class DenseRule:
     neighbours: bool = False
     cosine: bool = False
     truth: bool = False
+    rcs: bool = False
     dual: int = 0
     surgery: bool = False
 
@@ -106,14 +112,21 @@ class DenseRule:
         named = {"q": q, "k": k, "v": v}
         if self.cosine:
             named = {name: equal_lengths(vectors, bias) for name, vectors in named.items()}
-        pairs = (tuple(named[letter] for letter in term) for term in self.terms)
-        mixed = (softmax_attention(*pair, v, bias) if len(pair) == 2 else v for pair in pairs)
-        return functools.reduce(operator.add, mixed)
+
+        def mix(term: str) -> Tensor:
+            if term == "v":
+                return v
+            if term == "polar":
+                return polar_attention(named["q"], named["k"], v, bias)
+            return softmax_attention(named[term[0]], named[term[1]], v, bias)
+
+        return functools.reduce(operator.add, map(mix, self.terms))
 
 
 # Zhou et al., "Extract free dense labels from CLIP", 2022, sec. 3.2; Wang et al., "SCLIP", 2024, eq. 4; Shao et al.,
 # "CLIPtrase", 2024; Lan et al., "ClearCLIP", 2024; Hajimiri et al., "Pay attention to your neighbours", 2025; Li et
-# al., "A closer look at the explainability of contrastive language-image pre-training", 2023.
+# al., "A closer look at the explainability of contrastive language-image pre-training", 2023; Yang et al., "ResCLIP",
+# 2025, its cross-layer correlation alone; PEARL, arXiv 2603.21528, 2026, its attention alone.
 ATTENTION_RULES = {
     "clip": DenseRule(("qk",)),
     "maskclip": DenseRule(("v",)),
@@ -122,11 +135,17 @@ ATTENTION_RULES = {
     "clearclip": DenseRule(("qq",), residual=False, mlp=False),
     "naclip": DenseRule(("kk",), residual=False, mlp=False, neighbours=True),
     "clip_surgery": DenseRule(("vv",), mlp=False, dual=6, surgery=True),
+    "resclip": DenseRule(("kk",), residual=False, mlp=False, neighbours=True, rcs=True),
+    "pearl": DenseRule(("polar",), residual=False, mlp=False),
 }
 
 
-def attention_rule(text: str) -> DenseRule:
+def attention_rule(text: str, names: Iterable[str] = ()) -> DenseRule:
     """The rule of a name or of a combination, spelled as at the top of this file.
+
+    Args:
+        text: What was asked for.
+        names: That the message of an error lists in place of ``ATTENTION_RULES``.
 
     Raises:
         OptionError: A part is unknown, repeated or without effect; the message says which one, and what is known.
@@ -135,8 +154,9 @@ def attention_rule(text: str) -> DenseRule:
     rule = ATTENTION_RULES.get(first) or DenseRule(())
     if not rule.terms:
         if first not in TERMS:
-            problem = f"it begins with {first!r}, which is neither a name ({', '.join(sorted(ATTENTION_RULES))}) nor "
-            known = (*ATTENTION_RULES, *TERMS)
+            names = sorted(names or ATTENTION_RULES)
+            problem = f"it begins with {first!r}, which is neither a name ({', '.join(names)}) nor "
+            known = (*names, *TERMS)
             raise _unknown(text, f"{problem}a term ({', '.join(TERMS)})", first, known)
         parts = [f"+{first}", *parts]
     for part in parts:

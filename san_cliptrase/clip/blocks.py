@@ -51,7 +51,11 @@ def attention_output(
     block: nn.Module, tokens: Tensor, attend: AttentionRule = softmax_attention, bias: Tensor | None = None
 ) -> Tensor:
     """What a block's attention adds to the tokens: ``ls_1(W_o mix(q, k, v))``; arguments and shape as ``run_block``."""
-    mixed = attend(*project_qkv(block, tokens), bias)
+    return project_output(block, attend(*project_qkv(block, tokens), bias))
+
+
+def project_output(block: nn.Module, mixed: Tensor) -> Tensor:
+    """Mixed values (B, M, T, d) of a block's heads, joined and projected: ``ls_1(W_o mix + b)``, (B, T, C)."""
     return block.ls_1(block.attn.out_proj(mixed.transpose(1, 2).flatten(2)))
 
 

@@ -20,28 +20,38 @@ EMBEDDED = ("pooled", "cls")
 """Those that embed each region in the joint space."""
 
 
-def check_classify(name: str) -> None:
-    """Refuses what is not a key of ``choices.CLASSIFY``.
+def classify_parts(text: str) -> tuple[str, ...]:
+    """The ways whose scores are averaged: ``cls+patches`` has two.
 
     Raises:
-        OptionError: lists the keys.
+        OptionError: A part is not a key of ``choices.CLASSIFY``, is repeated, or is a vote beside others, whose shares
+            cannot be added to cosines.
     """
-    if name not in CLASSIFY:
-        raise OptionError(f"unknown way to classify regions {name!r}; choose one of: {', '.join(CLASSIFY)}")
+    parts = tuple(text.split("+"))
+    for name in parts:
+        if name not in CLASSIFY:
+            raise OptionError(
+                f"unknown way to classify regions {name!r}; choose one of: {', '.join(CLASSIFY)}, or the mean of "
+                "several, as cls+patches"
+            )
+    if len({*parts}) < len(parts):
+        raise OptionError(f"{text!r} classifies regions twice in the same way")
+    if "vote" in parts and len(parts) > 1:
+        raise OptionError(f"{text!r} adds shares of a vote to cosines: a vote stands alone")
+    return parts
 
 
 def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: int) -> int:
     """How many of CLIP's last blocks the [CLS] token of a region passes; 0 where there is none.
 
     Args:
-        classify: A key of ``choices.CLASSIFY``.
+        classify: See :func:`classify_parts`.
         cls_layer: The first of those blocks, see ``resolve_layer``.
 
     Raises:
-        OptionError: The name is not a key of ``choices.CLASSIFY``, or CLIP has no such blocks.
+        OptionError: There is no such way to classify, or CLIP has no such blocks.
     """
-    check_classify(classify)
-    if classify != "cls":
+    if "cls" not in classify_parts(classify):
         return 0
     if not -visual.depth <= cls_layer < visual.depth:
         raise OptionError(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.cliper import Cliper
 from san_cliptrase.clip.dense import dense_taps, read_densely
+from san_cliptrase.clip.layers import grid_by_grid
+from san_cliptrase.clip.readings import dense_reading
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
-from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, embed_regions, mean_logits
+from san_cliptrase.cliptrase.classify import EMBEDDED, classification_blocks, classify_parts, embed_regions, mean_logits
 from san_cliptrase.cliptrase.voting import (
     Background,
     decide_pixels,
@@ -36,9 +39,9 @@ class TrainingFreeReader:
     Args:
         visual: The frozen tower. The published numbers need ``interpolate_offset=0.1``.
         source: Where regions come from; CLIPtrase's is ``RegionFinder``. ``classify="patches"`` needs none.
-        attention: How CLIP is read densely: a name or a combination, see ``clip.attention``.
-        classify: How the class of a region is found, see ``classify.CLASSIFY``; ``patches``: regions have no say, as in
-            MaskCLIP and SCLIP, and the source is not run.
+        attention: How CLIP is read densely: a name or a combination, see ``clip.readings``.
+        classify: How the class of a region is found, see ``classify.classify_parts``; ``patches``: regions have no
+            say, as in MaskCLIP and SCLIP, and the source is not run.
         cls_layer: ``cls``: the first block that the regions' [CLS] tokens pass, see ``resolve_layer``.
         cls_prior: See ``patch_logits``.
 
@@ -63,8 +66,8 @@ class TrainingFreeReader:
         cls_prior: bool = False,
     ) -> None:
         self.visual, self.source = visual, source
-        self.rule = attention_rule(attention)
-        self.classify = classify
+        self.rule = dense_reading(attention)
+        self.classify = classify_parts(classify)
         self.cls_blocks = classification_blocks(visual, classify, cls_layer)
         self.cls_prior = cls_prior
         taps = {*dense_taps(visual, self.rule), *(recognition_taps(visual, self.cls_blocks) if self.cls_blocks else ())}
@@ -83,7 +86,17 @@ class TrainingFreeReader:
     @property
     def uses_regions(self) -> bool:
         """Whether regions have a say in what :meth:`segment` gives."""
-        return self.classify != "patches"
+        return self.classify != ("patches",)
+
+    @property
+    def embedded(self) -> tuple[str, ...]:
+        """The ways to classify that embed regions in the joint space."""
+        return tuple(name for name in self.classify if name in EMBEDDED)
+
+    @property
+    def votes(self) -> bool:
+        """Whether :meth:`scores` are shares of a vote, in which background is a class already."""
+        return self.classify == ("vote",)
 
     @torch.no_grad()
     def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
@@ -123,8 +136,7 @@ class TrainingFreeReader:
             # Background is decided before the vote: its words vote as one class.
             classes = decide_pixels(logits, logits.shape[-2:], background)
             if own is not None:
-                voted = self.classify == "vote"
-                classes = majority_vote(classes, own, len(text_weights) + 1) if voted else classes[own, 0]
+                classes = majority_vote(classes, own, len(text_weights) + 1) if self.votes else classes[own, 0]
             results.append(classes)
         return results
 
@@ -146,7 +158,7 @@ class TrainingFreeReader:
         """
         count = len(text_weights) if background is None else background.index + 1
         for logits, own in self._logits(features, text_weights, images, cls_prior, labels):
-            if self.classify == "vote":
+            if self.votes:
                 classes = decide_pixels(logits, logits.shape[-2:], background)
                 yield vote_shares(classes, own, count)
             else:
@@ -162,33 +174,54 @@ class TrainingFreeReader:
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Per image logits, and the region (H, W) of each pixel; None where there are none.
 
-        The logits are those of the pixels (K, H, W) where there are no regions and where these vote, else those of
-        the regions (K, N, 1).
+        The logits are those of the pixels (K, H, W) where there are no regions, where these vote, and where several
+        ways to classify are averaged, which leaves no region (None); else those of the regions (K, N, 1).
         """
         prior = self.cls_prior if cls_prior is None else cls_prior
-        dense = self.dense(features, patch_classes(features, labels) if self.rule.truth else None)
+        classes = patch_classes(features, labels) if self.rule.truth else None
+        dense = functools.cache(lambda: self.dense(features, classes))
         partitions: Sequence[Tensor | None] = [None] * len(features.sizes)
         if self.source is not None and self.uses_regions:
             partitions = pixel_partition(self.source(images, features, labels), features)
-        if self.classify in EMBEDDED:
-            embedded = self._embedded(features, dense, partitions)
-            named = patch_logits(embedded, text_weights, prior, self.rule.surgery)
-        logits = patch_logits(dense, text_weights, prior, self.rule.surgery)
+        named = {name: self._named(name, features, dense, partitions, text_weights, prior) for name in self.embedded}
+        logits = self._patch_scores(features, dense, text_weights, prior)
         grids = image_grids(features.valid, features.grid)
         for index, (regions, size, grid) in enumerate(zip(partitions, features.sizes, grids, strict=True)):
-            if self.classify in EMBEDDED and regions is not None:
-                yield named[index].T[..., None], regions
-                continue
             own = logits[index][features.valid[index]].unflatten(0, grid)
             canvas = (grid[0] * features.patch_size[0], grid[1] * features.patch_size[1])
-            pixels = pixel_logits(own, canvas, size)
-            if self.classify == "mean_logits" and regions is not None:
-                pixels = mean_logits(pixels, regions)[..., None]
-            yield pixels, regions
+            pixels = functools.partial(pixel_logits, own, canvas, size)
+            if regions is None:
+                yield pixels(), None
+                continue
+            found = {name: named[name][index].T[..., None] for name in self.embedded}
+            if "mean_logits" in self.classify:
+                found["mean_logits"] = mean_logits(pixels(), regions)[..., None]
+            if len(self.classify) == 1:
+                yield found[self.classify[0]] if found else pixels(), regions
+            else:
+                parts = [found[name][:, regions, 0] if name in found else pixels() for name in self.classify]
+                yield torch.stack(parts).mean(0), None
 
-    def _embedded(self, features: ClipFeatures, dense: Tensor, partitions: Sequence[Tensor | None]) -> Tensor:
-        """[CLS] and the regions of each image in the joint space, (B, 1 + N, E)."""
+    def _patch_scores(
+        self, features: ClipFeatures, dense: Callable[[], Tensor], text_weights: Tensor, prior: bool
+    ) -> Tensor:
+        """How well each word fits each patch, (B, L, K); CLIPer looks at several levels for it."""
+        if isinstance(self.rule, Cliper):
+            return grid_by_grid(features, lambda own: self.rule.scores(self.visual, own, text_weights, prior))[:, 1:]
+        return patch_logits(dense(), text_weights, prior, self.rule.surgery)
+
+    def _named(
+        self,
+        name: str,
+        features: ClipFeatures,
+        dense: Callable[[], Tensor],
+        partitions: Sequence[Tensor | None],
+        text_weights: Tensor,
+        prior: bool,
+    ) -> Tensor:
+        """How well each word fits each region that is embedded by ``pooled`` or ``cls``, (B, N, K)."""
         none = features.valid.new_zeros(0, features.valid.shape[1])
         masks = [none if r is None else patch_masks(r, features.grid, features.patch_size) for r in partitions]
-        found = embed_regions(self.visual, features, dense, pad_sequence(masks, batch_first=True), self.cls_blocks)
-        return torch.cat([dense[:, :1], found], dim=1)
+        blocks = self.cls_blocks if name == "cls" else 0
+        found = embed_regions(self.visual, features, dense(), pad_sequence(masks, batch_first=True), blocks)
+        return patch_logits(torch.cat([dense()[:, :1], found], dim=1), text_weights, prior, self.rule.surgery)

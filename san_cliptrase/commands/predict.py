@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REGION_SOURCES, TEMPLATES
+from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS, REGION_SOURCES, TEMPLATES
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
 from san_cliptrase.commands.parser import Parser, listing
@@ -40,6 +40,8 @@ OF_CLIP = (
     "synonyms",
 )
 """Options of ``Segmenter.from_clip``; what is not given has the default there. A trained SAN has its own settings."""
+OF_BOTH = ("refine", "scales", "flip")
+"""Options of ``Segmenter.from_clip`` and ``from_san``."""
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
@@ -49,9 +51,10 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
             listing(
                 "attention rules (or a combination, as qq+kk-mlp+neighbours: docs/architecture.md)", ATTENTION_RULES
             ),
-            listing("ways to classify a region", CLASSIFY),
+            listing("ways to classify a region (or a mean of several, as cls+patches)", CLASSIFY),
             listing("sources of regions", REGION_SOURCES),
             listing("templates", TEMPLATES),
+            listing("refinements", REFINEMENTS),
             "Writes NAME_overlay.png, NAME_labels.png and NAME.json for every image NAME.",
             'example: san-cliptrase predict photo.jpg --output out --vocabulary "sky, sea, boat"',
         ]
@@ -66,6 +69,9 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: %(default)s)")
     add("--san", type=Path, metavar="RUN", help="a trained SAN: folder of its run, or a file that export wrote")
+    add("--refine", default=SUPPRESS, choices=[*REFINEMENTS], help="sharpen by the image's edges (default: none)")
+    add("--scales", default=SUPPRESS, type=float, nargs="+", metavar="N", help="sizes to see, 1 as usual (default: 1)")
+    add("--flip", default=SUPPRESS, action="store_true", help="see the mirror image too")
     clip = parser.add_argument_group("without --san: CLIPtrase, training-free")
 
     def choice(name: str, text: str, **more: object) -> None:
@@ -74,7 +80,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     choice("--model", "ViT of open_clip, or scenes_vit, the demo's own (default: ViT-B-16)")
     choice("--pretrained", "tag of open_clip or weights file; scenes for scenes_vit (default: openai)", metavar="TAG")
     choice("--attention", "rule of CLIP's last block, see below (default: cliptrase)", metavar="RULE")
-    choice("--classify", "what decides the class of a region, see below (default: vote)", choices=[*CLASSIFY])
+    choice("--classify", "what decides the class of a region, see below (default: vote)", metavar="WAY")
     choice("--cls-layer", "classify cls: block that a region's [CLS] begins at (default: -6)", type=int, metavar="N")
     choice("--regions", "where regions come from, see below (default: cliptrase)", metavar="SOURCE")
     choice("--regions-pretrained", "timm:MODEL: weights file, default, or random (default: default)", metavar="FILE")
@@ -107,15 +113,16 @@ def execute(options: Namespace) -> int:
     from san_cliptrase.segmenter import FailedImage, Segmenter
 
     check_vocabulary(words)
+    more = {name: getattr(options, name) for name in OF_BOTH if name in options}
     if options.san:
-        segmenter = Segmenter.from_san(options.san, device=options.device)
+        segmenter = Segmenter.from_san(options.san, **more, device=options.device)
     else:
         given = {name: getattr(options, name) for name in OF_CLIP if name in options}
         if given.get("model") == "scenes_vit":
             logger.info(
                 "scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes, no photographs"
             )
-        segmenter = Segmenter.from_clip(**given, device=options.device)
+        segmenter = Segmenter.from_clip(**given, **more, device=options.device)
     failed = 0
     results = segmenter.stream(images, words, batch_size=options.batch_size, background=background)
     with tqdm(total=len(images), desc="images", unit="image", disable=len(images) <= FEW, mininterval=0.5) as bar:

@@ -21,9 +21,9 @@ import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line
 from san_cliptrase.checkpoints.files import checkpoint_files, names_in, refuse_url
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE
-from san_cliptrase.clip.attention import attention_rule
+from san_cliptrase.clip.readings import dense_reading
 from san_cliptrase.clip.templates import load_templates
-from san_cliptrase.cliptrase.classify import check_classify
+from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.config import REMOVED, add_san_cliptrase_config, check_keys, check_unused
 from san_cliptrase.data.datasets import DATASETS
 from san_cliptrase.data.mapper import WIDE_IGNORE
@@ -146,8 +146,8 @@ def _check_values(cfg: CfgNode) -> None:
     try:
         load_templates(cfg.MODEL.CLIP.TEMPLATES)
         # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
-        attention_rule(cfg.MODEL.CLIPTRASE.ATTENTION)
-        check_classify(cfg.MODEL.CLIPTRASE.CLASSIFY)
+        dense_reading(cfg.MODEL.CLIPTRASE.ATTENTION)
+        classify_parts(cfg.MODEL.CLIPTRASE.CLASSIFY)
         check_source(cfg.MODEL.REGIONS.SOURCE)
         cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
     except ValueError as error:

@@ -113,7 +113,18 @@ def protocol_title(cfg: Any) -> str:
     }
     if test.PROTOCOL in WINDOW_PROTOCOLS:
         return f"protocol {test.PROTOCOL}: sizes, words and thresholds of that paper's code, by data set; whole labels"
-    return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}"
+    return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}{_scoring_title(test)}"
+
+
+def _scoring_title(test: Any) -> str:
+    """What is added to one look at the image, as published numbers mostly have none of it."""
+    scales = [f"{scale:g}" for scale in test.SCALES]
+    parts = [
+        *([f"sizes x {', '.join(scales)}"] if scales != ["1"] else []),
+        *(["with mirror images"] if test.FLIP else []),
+        *([f"refined by {test.REFINE}"] if test.REFINE != "none" else []),
+    ]
+    return "".join(f"; {part}" for part in parts)
 
 
 def row_setting(cfg: Any, dataset: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 from torchvision.transforms.functional import InterpolationMode, resize
 
-from san_cliptrase.builders import clip_from_config, reader_from_config, windows_from_config
+from san_cliptrase.builders import clip_from_config, reader_from_config, scoring_from_config
 from san_cliptrase.clip.batches import image_batch, images_for_source
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.class_words import ClassWords, decide_by_words
@@ -26,6 +27,7 @@ from san_cliptrase.meta_arch.inputs import (
 )
 from san_cliptrase.protocols import WindowRules
 from san_cliptrase.regions.controls import canvas_labels
+from san_cliptrase.scoring import PLAIN, Scoring
 from san_cliptrase.structures import ClipFeatures
 from san_cliptrase.windows import Windows
 
@@ -40,12 +42,12 @@ class CLIPtrase(nn.Module):
         resolution: CLIP sees the images at this scale.
         templates: name of the prompt templates.
         background: reads what is background in a batch.
-        windows: slide over images instead of seeing them whole; None: do not.
+        scoring: windows, test-time augmentation and refinement.
         ignore_label: what marks pixels without a label, for controls that look at the ground truth.
 
     Raises:
-        OptionError: windows slide, but the attention rule or the source of regions looks at the ground truth or at
-            other images of the batch.
+        OptionError: images are not seen once and whole, but the attention rule or the source of regions looks at the
+            ground truth or at other images of the batch.
     """
 
     @configurable
@@ -56,18 +58,18 @@ class CLIPtrase(nn.Module):
         resolution: float,
         templates: str,
         background: BackgroundReader,
-        windows: Windows | None = None,
+        scoring: Scoring = PLAIN,
         ignore_label: int = 255,
     ) -> None:
         super().__init__()
         self.clip, self.reader = clip, reader
         self.resolution, self.templates = resolution, templates
-        self.background, self.windows = background, windows
+        self.background, self.scoring = background, scoring
         self.ignore_label = ignore_label
-        if windows is not None and (reader.needs_labels or reader.needs_batch):
+        if not scoring.is_plain and (reader.needs_labels or reader.needs_batch):
             raise OptionError(
-                "an attention rule with '+truth' and the sources of regions truth and shuffled look at whole images: "
-                "protocols with windows, such as slide, cannot have them"
+                "an attention rule with '+truth' and the sources of regions truth and shuffled look at whole images as "
+                "they are: protocols with windows, such as slide, TEST.SCALES, FLIP and REFINE cannot have them"
             )
 
     @classmethod
@@ -80,7 +82,7 @@ class CLIPtrase(nn.Module):
             "resolution": cfg.MODEL.CLIP.RESOLUTION,
             "templates": cfg.MODEL.CLIP.TEMPLATES,
             "background": BackgroundReader.from_config(cfg),
-            "windows": windows_from_config(cfg),
+            "scoring": scoring_from_config(cfg),
             "ignore_label": cfg.INPUT.IGNORE_LABEL,
         }
 
@@ -118,11 +120,11 @@ class CLIPtrase(nn.Module):
         """
         if self.training:
             raise RuntimeError("CLIPtrase has nothing to train: evaluate it with `train_net.py --eval-only`")
-        if self.windows is not None:
+        if not self.scoring.is_plain:
             return [
-                self._slide_as_published(entry, entry["window_rules"], entry["class_words"])
+                self._scored_as_published(entry, entry["window_rules"], entry["class_words"])
                 if "window_rules" in entry
-                else self._slide(entry)
+                else self._scored(entry)
                 for entry in inputs
             ]
         # Resized before they are padded: no image is mixed with its padding.
@@ -153,23 +155,21 @@ class CLIPtrase(nn.Module):
         """Of uint8 images, where regions come from these."""
         return images_for_source(images, self.device) if self.reader.needs_images else []
 
-    def _slide(self, entry: dict) -> Tensor:
+    def _scored(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry], self.clip.logit_scale.item())
         text = self.clip.text(classes, self.templates, words)
         prior = entry.get("cls_prior") or None
-        average = self.windows.average(entry["image"], lambda crops: self._scores(crops, text, background, prior))
+        found = self.scoring.scores(entry["image"], lambda crops: self._scores(crops, text, background, prior))
         # Where regions vote, background is a class of the vote.
-        return decide_pixels(average, output_size(entry), None if self.reader.classify == "vote" else background)
+        return decide_pixels(found, output_size(entry), None if self.reader.votes else background)
 
-    def _slide_as_published(self, entry: dict, rules: WindowRules, words: ClassWords) -> Tensor:
+    def _scored_as_published(self, entry: dict, rules: WindowRules, words: ClassWords) -> Tensor:
         unique = list(dict.fromkeys(words.words))
         text = self.clip.text(unique, self.templates)[[unique.index(word) for word in words.words]]
-        if rules.window:
-            windows = Windows(rules.window, rules.stride)
-            average = windows.average(entry["image"], lambda crops: self._scores(crops, text))
-        else:
-            (average,) = self._scores([entry["image"]], text)
-        return decide_by_words(average, words, output_size(entry), rules)
+        windows = Windows(rules.window, rules.stride) if rules.window else None
+        scoring = dataclasses.replace(self.scoring, windows=windows)
+        found = scoring.scores(entry["image"], lambda crops: self._scores(crops, text))
+        return decide_by_words(found, words, output_size(entry), rules)
 
     def _scores(
         self, crops: Sequence[Tensor], text: Tensor, background: Background | None = None, prior: bool | None = None

@@ -12,7 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 from torch import Tensor
 
-from san_cliptrase.builders import clip_from_config, san_parts_from_config, windows_from_config
+from san_cliptrase.builders import clip_from_config, san_parts_from_config, scoring_from_config
 from san_cliptrase.clip.batches import ImageBatch
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.voting import decide_pixels
@@ -33,8 +33,8 @@ from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.model import Labels, SanModel
 from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.recognition import MaskClassifier
+from san_cliptrase.scoring import PLAIN, Scoring
 from san_cliptrase.structures import ClipFeatures, Regions, Size
-from san_cliptrase.windows import Windows
 
 SCORES_AT_ONCE = 2**26
 
@@ -47,7 +47,7 @@ class SAN(SanModel):
         clip: see ``SanModel``, and all others but those below.
         criterion: training losses; None for inference only.
         background: reads what is background in a test batch.
-        windows: label maps come from windows that slide over the image; None: from the whole image.
+        scoring: windows, test-time augmentation and refinement of label maps.
     """
 
     @configurable
@@ -62,7 +62,7 @@ class SAN(SanModel):
         resolution: float,
         templates: str,
         background: BackgroundReader,
-        windows: Windows | None = None,
+        scoring: Scoring = PLAIN,
         cache_gb: float = 0.0,
         ignore_label: int = 255,
     ) -> None:
@@ -77,7 +77,7 @@ class SAN(SanModel):
             cache_gb,
             ignore_label,
         )
-        self.criterion, self.background, self.windows = criterion, background, windows
+        self.criterion, self.background, self.scoring = criterion, background, scoring
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
@@ -86,7 +86,7 @@ class SAN(SanModel):
             **san_parts_from_config(cfg, clip_from_config(cfg)),
             "criterion": criterion_from_config(cfg),
             "background": BackgroundReader.from_config(cfg),
-            "windows": windows_from_config(cfg),
+            "scoring": scoring_from_config(cfg),
         }
 
     def forward(self, inputs: list[dict], mask_counts: Sequence[int] | None = None) -> dict[str, Tensor] | list[dict]:
@@ -121,8 +121,8 @@ class SAN(SanModel):
         Args:
             inputs: those of :meth:`forward` in evaluation mode.
         """
-        if self.windows is not None:
-            return [self._slide(entry) for entry in inputs]
+        if not self.scoring.is_plain:
+            return [self._scored(entry) for entry in inputs]
         whole_batch = self.region_source is not None and self.region_source.needs_batch
         groups = [list(range(len(inputs)))] if whole_batch else self.same_canvas(_images(inputs))
         labels: dict[int, Tensor] = {}
@@ -139,7 +139,7 @@ class SAN(SanModel):
             strips = (class_scores(logits, strip, keep) for strip in masks)
             yield torch.cat([decide_pixels(strip, strip.shape[-2:], background) for strip in strips])
 
-    def _slide(self, entry: dict) -> Tensor:
+    def _scored(self, entry: dict) -> Tensor:
         classes, words, background = self.background([entry])
         text, keep = self.clip.text(classes, self.templates, words), self.background.keeps(background)
 
@@ -147,7 +147,7 @@ class SAN(SanModel):
             # Without the label map, which is one of the whole image.
             return self.scores(crops, text, [tuple(crop.shape[-2:]) for crop in crops], [None] * len(crops), keep)
 
-        return decide_pixels(self.windows.average(entry["image"], scores), output_size(entry), background)
+        return decide_pixels(self.scoring.scores(entry["image"], scores), output_size(entry), background)
 
     def find_regions(
         self,

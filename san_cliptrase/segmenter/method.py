@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.voting import Background, decide_pixels, resize_labels
+from san_cliptrase.scoring import Scoring
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
 
@@ -25,10 +27,12 @@ class Method(ABC):
     Attributes:
         clip: The frozen CLIP.
         templates: Name of the prompt templates.
+        scoring: Test-time augmentation and refinement; windows come with :meth:`windows`.
     """
 
     clip: FrozenClip
     templates: str
+    scoring: Scoring
 
     @abstractmethod
     def seen_size(self, size: Size) -> Size:
@@ -84,15 +88,15 @@ class Method(ABC):
         seen = image if image.shape[:2] == size else self.resample(image, size)
         return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))
 
-    def segment_large(self, image: Tensor, text: Tensor, background: Background | None, output: Size) -> Tensor:
-        """The label map of an image that is segmented in windows, (height, width) int64."""
+    def segment_strips(self, image: Tensor, text: Tensor, background: Background | None, output: Size) -> Tensor:
+        """The label map (height, width) int64 of an image whose scores are averaged or refined."""
         strips = self._strips(image, text, background, lambda scores: self.decide(scores, background)[None])
         return resize_labels(strips[0], output)
 
     @torch.no_grad()
     def probabilities(self, image: Tensor, text: Tensor, background: Background | None, output: Size) -> Tensor:
         """Probabilities of the classes at every pixel, (classes, height, width)."""
-        if self.is_large(image):
+        if self.is_large(image) or not self.scoring.is_plain:
             found = self._strips(image, text, background, lambda scores: self.normalise(scores, background))
         else:
             found = self.normalise(next(iter(self.scores([image], text, background))), background)
@@ -102,7 +106,8 @@ class Method(ABC):
 
     @torch.no_grad()
     def _strips(self, image: Tensor, text: Tensor, background: Background | None, read: Read) -> Tensor:
-        """What ``read`` makes of the averaged scores, (N, h, w); in the memory of one row of windows."""
+        """What ``read`` makes of the scores, (N, h, w); for a large image in the memory of one row of windows."""
+        scoring = dataclasses.replace(self.scoring, windows=self.windows() if self.is_large(image) else None)
         # Strips run along the longer side: those of a panorama are columns.
         turned = image.shape[2] > image.shape[1]
 
@@ -111,7 +116,7 @@ class Method(ABC):
             for scores in self.scores(upright, text, background):
                 yield scores.transpose(1, 2) if turned else scores
 
-        strips = self.windows().strips(image.transpose(1, 2) if turned else image, score)
+        strips = scoring.strips(image.transpose(1, 2) if turned else image, score)
         found = torch.cat([read(strip) for strip in strips], dim=1)
         return found.transpose(1, 2) if turned else found
 
@@ -127,6 +132,7 @@ def decided(scores: Tensor, background: Background | None) -> Tensor:
 
 
 def shares(scores: Tensor) -> Tensor:
-    """Scores (K, h, w) >= 0 divided by their sum over the classes; equal shares where all of them are 0."""
+    """Scores (K, h, w) divided by their sum over the classes; equal shares where all of them are 0."""
+    scores = scores.clamp(min=0)  # no share is negative, but refined ones may be by a little
     total = scores.sum(dim=0)
     return torch.where(total > 0, scores / total, 1 / len(scores))

@@ -15,13 +15,16 @@ from torch import Tensor
 from san_cliptrase.clip.build import build_clip
 from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.clip.text_cache import cache_folder
+from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
 from san_cliptrase.errors import OptionError
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.images import load_image
+from san_cliptrase.refine import refinement
 from san_cliptrase.regions.build import ONE_IMAGE, build_region_source, check_source
+from san_cliptrase.scoring import Scoring
 from san_cliptrase.segmentation import Segmentation
 from san_cliptrase.segmenter.method import Method
 from san_cliptrase.segmenter.model_files import MODEL_FILE, load_san, write_model_file
@@ -33,6 +36,7 @@ BACKGROUND = "background"
 """The name of the class that background words stand for."""
 # CLIPtrase's positional embedding is resampled as in DINO's code.
 INTERPOLATE_OFFSET = 0.1
+LARGEST_SCALE = 8
 
 
 class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
@@ -68,6 +72,9 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         size: int | None = None,
         templates: str = "imagenet",
         synonyms: bool = False,
+        refine: str = "none",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
         device: str = "auto",
         text_cache: str = "auto",
     ) -> Segmenter:
@@ -77,7 +84,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             model: A ViT of open_clip with a [CLS] token, or "scenes_vit", the small model that is part of the package.
             pretrained: Its weights: a tag of open_clip, a file, or "scenes" for scenes_vit.
             attention: Rule of CLIP's last block: a name or a combination, see ``clip.attention``.
-            classify: What decides a region's class, see ``cliptrase.classify.CLASSIFY``.
+            classify: What decides a region's class, see ``choices.CLASSIFY``; "cls+patches" averages two of them.
             cls_layer: ``cls``: the first block that a region's [CLS] token passes, counted from the end.
             regions: Where regions come from, see ``regions.build``.
             regions_pretrained: Weights of a timm model that finds regions: "default", a file, or "random".
@@ -87,6 +94,9 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             size: Shorter side in pixels at which CLIP sees images; None: what it was trained at.
             templates: Prompt templates, see ``clip.templates``.
             synonyms: Whether a word with commas ("sea, ocean") is several names of one class.
+            refine: Refinement of scores by the image's edges: "none", "pamr" or "laplacian", see ``refine``.
+            scales: Sizes at which an image is seen, relative to ``size``; scores are averaged.
+            flip: Whether its mirror image is seen too.
             device: "auto", "cpu", "cuda", ...
             text_cache: Folder that keeps the text weights of words; "auto": in the user's cache; "": nowhere.
 
@@ -95,11 +105,12 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             WeightsError: Weights cannot be fetched or do not fit.
         """
         check_source(regions, ONE_IMAGE)
+        scoring = _scoring(refine, scales, flip)
         clip = build_clip(model, pretrained, INTERPOLATE_OFFSET, synonyms=synonyms)
         clip.text.cache = cache_folder(text_cache)
         clip = clip.to(find_device(device)).eval()
         source = None
-        if classify != "patches":
+        if classify_parts(classify) != ("patches",):
             source = build_region_source(
                 regions,
                 clip.visual,
@@ -109,25 +120,40 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
                 sam_model=sam_model,
             )
         reader = TrainingFreeReader(clip.visual, source, attention=attention, classify=classify, cls_layer=cls_layer)
-        return cls(TrainingFree(clip, reader, templates, size))
+        return cls(TrainingFree(clip, reader, templates, size, scoring))
 
     @classmethod
-    def from_san(cls, path: str | Path, *, device: str = "auto", text_cache: str = "auto") -> Segmenter:
+    def from_san(
+        cls,
+        path: str | Path,
+        *,
+        refine: str = "none",
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        device: str = "auto",
+        text_cache: str = "auto",
+    ) -> Segmenter:
         """Segment with a trained SAN.
 
         Args:
             path: The folder of a run, whose configuration and last good checkpoint are read; or a file that
                 :meth:`export` wrote, or the folder of :meth:`save_pretrained`.
+            refine: See :meth:`from_clip`, and ``scales``, ``flip``.
+            scales: Relative to the size at which ``evaluate`` shows images to it.
+            flip: Whether the mirror image is seen too.
             device: "auto", "cpu", "cuda", ...
             text_cache: See :meth:`from_clip`.
 
         Raises:
+            OptionError: A name or number does not exist or does not fit; the message lists what does.
             ConfigError: There is no such run, or its configuration cannot be used.
             CheckpointError: It has no checkpoint that can be used, or the file is none.
         """
+        scoring = _scoring(refine, scales, flip)
         found = load_san(Path(path).expanduser())
         found.model.clip.text.cache = cache_folder(text_cache)
-        return cls(SideAdapter(found.model.to(find_device(device)).eval(), found.shorter, found.longest, found.config))
+        model = found.model.to(find_device(device)).eval()
+        return cls(SideAdapter(model, found.shorter, found.longest, found.config, scoring))
 
     @torch.no_grad()
     def __call__(self, image: Any, words: Sequence[str], background: Sequence[str] = ()) -> Segmentation:
@@ -194,8 +220,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         force_download: bool,
         local_files_only: bool,
         token: str | bool | None,
-        device: str = "auto",
-        text_cache: str = "auto",
+        **options: Any,
     ) -> Segmenter:
         if Path(model_id).is_dir():
             file = Path(model_id) / MODEL_FILE
@@ -209,7 +234,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
                 local_files_only=local_files_only,
                 token=token,
             )
-        return cls.from_san(file, device=device, text_cache=text_cache)
+        return cls.from_san(file, **options)
 
     def _vocabulary(
         self, words: Sequence[str], background: Sequence[str]
@@ -236,13 +261,14 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         self, images: Sequence[ReadImage], names: tuple[str, ...], text: Tensor, background: Background | None
     ) -> list[Segmentation]:
         seen, sizes = [image.seen for image in images], [image.pixels.shape[:2] for image in images]
-        small = [index for index, image in enumerate(seen) if not self.method.is_large(image)]
+        plain = self.method.scoring.is_plain
+        small = [index for index, image in enumerate(seen) if plain and not self.method.is_large(image)]
         labels: dict[int, Tensor] = {}
         if small:
             found = self.method.segment([seen[i] for i in small], text, background, [sizes[i] for i in small])
             labels.update(zip(small, found, strict=True))
         for index in set(range(len(seen))) - set(small):
-            labels[index] = self.method.segment_large(seen[index], text, background, sizes[index])
+            labels[index] = self.method.segment_strips(seen[index], text, background, sizes[index])
 
         def result(index: int) -> Segmentation:
             image, size = seen[index], sizes[index]
@@ -263,3 +289,16 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
                 "this image was segmented in windows, which have regions of their own: use a smaller size"
             )
         return self.method.regions(image).float()
+
+
+def _scoring(refine: str, scales: Sequence[float], flip: bool) -> Scoring:
+    """Test-time augmentation and refinement by their options.
+
+    Raises:
+        OptionError: There is no such refinement, or a scale is none.
+    """
+    if isinstance(scales, str) or not scales or not all(0 < scale <= LARGEST_SCALE for scale in scales):
+        raise OptionError(
+            f"scales is {scales!r}; numbers above 0, at most {LARGEST_SCALE}, are wanted, such as (1, 1.5)"
+        )
+    return Scoring(tuple(map(float, scales)), flip, refine=refinement(refine))

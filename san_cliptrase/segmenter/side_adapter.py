@@ -13,6 +13,7 @@ from torch import Tensor
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.san.inference import class_scores
 from san_cliptrase.san.model import SanModel
+from san_cliptrase.scoring import PLAIN, Scoring
 from san_cliptrase.segmenter.method import Method, decided, pillow_resize, shares
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
@@ -28,11 +29,14 @@ class SideAdapter(Method):
         shorter: INPUT.MIN_SIZE_TEST: the shorter side in pixels at which images are seen.
         longest: INPUT.MAX_SIZE_TEST: images whose longer side would be longer are seen in windows.
         config: What the model was built from; written with its weights.
+        scoring: See ``Method``.
     """
 
-    def __init__(self, model: SanModel, shorter: int, longest: int, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, model: SanModel, shorter: int, longest: int, config: Mapping[str, Any], scoring: Scoring = PLAIN
+    ) -> None:
         self.model, self.clip, self.templates = model, model.clip, model.templates
-        self.shorter, self.longest, self.config = shorter, longest, config
+        self.shorter, self.longest, self.config, self.scoring = shorter, longest, config, scoring
 
     def seen_size(self, size: Size) -> Size:
         """The shorter side becomes ``shorter``, as detectron2's ``ResizeShortestEdge`` rounds it."""

@@ -15,6 +15,7 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background, resize_labels
 from san_cliptrase.errors import OptionError
+from san_cliptrase.scoring import PLAIN, Scoring
 from san_cliptrase.segmenter.method import Method, decided, pillow_resize, shares
 from san_cliptrase.structures import ClipFeatures, Size
 from san_cliptrase.windows import Windows
@@ -31,6 +32,7 @@ class TrainingFree(Method):
         reader: How it is read.
         templates: Name of the prompt templates.
         size: Shorter side, in pixels, at which images are seen; None: what CLIP was trained at.
+        scoring: See ``Method``.
 
     Raises:
         OptionError: The size is less than one patch, or the reader looks at the ground truth.
@@ -42,8 +44,9 @@ class TrainingFree(Method):
         reader: TrainingFreeReader,
         templates: str,
         size: int | None = None,
+        scoring: Scoring = PLAIN,
     ) -> None:
-        self.clip, self.reader, self.templates = clip, reader, templates
+        self.clip, self.reader, self.templates, self.scoring = clip, reader, templates, scoring
         if reader.needs_labels or reader.needs_batch:
             raise OptionError(
                 "an attention rule with '+truth' and the sources of regions truth and shuffled are controls of "
@@ -86,18 +89,13 @@ class TrainingFree(Method):
         """Logits, or shares of the vote; see ``TrainingFreeReader.scores``."""
         yield from self.reader.scores(self._features(images), text, self._source_images(images), background)
 
-    @property
-    def _votes(self) -> bool:
-        """Whether scores are shares of a vote, in which background is a class already."""
-        return self.reader.classify == "vote"
-
     def decide(self, scores: Tensor, background: Background | None) -> Tensor:
         """See ``Method``."""
-        return decided(scores, None if self._votes else background)
+        return decided(scores, None if self.reader.votes else background)
 
     def normalise(self, scores: Tensor, background: Background | None) -> Tensor:
         """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all."""
-        if self._votes:
+        if self.reader.votes:
             return shares(scores)
         if background is not None:
             best = scores[background.index :].amax(dim=0, keepdim=True)

@@ -23,7 +23,7 @@ def test_exit_status_and_table(fixtures, monkeypatch, capsys, deviation, status)
 def test_a_folder_without_fixtures(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         parity.main(["--fixtures", str(tmp_path)])
-    assert "has no meta.json" in capsys.readouterr().err
+    assert "has neither a meta.json nor an .npz with an entry meta" in capsys.readouterr().err
     (tmp_path / "meta.json").write_text("{}")
     with pytest.raises(SystemExit, match="2"):
         parity.main(["--fixtures", str(tmp_path)])

@@ -89,7 +89,10 @@ def test_the_order_of_parts_does_not_matter():
         ("-mlp+qq", "begins with ''"),
         ("qx+kk", "begins with 'qx'"),
         ("QQ", "begins with 'QQ'"),
-        ("qq+kx", r"'qq\+kx': '\+kx' is none of -residual, -mlp, \+neighbours, \+cosine, \+truth, \+surgery, \+dualN"),
+        (
+            "qq+kx",
+            r"'qq\+kx': '\+kx' is none of -residual, -mlp, \+neighbours, \+cosine, \+truth, \+rcs, \+surgery, \+dualN",
+        ),
         ("qq-residul", "'-residul' is none of .*did you mean -residual"),
         ("qq+mlp", r"'\+mlp' is none of .*did you mean -mlp"),
         ("qq-kk", "'-kk' is none of"),

@@ -40,7 +40,7 @@ RULES = (*sorted({*ATTENTION_RULES} - {"clip_surgery"}), "vv-mlp+dual3+surgery",
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("classify", CLASSIFY)
+@pytest.mark.parametrize("classify", [*CLASSIFY, "cls+patches", "pooled+mean_logits"])
 def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, finder, name, classify):
     reader = TrainingFreeReader(clip.visual, finder, attention=name, classify=classify, cls_layer=-3)
     canvas, sizes = pad_together(pictures())
@@ -58,6 +58,35 @@ def test_a_batch_gives_what_each_image_alone_gives(clip, text_weights, finder, n
         assert regions.valid[index].sum() == count
         assert torch.equal(regions.masks[index, :count, :h, :w], own.masks[0])
         assert regions.masks[index].sum() == h * w if count else True
+
+
+def test_several_ways_to_classify_are_averaged(clip, text_weights, finder):
+    def scores(classify):
+        reader = TrainingFreeReader(clip.visual, finder, classify=classify, cls_layer=-3)
+        features = clip.visual(pictures()[2][None], (*reader.taps, *finder.taps))
+        (found,), (labels,) = reader.scores(features, text_weights), reader.segment(features, text_weights)
+        assert torch.equal(found.argmax(0), labels)
+        return found
+
+    ways = ("cls", "patches", "pooled", "mean_logits")
+    single = {name: scores(name) for name in ways}
+    for combined in ("cls+patches", "patches+cls", "pooled+mean_logits", "+".join(ways)):
+        expected = sum(single[name] for name in combined.split("+")) / (combined.count("+") + 1)
+        torch.testing.assert_close(scores(combined), expected)
+
+
+@pytest.mark.parametrize(
+    ("classify", "message"),
+    [
+        ("cls+votes", "unknown way to classify regions 'votes'; choose one of: patches.*as cls.patches"),
+        ("cls+", "unknown way to classify regions ''"),
+        ("cls+cls", "twice in the same way"),
+        ("vote+cls", "a vote stands alone"),
+    ],
+)
+def test_ways_that_cannot_be_averaged_are_told(clip, finder, classify, message):
+    with pytest.raises(OptionError, match=message):
+        TrainingFreeReader(clip.visual, finder, classify=classify)
 
 
 def test_there_are_regions_to_vote(clip, text_weights, finder, plain):

@@ -16,7 +16,7 @@ from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.commands.inputs import find_images, result_names
 from san_cliptrase.commands.main import main
-from san_cliptrase.commands.predict import OF_CLIP
+from san_cliptrase.commands.predict import OF_BOTH, OF_CLIP
 from san_cliptrase.segmenter import Segmenter
 
 RANDOM = ["--model", "scenes_vit", "--pretrained", "", "--templates", "none", "--device", "cpu"]
@@ -100,10 +100,12 @@ def test_options_reach_the_segmenter_and_what_is_not_given_is_left_to_it(photo, 
     build = Segmenter.from_clip
     monkeypatch.setattr(Segmenter, "from_clip", lambda **options: seen.append(options) or build(**options))
     more = ["--size", 120, "--eps", 0.3, "--min-samples", 4, "--attention", "v-mlp", "--classify", "mean_logits"]
+    more += ["--refine", "pamr", "--flip", "--scales", 1, 1.5]
     for options in ([], more):
         assert predict(photo, options=options)[0] == 0
     given = {"model": "scenes_vit", "pretrained": "", "templates": "none", "device": "cpu"}
     changed = {"size": 120, "eps": 0.3, "min_samples": 4, "attention": "v-mlp", "classify": "mean_logits"}
+    changed |= {"refine": "pamr", "flip": True, "scales": [1.0, 1.5]}
     assert seen == [given, given | changed]
 
 
@@ -112,7 +114,8 @@ def test_help_names_the_defaults_of_the_segmenter(capsys):
         main(["predict", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     known = inspect.signature(Segmenter.from_clip).parameters
-    assert {*OF_CLIP} | {"device", "text_cache"} == {*known}
+    assert {*OF_CLIP, *OF_BOTH} | {"device", "text_cache"} == {*known}
+    assert {*OF_BOTH} <= {*inspect.signature(Segmenter.from_san).parameters}
     for name in OF_CLIP:
         option, default = f"--{name.replace('_', '-')} ", known[name].default
         shown = text[text.rindex(option) :].partition("default: ")[2].partition(")")[0]

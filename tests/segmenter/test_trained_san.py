@@ -175,3 +175,13 @@ print(json.dumps([s(image, ["grass", "lava"]).labels.shape for s in (san, clip)]
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert json.loads(done.stdout) == [[192, 192], [192, 192]]
+
+
+def test_its_scores_are_refined_and_averaged_over_sizes(run):
+    folder, _ = run()
+    plain = load(folder)(scene(0, 70, 96), CLASS_NAMES)
+    options = {"refine": "pamr", "scales": (1, 1.5), "flip": True, "device": "cpu", "text_cache": ""}
+    refined = Segmenter.from_san(folder, **options)(scene(0, 70, 96), CLASS_NAMES)
+    assert refined.labels.shape == (70, 96)
+    np.testing.assert_allclose(refined.scores.sum(0), 1, atol=1e-5)
+    assert np.abs(refined.scores - plain.scores).max() > 1e-3

@@ -1,0 +1,133 @@
+"""Edge-aware smoothing of scores: a graph Laplacian whose edges are weak where the image's grey values jump.
+
+The propagation of PEARL (arXiv 2603.21528, 2026), as its published code computes it on a coarse grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from san_cliptrase.structures import Size
+
+GRID = 80
+"""Points along a side of the grid, about."""
+SHARPNESS = 5.0
+"""How fast an edge's weight falls with the step of grey values across it."""
+LEAST = 0.0025
+"""Least weight of a point's own scores. From some twenty classes on, all have it: cosines hardly differ."""
+STEPS = 25
+"""Of conjugate gradients; they stop before they converge."""
+OWN = 10.0
+"""What the code adds to a class's similarity with itself."""
+SCORES_AT_ONCE = 2**26
+# Luma, of pixels that are normalised by CLIP's standard deviations.
+GREY = tuple(part / std for part, std in zip((0.299, 0.587, 0.114), (0.26862954, 0.26130258, 0.27577711), strict=True))
+
+
+def laplacian(
+    scores: Iterable[Tensor], image: Tensor, text_weights: Tensor | None = None, grid: int = GRID
+) -> Iterator[Tensor]:
+    """Smooth scores that come in strips from top to bottom; see ``Refinement`` for the other arguments.
+
+    On a grid of about 80 x 80 means, ``(D + L) F = D s`` is solved for F by conjugate gradients from ``F = s``, and F
+    is resized to the image. L is the Laplacian of :func:`edges`; ``D = max(p^2, 0.0025) (1 + a)`` with the largest
+    ``p = softmax(s)`` of a point and ``a = sum_c u_c p_c^2``, u of :func:`own_similarity`.
+
+    Args:
+        text_weights: (K, E), rows of length 1, for u; None: u as if no two classes were alike.
+        grid: Points along a side, about.
+    """
+    height, width = image.shape[1:]
+    cell = tuple(max(1, round(side / grid)) for side in (height, width))
+    pooled = _pooled(scores, cell)
+    own = own_similarity(len(pooled), text_weights).to(pooled)
+    shares = pooled.softmax(0)
+    agreement = (own[:, None, None] * shares.square()).sum(0)
+    weight = shares.amax(0).square().clamp(min=LEAST) * (1 + agreement)
+    grey = F.avg_pool2d(image[None].to(pooled), cell, cell)[0]
+    grey = (grey * grey.new_tensor(GREY)[:, None, None]).sum(0)
+    smooth = _solve(pooled, weight, edges(grey, shares, own, 0), edges(grey, shares, own, 1))
+    yield from _resized(smooth, (height, width))
+
+
+def own_similarity(classes: int, text_weights: Tensor | None) -> Tensor:
+    """The diagonal of the classes' similarities, ``softmax of rows(t t^T / 0.5) + 10 I``, rows divided by their sum.
+
+    Args:
+        classes: K.
+        text_weights: (K, E), or None: words at right angles.
+
+    Returns:
+        (K,), about 0.9 for many classes.
+    """
+    cosines = torch.eye(classes) if text_weights is None else text_weights @ text_weights.T
+    return ((cosines / 0.5).softmax(-1).diagonal() + OWN) / (1 + OWN + 1e-6)
+
+
+def edges(grey: Tensor, shares: Tensor, own: Tensor, dim: int) -> Tensor:
+    """Weights between neighbours along rows (``dim`` 1) or columns (0) of the grid.
+
+    ``min(1, exp(-5 g / mean g) (1 + sum_c u_c p_c p'_c))``, g the absolute difference of grey values.
+    """
+    step = grey.diff(dim=dim).abs()
+    length = grey.shape[dim] - 1
+    pair = (own[:, None, None] * shares.narrow(dim + 1, 0, length) * shares.narrow(dim + 1, 1, length)).sum(0)
+    return ((-SHARPNESS * step / (step.mean() + 1e-6)).exp() * (1 + pair)).clamp(max=1)
+
+
+def _pooled(scores: Iterable[Tensor], cell: tuple[int, int]) -> Tensor:
+    """Means (K, h, w) over cells of strips (K, rows, W); what is left over at the bottom and the right is dropped."""
+    parts, rest = [], None
+    for strip in scores:
+        rest = strip if rest is None else torch.cat([rest, strip], dim=1)
+        full = rest.shape[1] - rest.shape[1] % cell[0]
+        if full:
+            parts.append(F.avg_pool2d(rest[None, :, :full], cell, cell)[0])
+        rest = rest[:, full:]
+    pooled = torch.cat(parts, dim=1)
+    return pooled.to(torch.promote_types(pooled.dtype, torch.float32))
+
+
+def _resized(maps: Tensor, size: Size) -> Iterator[Tensor]:
+    """Maps (K, h, w) bilinearly at another size, in strips of rows."""
+    if tuple(maps.shape[1:]) == size:
+        yield maps
+        return
+    wide = F.interpolate(maps[None], size=(maps.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
+    place = (torch.arange(size[0], device=maps.device) + 0.5) * (maps.shape[1] / size[0]) - 0.5
+    place = place.clamp(0, maps.shape[1] - 1)
+    upper = place.long()
+    lower, share = (upper + 1).clamp(max=maps.shape[1] - 1), (place - upper).to(maps.dtype)[:, None]
+    rows = max(1, SCORES_AT_ONCE // (len(maps) * size[1]))
+    for above, below, part in zip(upper.split(rows), lower.split(rows), share.split(rows), strict=True):
+        yield torch.lerp(wide.index_select(1, above), wide.index_select(1, below), part)
+
+
+def _solve(scores: Tensor, weight: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """25 steps of conjugate gradients for ``(D + L) F = D s`` from ``F = s``; step lengths are those of all classes."""
+
+    def apply(maps: Tensor) -> Tensor:
+        result = weight * maps
+        vertical, horizontal = down * maps.diff(dim=1), right * maps.diff(dim=2)
+        result[:, :-1] -= vertical
+        result[:, 1:] += vertical
+        result[:, :, :-1] -= horizontal
+        result[:, :, 1:] += horizontal
+        return result
+
+    found = scores.clone()
+    residual = weight * scores - apply(found)
+    direction = residual.clone()
+    length = residual.square().sum()
+    for _ in range(STEPS):
+        applied = apply(direction)
+        step = length / ((direction * applied).sum() + 1e-12)
+        found += step * direction
+        residual -= step * applied
+        previous, length = length, residual.square().sum()
+        direction = residual + length / (previous + 1e-12) * direction
+    return found
