@@ -36,6 +36,11 @@ def escaped(text: str) -> str:
     )
 
 
+def exact(name: object) -> str:
+    r"""A name of a file on one line and as it is: what a terminal would obey is written out, as "\x1b" and "\n"."""
+    return escaped(str(name)).replace("\n", r"\n").replace("\t", r"\t")
+
+
 def one_line(text: object, length: int | None = None) -> str:
     """Any text, such as another library's error, as a part of a message: on one line, without terminal codes.
 
