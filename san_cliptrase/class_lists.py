@@ -64,10 +64,12 @@ def check_class_names(names: Sequence[str], source: str, place: str) -> None:
         found, where = list(dict.fromkeys(names[number - 1] for number in numbers)), " and ".join(map(str, numbers))
         if len(found) == 1:
             raise DataError(
-                f"{source} names {found[0]!r:.200} more than once, in {place}s {where}; give each class a name of its own"
+                f"{source} names {found[0]!r:.200} more than once, in {place}s {where}; give each class a name of its "
+                f"own"
             )
+        shown = " and ".join(f"{name!r:.200}" for name in found)
         raise DataError(
-            f"{source} has names that are the same for CLIP, {' and '.join(f'{name!r:.200}' for name in found)}, in {place}s {where}: it "
+            f"{source} has names that are the same for CLIP, {shown}, in {place}s {where}: it "
             f"sees no case, width of letters, HTML entities or blanks; give each class a name of its own"
         )
 

@@ -52,6 +52,16 @@ def one_line(text: object, length: int | None = None) -> str:
     return found if length is None else textwrap.shorten(found, length)
 
 
+def markdown(name: str) -> str:
+    """A name as a part of a line of Markdown, where no sign of it makes a link, an image or HTML."""
+    return re.sub(r"([\\`*\[\]<>!|&])", r"\\\1", printable(name))
+
+
+def chart_label(name: str) -> str:
+    """A name in a chart of matplotlib, which takes what is between two dollar signs for a formula."""
+    return printable(name).replace("$", r"\$")
+
+
 def csv_cell(value: object) -> object:
     """A cell that no spreadsheet runs as a formula: texts that begin like one get an apostrophe, numbers stay."""
     if not isinstance(value, str):

@@ -109,7 +109,7 @@ class TextEncoder(nn.Module):
         return torch.stack([self._cache[word, sentences].to(device) for word in words])
 
     def _checked(self, vocabulary: Sequence[str], background: Sequence[str], sentences: tuple[str, ...]) -> list[str]:
-        """The words to encode; refuses those that are the same for CLIP, and warns of those that it cannot read whole."""
+        """The words to encode: those that are the same for CLIP are refused, those that it cuts off are told."""
         check_vocabulary(vocabulary)
         classes = [word.strip() for word in vocabulary]
         words = classes + kept_background(background, classes)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from san_cliptrase.class_lists import BACKGROUND, find_background
 from san_cliptrase.clip.build import build_clip
-from san_cliptrase.clip.vocabulary import check_vocabulary
 from san_cliptrase.clip.text_cache import cache_folder
+from san_cliptrase.clip.vocabulary import check_vocabulary
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
