@@ -52,6 +52,13 @@ def one_line(text: object, length: int | None = None) -> str:
     return found if length is None else textwrap.shorten(found, length)
 
 
+def reason(error: BaseException, length: int = 300) -> str:
+    """What another library says of a file, as a part of a message; never torch's advice to run what is in it."""
+    if "weights_only" in str(error):
+        return "it is not made of tensors and plain values alone"
+    return one_line(error, length).rstrip(".") or type(error).__name__
+
+
 def markdown(name: str) -> str:
     """A name as a part of a line of Markdown, where no sign of it makes a link, an image or HTML."""
     return re.sub(r"([\\`*\[\]<>!|&])", r"\\\1", printable(name))
