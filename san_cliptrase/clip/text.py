@@ -122,7 +122,9 @@ class TextEncoder(nn.Module):
             if any(cut) and word not in self._told:
                 self._told.add(word)
                 logger.warning(
-                    "CLIP reads %d tokens of a prompt: the end of %r is cut off", self.tokenizer.context_length, word
+                    "CLIP reads %d tokens of a prompt: the end of %.200r is cut off",
+                    self.tokenizer.context_length,
+                    word,
                 )
             # The mean over synonyms does not know their order.
             seen = tuple(sorted(left or same_for_clip(name).encode() for left, name in zip(cut, names, strict=True)))
