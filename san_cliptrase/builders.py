@@ -101,7 +101,7 @@ def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
         "region_source": region_source_from_config(cfg, clip, keep_gb=keep_gb)
         if san.QUERY_INIT.NAME != "off"
         else None,
-        "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth),
+        "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth, "MODEL.SAN.RECOGNITION_LAYER"),
         "resolution": cfg.MODEL.CLIP.RESOLUTION,
         "templates": cfg.MODEL.CLIP.TEMPLATES,
         "cache_gb": keep_gb,
@@ -119,7 +119,7 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         heads=side.HEADS,
         num_queries=san.NUM_QUERIES,
         clip_width=clip.visual.width,
-        fusion={side_block: resolve_layer(tap, depth) for tap, side_block in side.FUSION},
+        fusion={block: resolve_layer(tap, depth, "MODEL.SAN.SIDE.FUSION") for tap, block in side.FUSION},
         supervised=tuple(side.SUPERVISED),
     )
     decoder = MaskDecoder(side.WIDTH, san.DECODER_WIDTH, clip.visual.heads)
@@ -127,7 +127,7 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         init.NAME,
         clip_width=clip.visual.width,
         width=side.WIDTH,
-        tap=resolve_layer(init.MAP_LAYER, depth),
+        tap=resolve_layer(init.MAP_LAYER, depth, "MODEL.SAN.QUERY_INIT.MAP_LAYER"),
         zero_init=init.ZERO_INIT,
         mask_strength=init.MASK_STRENGTH,
         bias_strength=init.BIAS_STRENGTH,

@@ -16,6 +16,7 @@ from san_cliptrase.files import read_bounded
 
 MOST_BYTES = 4 * 2**20
 BACKGROUND = "background"
+"""The class that background words stand for."""
 _PIECES = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 """What CLIP's tokenizer cuts a text into before its byte pairs: words, digits and runs of other signs."""
 
@@ -36,7 +37,7 @@ def find_background(names: Sequence[str]) -> int | None:
 
 
 def check_class_names(names: Sequence[str], source: str, place: str) -> None:
-    """Refuse names of which one is empty, or two are the same for CLIP.
+    """Refuse names of which one is empty or no text, or two are the same for CLIP.
 
     Args:
         names: In the order of the label values.
@@ -48,11 +49,13 @@ def check_class_names(names: Sequence[str], source: str, place: str) -> None:
     """
     places = defaultdict(list)
     for number, name in enumerate(names, 1):
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of a command line that are not UTF-8
+            raise DataError(f"{source} has {name!r:.200} in {place} {number}, which is no text: write it in UTF-8")
         seen = same_for_clip(name)
         if not seen.strip(" ,"):
             raise DataError(
-                f"{source} has no name in {place} {number} of {len(names)}; every {place} names one label value, so "
-                f"delete the {place} or name the class"
+                f"{source} has no name in {place} {number} of {len(names)}; every {place} names one class, so delete "
+                f"the {place} or name the class"
             )
         places[seen].append(number)
     for numbers in places.values():
@@ -61,10 +64,12 @@ def check_class_names(names: Sequence[str], source: str, place: str) -> None:
         found, where = list(dict.fromkeys(names[number - 1] for number in numbers)), " and ".join(map(str, numbers))
         if len(found) == 1:
             raise DataError(
-                f"{source} names {found[0]!r} more than once, in {place}s {where}; give each class a name of its own"
+                f"{source} names {found[0]!r:.200} more than once, in {place}s {where}; give each class a name of its "
+                f"own"
             )
+        shown = " and ".join(f"{name!r:.200}" for name in found)
         raise DataError(
-            f"{source} has names that are the same for CLIP, {' and '.join(map(repr, found))}, in {place}s {where}: it "
+            f"{source} has names that are the same for CLIP, {shown}, in {place}s {where}: it "
             f"sees no case, width of letters, HTML entities or blanks; give each class a name of its own"
         )
 

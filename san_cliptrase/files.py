@@ -61,6 +61,17 @@ def check_regular(path: str | os.PathLike[str]) -> None:
         )
 
 
+def check_regular_files(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder that another library is going to read, where one of its files would be waited for.
+
+    Raises:
+        OSError: See :func:`check_regular`; or there is no such folder.
+    """
+    for path in sorted(Path(folder).iterdir()):
+        if not path.is_dir() and path.exists():
+            check_regular(path)
+
+
 def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
     """The content of a regular file, of which ``most`` bytes and one more are read.
 

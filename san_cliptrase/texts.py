@@ -36,6 +36,11 @@ def escaped(text: str) -> str:
     )
 
 
+def exact(name: object) -> str:
+    r"""A name of a file on one line and as it is: what a terminal would obey is written out, as "\x1b" and "\n"."""
+    return escaped(str(name)).replace("\n", r"\n").replace("\t", r"\t")
+
+
 def one_line(text: object, length: int | None = None) -> str:
     """Any text, such as another library's error, as a part of a message: on one line, without terminal codes.
 
@@ -45,6 +50,23 @@ def one_line(text: object, length: int | None = None) -> str:
     """
     found = escaped(" ".join(_TERMINAL_CODES.sub("", str(text)).split()))
     return found if length is None else textwrap.shorten(found, length)
+
+
+def reason(error: BaseException, length: int = 300) -> str:
+    """What another library says of a file, as a part of a message; never torch's advice to run what is in it."""
+    if "weights_only" in str(error):
+        return "it is not made of tensors and plain values alone"
+    return one_line(error, length).rstrip(".") or type(error).__name__
+
+
+def markdown(name: str) -> str:
+    """A name as a part of a line of Markdown, where no sign of it makes a link, an image or HTML."""
+    return re.sub(r"([\\`*\[\]<>!|&])", r"\\\1", printable(name))
+
+
+def chart_label(name: str) -> str:
+    """A name in a chart of matplotlib, which takes what is between two dollar signs for a formula."""
+    return printable(name).replace("$", r"\$")
 
 
 def csv_cell(value: object) -> object:

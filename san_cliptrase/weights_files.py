@@ -8,9 +8,15 @@ import re
 import stat
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from san_cliptrase.errors import WeightsError
 from san_cliptrase.texts import one_line
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _KINDS = {"d": "a folder", "p": "a named pipe", "c": "a device", "b": "a device", "s": "a socket"}
 _FORMATS = {
@@ -57,6 +63,24 @@ def describe_wrong_file(path: Path) -> str | None:
     if named:
         return "is not in the safetensors format, but a file of torch.save: give it a name that ends in .pt"
     return _describe_torch(path, zipped=start.startswith(_ZIP))
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that give no numbers: everything that is computed from them would be one class.
+
+    Raises:
+        WeightsError: One is NaN or infinite.
+    """
+    import torch  # see above
+
+    for name, value in tensors.items():
+        # The extremes are NaN if any number is, and take no memory.
+        if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
+            wrong = f"{int((~value.isfinite()).sum())} of the {value.numel()} numbers in {one_line(name)}"
+            raise WeightsError(
+                f"the weights {source!r} cannot be used: {wrong} are NaN or infinite, as after training that diverged "
+                "or an overflow of half precision"
+            )
 
 
 def is_torchscript(path: Path) -> bool:

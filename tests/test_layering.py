@@ -11,8 +11,9 @@ LEVELS = [  # rooms of one level do not know each other
     {"texts"},
     {"errors", "colors", "choices", "protocols"},
     {"files", "structures", "terminal", "weights_files", "raster_files"},
-    {"__init__", "config", "compat", "device", "images", "drawing", "scenes", "text_tables", "yaml_files"},
-    {"clip", "class_lists", "refine"},
+    {"__init__", "class_lists", "config", "compat", "device", "images", "drawing", "scenes", "text_tables"}
+    | {"yaml_files"},
+    {"clip", "refine"},
     {"regions"},
     {"windows", "strips"},
     {"scoring"},

@@ -2,12 +2,13 @@ import csv
 import io
 
 import pytest
+from matplotlib.figure import Figure
 
 from san_cliptrase.errors import DataError, MissingFilesError
 from san_cliptrase.evaluation.evaluator import csv_text
 from san_cliptrase.evaluation.tables import format_classes, format_confusions
 from san_cliptrase.files import named_file
-from san_cliptrase.texts import csv_cell, escaped
+from san_cliptrase.texts import chart_label, csv_cell, escaped, exact, markdown
 
 ESCAPE = "\x1b]0;pwned\x07\x1b[2J\u202egrass\r\x9b1m\udcff"
 SAFE = "\\x1b]0;pwned\\x07\\x1b[2J\\u202egrass\\r\\x9b1m\\udcff"
@@ -17,6 +18,20 @@ def test_control_characters_are_written_out_and_all_else_stays():
     assert escaped(ESCAPE) == SAFE
     for plain in ("Gr\u00e4s  \u8349\u539f\n\tx", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "a\u00a0b", ""):
         assert escaped(plain) == plain
+
+
+def test_names_of_files_are_shown_as_they_are_on_one_line():
+    assert exact(f"{ESCAPE}\n\t \u00e4.png") == f"{SAFE}\\n\\t \u00e4.png"
+
+
+def test_names_in_markdown_make_no_link_and_no_html():
+    assert markdown("![a_b](http://x) <b>|`\n# c") == r"\!\[a_b\](http://x) \<b\>\|\` # c"
+
+
+def test_names_in_charts_are_no_formulas():
+    figure = Figure()
+    figure.text(0, 0, chart_label("$\\frac{$ \x1b 5$"))
+    figure.canvas.draw()  # a formula that cannot be read is an error here
 
 
 @pytest.mark.parametrize("kind", [DataError, MissingFilesError])

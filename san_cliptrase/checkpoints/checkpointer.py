@@ -115,7 +115,7 @@ class SafeCheckpointer(Checkpointer):
         except CheckpointError as error:
             if str(path) in str(error):
                 raise
-            raise CheckpointError(f"{path}: {error}") from error
+            raise type(error)(f"{path}: {error}") from error
 
     def _load_file(self, f: str) -> dict:
         loaded = read_checkpoint(f)

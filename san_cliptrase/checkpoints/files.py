@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
+from san_cliptrase.files import check_regular
+from san_cliptrase.texts import reason
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +81,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader meets damage with errors of almost any type
-        # Not torch's own advice, which is to read it in a way that runs code.
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().split("\n")[0]
         raise DamagedCheckpoint(
-            f"cannot read the checkpoint {path}: {type(error).__name__}: {reason:.300}. Is the file whole, and "
-            f"does it hold tensors and plain values only?"
+            f"cannot read the checkpoint {path}: {reason(error)}. Is the file whole, and does it hold tensors and "
+            f"plain values only?"
         ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, not a dictionary of weights")
@@ -105,6 +105,7 @@ def _check_archive(path: str | Path, sums: bool = True) -> None:
     The format of before torch 1.6 has no check sums, and is not read.
     """
     try:
+        check_regular(path)
         if not zipfile.is_zipfile(path):
             raise DamagedCheckpoint(
                 f"cannot read the checkpoint {path}: it is no archive as torch.save has written since torch 1.6. "
@@ -119,7 +120,8 @@ def _check_archive(path: str | Path, sums: bool = True) -> None:
     except (zipfile.BadZipFile, OSError, RuntimeError, ValueError, EOFError, NotImplementedError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise DamagedCheckpoint(f"cannot read the checkpoint {path}: {error}. Is the file whole?") from error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else reason(error)
+        raise DamagedCheckpoint(f"cannot read the checkpoint {path}: {why}. Is the file whole?") from error
     if broken:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged: {broken} is not what was written. Is the file whole?")
 

@@ -15,6 +15,8 @@ from open_clip.pretrained import get_pretrained_cfg
 from san_cliptrase.clip.build import SHIPPED_WEIGHTS, FrozenClip, register_shipped_models
 from san_cliptrase.clip.openai_files import read_openai_file
 from san_cliptrase.errors import WeightsError
+from san_cliptrase.files import check_regular
+from san_cliptrase.texts import reason
 
 CONFIG_FILE = "open_clip_config.json"
 """Where open_clip looks for an architecture in a folder."""
@@ -36,9 +38,12 @@ def architecture(name: str, pretrained: str = "", quick_gelu: bool | None = None
     if name.startswith(_LOCAL):
         file = Path(name.removeprefix(_LOCAL)) / CONFIG_FILE
         try:
+            check_regular(file)
             return json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise WeightsError(f"the architecture of CLIP {name} cannot be read from {file}: {error}") from error
+            raise WeightsError(
+                f"the architecture of CLIP {name} cannot be read from {file}: {reason(error)}"
+            ) from error
     if name.startswith(_HUB):
         file = open_clip.factory.download_pretrained_from_hf(name.removeprefix(_HUB), CONFIG_FILE)
         return json.loads(Path(file).read_text(encoding="utf-8"))
@@ -84,7 +89,7 @@ def build_untrained_clip(
             own_files = "hf_tokenizer_name" in found["model_cfg"].get("text_cfg", {})
             tokenizer = open_clip.get_tokenizer(name if own_files else local)
     except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
-        raise WeightsError(f"open_clip cannot build the CLIP {name} of this file: {error!r:.300}") from error
+        raise WeightsError(f"open_clip cannot build the CLIP {name} of this file: {reason(error)}") from error
     finally:
         root.setLevel(level)
     return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
@@ -21,8 +20,9 @@ from san_cliptrase.clip.support import reject_unsupported_config
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError, WeightsError, suggest
-from san_cliptrase.texts import one_line
-from san_cliptrase.weights_files import describe_wrong_file
+from san_cliptrase.files import check_regular_files
+from san_cliptrase.texts import reason
+from san_cliptrase.weights_files import describe_wrong_file, refuse_not_finite
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +136,7 @@ def build_clip(
             model = _create_model(name, weights, from_folder)
     source = name if from_folder else pretrained or ""
     if source:
-        _refuse_not_finite(model, source)
+        refuse_not_finite(model.state_dict(), source)
     return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name, source)
 
 
@@ -155,20 +155,19 @@ def _telling(what: str, advice: str, trouble: str | None = None) -> Iterator[Non
         raise
     except ImportError as error:
         raise WeightsError(
-            f"{what} could not be loaded: {one_line(error, 400)}. Install the package {error.name}"
+            f"{what} could not be loaded: {reason(error, 400)}. Install the package {error.name}"
         ) from error
     except Exception as error:  # open_clip, huggingface_hub, torch and safetensors share no narrower base
         # Shortened: torch names every parameter that does not fit.
-        reason = trouble or one_line(error, 400) or type(error).__name__
-        if "weights_only" in str(error):  # torch advises to run what is in the file
-            reason = "it is not a file with weights alone"
-        raise WeightsError(f"{what} could not be loaded: {reason.rstrip('.')}. {advice}") from error
+        raise WeightsError(f"{what} could not be loaded: {trouble or reason(error, 400)}. {advice}") from error
 
 
 def _read_config(name: str, trouble: str | None) -> dict[str, Any]:
     """The model's configuration, of a tower that is supported."""
     advice = _FILL_CACHE if name.startswith("hf-hub:") else _MAKE_FOLDER
     with _telling(f"CLIP {name}: its configuration", advice, trouble):
+        if name.startswith("local-dir:"):
+            check_regular_files(name.removeprefix("local-dir:"))
         config = open_clip.get_model_config(name)
         if not {"vision_cfg", "text_cfg"} <= set(config):
             raise OptionError("it has no vision_cfg or no text_cfg")
@@ -202,17 +201,6 @@ def _fetch_weights(name: str, weights: str | None) -> None:
     wrong = [(path, problem) for path in files if (problem := describe_wrong_file(path))]
     if wrong and len(wrong) == len(files):
         raise WeightsError(f"{str(wrong[0][0])!r} {wrong[0][1]}")
-
-
-def _refuse_not_finite(model: nn.Module, source: str) -> None:
-    for name, value in model.state_dict().items():
-        # The extremes are NaN if any number is, and take no memory.
-        if value.is_floating_point() and value.numel() and not torch.stack(torch.aminmax(value)).isfinite().all():
-            wrong = f"{int((~value.isfinite()).sum())} of the {value.numel()} numbers in {one_line(name)}"
-            raise WeightsError(
-                f"the weights {source!r} cannot be used: {wrong} are NaN or infinite, as after training that diverged "
-                "or an overflow of half precision"
-            )
 
 
 @functools.cache

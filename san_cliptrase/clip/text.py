@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,10 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from san_cliptrase.class_lists import same_for_clip
 from san_cliptrase.clip.templates import load_templates
 from san_cliptrase.clip.text_cache import TextCache
 from san_cliptrase.clip.text_tower import encode_tokens, prompt_lengths
+from san_cliptrase.clip.vocabulary import check_vocabulary, cut_prompts, kept_background, split_synonyms
 from san_cliptrase.errors import OptionError
+
+logger = logging.getLogger(__name__)
 
 PROMPTS_PER_BATCH = 64
 """A batch runs at the length of its longest prompt; larger ones are no faster (``benchmarks/text.py``)."""
@@ -55,6 +59,8 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         self.synonyms = synonyms
         self._cache: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+        self._words: dict[tuple[str, ...], list[str]] = {}
+        self._told: set[str] = set()
         self.requires_grad_(False).train()
 
     def train(self, mode: bool = True) -> TextEncoder:
@@ -67,22 +73,25 @@ class TextEncoder(nn.Module):
     ) -> Tensor:
         """Text weights of a vocabulary; each word is encoded once per process and set of templates.
 
+        A word whose prompts are longer than CLIP can read is encoded as far as they go, with a warning.
+
         Args:
             vocabulary: K class names. A name with commas ("sea, ocean") is one class; see ``synonyms`` of the class.
             templates: Name or sentences, see ``load_templates``.
-            background: Words appended after the vocabulary, all of them meaning "none of these". Repetitions, and
-                words that are already a class, are left out: they could never win.
+            background: Words appended after the vocabulary, all of them meaning "none of these"; see
+                ``kept_background``.
 
         Returns:
             (K + background words, E), rows of length 1.
 
         Raises:
-            OptionError: The vocabulary is empty, or has an empty or repeated word.
+            OptionError: The vocabulary is empty, has an empty word, or words that are the same for CLIP.
         """
-        check_vocabulary(vocabulary)
-        words = [word.strip() for word in vocabulary]
-        words = list(dict.fromkeys([*words, *(word.strip() for word in background if word.strip())]))
         sentences = load_templates(templates)
+        asked = (*vocabulary, "", *background, "", *sentences)  # a training asks the same in every iteration
+        if asked not in self._words:
+            self._words[asked] = self._checked(vocabulary, background, sentences)
+        words = self._words[asked]
         missing = self._unknown(words, sentences)
         if missing and self.cache is not None:
             self._disk = self._disk or TextCache(self.cache, self.model)
@@ -98,6 +107,35 @@ class TextEncoder(nn.Module):
                 self._disk.save(self._kept_as(sentences), encoded)
         device = next(self.model.parameters()).device
         return torch.stack([self._cache[word, sentences].to(device) for word in words])
+
+    def _checked(self, vocabulary: Sequence[str], background: Sequence[str], sentences: tuple[str, ...]) -> list[str]:
+        """The words to encode: those that are the same for CLIP are refused, those that it cuts off are told."""
+        check_vocabulary(vocabulary)
+        classes = [word.strip() for word in vocabulary]
+        words = classes + kept_background(background, classes)
+        if background and words == classes:
+            raise OptionError("no background word is left: each is empty, or a class already")
+        places: dict[tuple[bytes, ...], int] = {}
+        for place, word in enumerate(words, 1):
+            names = split_synonyms(word) if self.synonyms else [word]
+            cut = [cut_prompts(name, sentences, self.tokenizer) for name in names]
+            if any(cut) and word not in self._told:
+                self._told.add(word)
+                logger.warning(
+                    "CLIP reads %d tokens of a prompt: the end of %.200r is cut off",
+                    self.tokenizer.context_length,
+                    word,
+                )
+            # The mean over synonyms does not know their order.
+            seen = tuple(sorted(left or same_for_clip(name).encode() for left, name in zip(cut, names, strict=True)))
+            first = places.setdefault(seen, place)
+            if first < place <= len(classes):
+                why = "they differ where their ends are cut off" if any(cut) else "the order of synonyms makes none"
+                raise OptionError(
+                    f"the vocabulary has words without a difference for CLIP, {classes[first - 1]!r:.200} and "
+                    f"{word!r:.200}, in words {first} and {place}: {why}; give each class a name of its own"
+                )
+        return words
 
     def _kept_as(self, sentences: tuple[str, ...]) -> tuple[str, ...]:
         """What tells weights on disk apart besides the model: a name with commas means something else as synonyms."""
@@ -143,32 +181,3 @@ class TextEncoder(nn.Module):
         self._cache.clear()
         self._disk = None
         super()._load_from_state_dict(*args, **kwargs)
-
-
-def split_synonyms(word: str) -> list[str]:
-    """The names of a class: what stands between commas.
-
-    Raises:
-        OptionError: There is nothing but commas.
-    """
-    names = [name.strip() for name in word.split(",") if name.strip()]
-    if not names:
-        raise OptionError(f"the word {word!r} has no name between its commas")
-    return names
-
-
-def check_vocabulary(words: Sequence[str]) -> None:
-    """Refuse a vocabulary that cannot name classes apart.
-
-    Raises:
-        OptionError: No word, an empty word, or a repeated word; says which.
-        TypeError: One string instead of a list.
-    """
-    if isinstance(words, str):
-        raise TypeError(f"the vocabulary must be a list of words, got one string: {words!r}")
-    if not words:
-        raise OptionError("the vocabulary is empty: name at least one class")
-    if empty := [index for index, word in enumerate(words) if not word.strip()]:
-        raise OptionError(f"the vocabulary has an empty word at position {empty[0]} of {len(words)}")
-    if repeated := [word for word, count in Counter(word.strip() for word in words).items() if count > 1]:
-        raise OptionError(f"the vocabulary names a class more than once: {', '.join(repeated)}")

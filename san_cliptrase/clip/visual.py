@@ -16,19 +16,23 @@ from san_cliptrase.errors import OptionError
 from san_cliptrase.structures import ClipFeatures, Size
 
 
-def resolve_layer(index: int, depth: int) -> int:
+def resolve_layer(index: int, depth: int, asked_by: str = "") -> int:
     """Turn a tap, which may count from the end, into a block index.
 
     Args:
         index: -1 is the input of the last block, -2 that of the second-to-last; 0 the input of the first block and
             ``depth`` the output of the last.
         depth: Number of blocks.
+        asked_by: The configuration key that names it, for the message.
 
     Raises:
         OptionError: The model has no such layer.
     """
     if not -depth <= index <= depth:
-        raise OptionError(f"layer {index} does not exist: with {depth} blocks, taps go from -{depth} to {depth}")
+        raise OptionError(
+            f"{asked_by}{': ' if asked_by else ''}layer {index} does not exist: with {depth} blocks, taps go from "
+            f"-{depth} to {depth}"
+        )
     return index + depth if index < 0 else index
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from san_cliptrase.commands.parser import Parser
 from san_cliptrase.errors import OutputError
-from san_cliptrase.texts import one_line
+from san_cliptrase.texts import exact
 
 FORMATS = ("san_cliptrase", "san")
 
@@ -61,11 +61,11 @@ def execute(options: Namespace) -> None:
         from san_cliptrase.engine.export import export_official
 
         settings = export_official(options.run, options.output, options.config, options.opts)
-        sys.stdout.write(f"wrote {one_line(options.output)}; in SAN's configuration set, where its own differs:\n")
+        sys.stdout.write(f"wrote {exact(options.output)}; in SAN's configuration set, where its own differs:\n")
         sys.stdout.writelines(f"    {key} {json.dumps(value)}\n" for key, value in settings.items())
         return
 
     from san_cliptrase.segmenter import Segmenter
 
     path = Segmenter.from_san(options.run, device="cpu", text_cache="").export(options.output)
-    sys.stdout.write(f"wrote {one_line(path)}\n")
+    sys.stdout.write(f"wrote {exact(path)}\n")

@@ -15,7 +15,7 @@ from san_cliptrase.commands.inputs import find_images, make_output_folder, resul
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.errors import SanCliptraseError
 from san_cliptrase.terminal import complain
-from san_cliptrase.texts import one_line
+from san_cliptrase.texts import exact, one_line
 
 if TYPE_CHECKING:
     from san_cliptrase.segmentation import Segmentation
@@ -109,7 +109,7 @@ def execute(options: Namespace) -> int:
 
     from tqdm import tqdm
 
-    from san_cliptrase.clip.text import check_vocabulary
+    from san_cliptrase.clip.vocabulary import check_vocabulary
     from san_cliptrase.segmenter import FailedImage, Segmenter
 
     check_vocabulary(words)
@@ -131,9 +131,7 @@ def execute(options: Namespace) -> int:
             problem = result.error if isinstance(result, FailedImage) else _save(result, stem)
             with tqdm.external_write_mode(file=sys.stdout):  # the bar makes room for the line
                 if problem is None:
-                    sys.stdout.write(
-                        f"{one_line(path)}: {one_line(result.describe())} -> {one_line(stem)}_overlay.png\n"
-                    )
+                    sys.stdout.write(f"{exact(path)}: {one_line(result.describe())} -> {exact(stem)}_overlay.png\n")
                 else:
                     failed += 1
                     complain(problem)

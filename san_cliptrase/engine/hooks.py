@@ -20,6 +20,7 @@ from san_cliptrase.engine.panels import segmentation_panel
 from san_cliptrase.engine.preemption import Preempted
 from san_cliptrase.errors import DataError, DivergedError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate
+from san_cliptrase.texts import exact
 
 
 def evaluation_due(cfg: Any, done: int) -> bool:
@@ -236,6 +237,6 @@ class PanelHook(HookBase):
                         continue  # the evaluation has named it
                     raise
                 panel = segmentation_panel(self.model, entry, self.cfg.INPUT.IGNORE_LABEL)
-                name = f"{dataset}/{Path(record['file_name']).stem}"
+                name = f"{dataset}/{exact(Path(record['file_name']).stem)}"
                 self.trainer.evaluations.put_image(name, panel.transpose(2, 0, 1))
         self.model.train()

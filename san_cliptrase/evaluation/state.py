@@ -12,6 +12,7 @@ import torch
 
 from san_cliptrase.errors import StateError
 from san_cliptrase.files import write_atomically
+from san_cliptrase.texts import reason
 
 _HEAD = b"san_cliptrase evaluation 1\n"
 _LENGTH = len(_HEAD) + hashlib.sha256().digest_size
@@ -65,7 +66,7 @@ class StateFile:
             there, progress = state["settings"], state["progress"]
         except Exception as error:  # torch's reader meets strange files with errors of almost any type
             raise StateError(
-                f"cannot read {self.path}: {str(error):.300}. Evaluate without --resume to begin anew"
+                f"cannot read {self.path}: {reason(error)}. Evaluate without --resume to begin anew"
             ) from error
         here = self.settings
         differing = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))

@@ -5,7 +5,7 @@ SAM finds masks without names; CLIPtrase's features name them. Pixels that no ma
 
 from __future__ import annotations
 
-import textwrap
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from san_cliptrase.clip.hub import without_retries
 from san_cliptrase.errors import WeightsError
+from san_cliptrase.files import check_regular_files
 from san_cliptrase.regions.finder import RegionFinder
 from san_cliptrase.regions.maps import own_maps
 from san_cliptrase.regions.pixels import pixel_partition, regions_from_pixels
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.structures import ClipFeatures, Regions, Size
+from san_cliptrase.texts import reason
+from san_cliptrase.weights_files import refuse_not_finite
 
 
 def load_sam(name: str) -> tuple[nn.Module, Any]:
@@ -39,17 +43,22 @@ def load_sam(name: str) -> tuple[nn.Module, Any]:
         raise WeightsError(
             "regions from SAM need the package transformers: pip install 'san_cliptrase[sam]' (in a clone: '.[sam]')"
         ) from error
-    local = {"local_files_only": True} if Path(name).is_dir() else {}
-    try:
-        model = SamModel.from_pretrained(name, use_safetensors=True, **local)
-        processor = SamProcessor.from_pretrained(name, **local)
-    except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower base
-        reason = textwrap.shorten(str(error), 300).rstrip(".")
-        raise WeightsError(
-            f"SAM {name!r} could not be loaded: {reason}. Without a network, download config.json, "
-            "preprocessor_config.json and model.safetensors from https://huggingface.co/facebook/sam-vit-base "
-            "into a folder, and name it as MODEL.REGIONS.SAM_MODEL (predict: --sam-model)"
-        ) from error
+    folder = Path(name).is_dir()
+    local = {"local_files_only": True} if folder else {}
+    with contextlib.nullcontext() if folder else without_retries() as trouble:
+        try:
+            if folder:
+                check_regular_files(name)
+            model = SamModel.from_pretrained(name, use_safetensors=True, **local)
+            processor = SamProcessor.from_pretrained(name, **local)
+        except Exception as error:  # transformers, huggingface_hub and safetensors share no narrower base
+            raise WeightsError(
+                f"SAM {name!r} could not be loaded: {trouble or reason(error)}. Without a network, download "
+                "config.json, preprocessor_config.json and model.safetensors from "
+                "https://huggingface.co/facebook/sam-vit-base into a folder, and name it as MODEL.REGIONS.SAM_MODEL "
+                "(predict: --sam-model)"
+            ) from error
+    refuse_not_finite(model.state_dict(), name)
     return model.eval().requires_grad_(False), processor
 
 

@@ -6,8 +6,9 @@ tokens of the last block after the final norm, ``w = cos(x, x)``, which is then 
 
 from __future__ import annotations
 
-import textwrap
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import safetensors.torch
 import timm
@@ -17,13 +18,17 @@ from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from san_cliptrase.clip.hub import without_retries
 from san_cliptrase.errors import OptionError, WeightsError, suggest
+from san_cliptrase.files import check_regular_files
 from san_cliptrase.regions.clustering import cluster_rows, core_radius, default_clustering
 from san_cliptrase.regions.correlation import suppress_global_patches
 from san_cliptrase.regions.maps import own_maps, partition_pixels, region_maps, smooth_maps
 from san_cliptrase.regions.pixels import regions_from_pixels
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.structures import ClipFeatures, Regions, Size
+from san_cliptrase.texts import reason
+from san_cliptrase.weights_files import describe_wrong_file, refuse_not_finite
 
 DEFAULT, RANDOM = "default", "random"
 
@@ -40,18 +45,25 @@ def load_timm(name: str, pretrained: str = DEFAULT) -> nn.Module:
         OptionError: timm has no such model, or it is no ViT with a [CLS] token that takes any image size.
         WeightsError: The weights cannot be fetched or do not fit.
     """
-    weights = {} if pretrained in (DEFAULT, RANDOM) else {"pretrained_cfg_overlay": {"state_dict": _read(pretrained)}}
+    own = pretrained not in (DEFAULT, RANDOM)
+    weights = {"pretrained_cfg_overlay": {"state_dict": _read(pretrained)}} if own else {}
     if ":" not in name and not timm.is_model(name.partition(".")[0]):
         raise OptionError(
             f"timm has no model {name!r}; {suggest(name, timm.list_models('vit*', pretrained=True))}"[:400]
         )
-    try:
-        model = timm.create_model(name, pretrained != RANDOM, num_classes=0, dynamic_img_size=True, **weights)
-    except TypeError as error:
-        raise OptionError(f"{name!r} is no ViT of timm that takes images of any size: {error}") from error
-    except Exception as error:  # timm, huggingface_hub, torch and safetensors share no narrower base
-        reason = textwrap.shorten(str(error), 300).rstrip(".")
-        raise WeightsError(f"timm model {name} could not be loaded: {reason}. {_advice(name)}") from error
+    fetched = name.startswith("hf-hub:") or (pretrained == DEFAULT and not name.startswith("local-dir:"))
+    with without_retries() if fetched else contextlib.nullcontext() as trouble:
+        try:
+            if name.startswith("local-dir:"):
+                check_regular_files(name.removeprefix("local-dir:"))
+            model = timm.create_model(name, pretrained != RANDOM, num_classes=0, dynamic_img_size=True, **weights)
+        except TypeError as error:
+            raise OptionError(f"{name!r} is no ViT of timm that takes images of any size: {reason(error)}") from error
+        except Exception as error:  # timm, huggingface_hub, torch and safetensors share no narrower base
+            raise WeightsError(
+                f"timm model {name} could not be loaded: {trouble or reason(error)}. {_advice(name)}"
+            ) from error
+    refuse_not_finite(model.state_dict(), pretrained if own else name)
     if not getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None):
         raise OptionError(f"{name!r} has no [CLS] token, whose correlations CLIPtrase subtracts: choose another ViT")
     return model.eval().requires_grad_(False)
@@ -59,16 +71,14 @@ def load_timm(name: str, pretrained: str = DEFAULT) -> nn.Module:
 
 def _read(path: str) -> dict[str, Tensor]:
     """The tensors of a weights file; nothing in it is executed."""
+    if wrong := describe_wrong_file(Path(path)):
+        raise WeightsError(f"MODEL.REGIONS.PRETRAINED is {DEFAULT!r}, {RANDOM!r} or a weights file; {path!r} {wrong}")
     try:
         if path.endswith(".safetensors"):
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # as above
-        reason = textwrap.shorten(str(error), 300).rstrip(".")
-        raise WeightsError(
-            f"MODEL.REGIONS.PRETRAINED {path!r} is neither {DEFAULT!r}, {RANDOM!r} nor a weights file that "
-            f"can be read: {reason}"
-        ) from error
+        raise WeightsError(f"MODEL.REGIONS.PRETRAINED {path!r} cannot be read: {reason(error)}") from error
 
 
 def _advice(name: str) -> str:

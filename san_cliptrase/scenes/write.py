@@ -16,7 +16,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from san_cliptrase.files import write_whole
+from san_cliptrase.errors import OutputError
+from san_cliptrase.files import write_text_atomically, write_whole
 from san_cliptrase.scenes.scene import CLASS_NAMES, make_scene
 
 logger = logging.getLogger(__name__)
@@ -32,16 +33,25 @@ def draw_split(root: Path, split: str) -> None:
     Args:
         root: folder to write ``images``, ``annotations`` and ``classes.txt`` into.
         split: a key of :data:`SPLITS`.
+
+    Raises:
+        OutputError: nothing can be written there.
     """
     seed, count = SPLITS[split]
     folders = [root / kind / split for kind in ("images", "annotations")]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot draw the demo scenes into {root}: {error.strerror or error}. Set DETECTRON2_DATASETS to a folder "
+            "that can be written to"
+        ) from error
     missing = [i for i in range(count) if not all((folder / f"{i:04d}.png").exists() for folder in folders)]
     if not missing:
         return
     logger.info("drawing %d demo scenes into %s", len(missing), root)
-    (root / "classes.txt").write_text("\n".join(CLASS_NAMES) + "\n", encoding="utf-8")
+    write_text_atomically(root / "classes.txt", "\n".join(CLASS_NAMES) + "\n")
     with ProcessPoolExecutor() as pool:
         work = pool.map(partial(_write, root, split, seed), missing, chunksize=8)
         for _ in tqdm(work, f"scenes ({split})", len(missing)):

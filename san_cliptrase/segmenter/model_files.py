@@ -21,6 +21,7 @@ from san_cliptrase.config import model_config, plain
 from san_cliptrase.errors import CheckpointError, ConfigError, DamagedCheckpoint
 from san_cliptrase.files import write_atomically
 from san_cliptrase.san.model import SanModel
+from san_cliptrase.texts import reason
 from san_cliptrase.yaml_files import read_layers
 
 logger = logging.getLogger(__name__)
@@ -104,9 +105,9 @@ def _load_file(path: Path) -> TrainedSan:
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"cannot read the model file {path}: {error!r:.300}. Is the file whole?") from error
+        raise CheckpointError(f"cannot read the model file {path}: {reason(error)}. Is the file whole?") from error
     found = _build(config, clip, path)
-    _load_state(found.model, state, path)
+    SafeCheckpointer(found.model).load_weights(state, path)
     return found
 
 
@@ -122,11 +123,11 @@ def _load_run(folder: Path) -> TrainedSan:
     for file in files:
         try:
             state, clip = _read_run(file, config)
+            found = _build(config, clip, folder)
+            SafeCheckpointer(found.model).load_weights(state, file)
         except DamagedCheckpoint as error:
             logger.warning("%s Trying the one before it.", error)
         else:
-            found = _build(config, clip, folder)
-            _load_state(found.model, state, file)
             return found
     raise CheckpointError(f"none of the {len(files)} checkpoints in {folder} can be read")
 
@@ -149,10 +150,3 @@ def _build(config: Mapping[str, Any], clip: dict[str, Any], path: Path) -> Train
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ConfigError(f"{path}: no SAN can be built from its configuration: {error!r:.300}") from error
     return TrainedSan(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, plain(cfg))
-
-
-def _load_state(model: SanModel, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights whose names and shapes must be exactly the model's, and which must be finite."""
-    SafeCheckpointer(model).load_weights(dict(state), path)
-    if wrong := [name for name, value in model.state_dict().items() if not value.isfinite().all()]:
-        raise CheckpointError(f"{path} holds NaN or infinity in {', '.join(wrong[:3])}: the training diverged")

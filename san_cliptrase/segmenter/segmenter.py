@@ -12,9 +12,10 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor
 
+from san_cliptrase.class_lists import BACKGROUND, find_background
 from san_cliptrase.clip.build import build_clip
-from san_cliptrase.clip.text import check_vocabulary
 from san_cliptrase.clip.text_cache import cache_folder
+from san_cliptrase.clip.vocabulary import check_vocabulary
 from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
@@ -32,8 +33,6 @@ from san_cliptrase.segmenter.side_adapter import SideAdapter
 from san_cliptrase.segmenter.stream import FailedImage, ReadImage, stream
 from san_cliptrase.segmenter.training_free import TrainingFree
 
-BACKGROUND = "background"
-"""The name of the class that background words stand for."""
 # CLIPtrase's positional embedding is resampled as in DINO's code.
 INTERPOLATE_OFFSET = 0.1
 LARGEST_SCALE = 8
@@ -244,7 +243,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         if isinstance(background, str):
             raise TypeError(f"background must be a list of words, got one string: {background!r}")
         names, clip = tuple(word.strip() for word in words), self.method.clip
-        if background and BACKGROUND in names:
+        if background and find_background(names) is not None:
             raise OptionError(
                 f"{BACKGROUND!r} is a word and what the background words stand for: leave one of them out"
             )

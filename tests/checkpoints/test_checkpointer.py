@@ -1,3 +1,4 @@
+import os
 import pickle
 
 import pytest
@@ -5,6 +6,7 @@ import torch
 
 from san_cliptrase.checkpoints import checkpointer
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
+from san_cliptrase.checkpoints.files import names_in
 from san_cliptrase.checkpoints.official_keys import POS_EMBED
 from san_cliptrase.errors import CheckpointError, DivergedError, OutputError
 from tests.checkpoints.official_keys import official_state
@@ -93,9 +95,21 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(model, saver, 
         torch.save(data, path)
     else:
         path.write_bytes(pickle.dumps(data, protocol=2))
-    with pytest.raises(CheckpointError, match=r"evil\.pth"):
+    with pytest.raises(CheckpointError, match=r"evil\.pth") as caught:
         saver.load(str(path))
     assert not made.exists()
+    assert "weights_only" not in str(caught.value)  # torch advises to load such files in a way that runs them
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_pipes_and_devices_are_refused_and_not_waited_for(saver, tmp_path, make):
+    make(tmp_path / "model_0000001.pth")
+    assert names_in(tmp_path / "model_0000001.pth") == frozenset()
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        saver.load(str(tmp_path / "model_0000001.pth"))
+    saver.tag_last_checkpoint("model_0000001.pth")
+    with pytest.raises(ValueError, match="there is no checkpoint"):
+        saver.resume_or_load("", resume=True)
 
 
 def test_another_models_checkpoint_says_what_does_not_fit(model, saver, tmp_path):

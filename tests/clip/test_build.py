@@ -162,6 +162,12 @@ def test_a_local_folder_of_pointers(tmp_path):
         build_clip(f"local-dir:{tmp_path}", None)
 
 
+def test_a_local_folder_with_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "open_clip_config.json")
+    with pytest.raises(WeightsError, match="no regular file but a pipe"):
+        build_clip(f"local-dir:{tmp_path}", None)
+
+
 def test_a_local_folder_without_a_configuration(tmp_path):
     with pytest.raises(WeightsError, match=r"its configuration could not be loaded.*open_clip_config\.json"):
         build_clip(f"local-dir:{tmp_path}", None)

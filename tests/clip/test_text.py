@@ -37,7 +37,7 @@ def test_synonyms_are_averaged_over_names_and_templates(monkeypatch):
 
 
 def test_a_class_of_commas_alone_is_refused():
-    with pytest.raises(ValueError, match="',' has no name"):
+    with pytest.raises(ValueError, match="no name in word 2"):
         tiny_clip(synonyms=True).text(["cat", " , "])
 
 
@@ -146,12 +146,48 @@ def test_background_words_follow_without_repetition(clip):
     torch.testing.assert_close(weights, clip.text(["cat", "dog", "wall", "bed"], templates="none"))
 
 
+def test_a_background_word_that_is_a_class_for_clip_is_left_out(clip):
+    assert len(clip.text(["cat", "dog"], "none", background=["Cat", "wall", "WALL"])) == 3
+    with pytest.raises(ValueError, match="no background word is left"):
+        clip.text(["cat", "dog"], "none", background=["DOG", " "])
+
+
+def test_a_word_that_is_cut_off_is_named_once(clip, caplog):
+    clip.text(["cat", LONG], "vild")
+    clip.text(["dog", LONG], "none")
+    (record,) = caplog.records
+    assert "24 tokens" in record.message and LONG in record.message
+
+
+def test_words_up_to_the_context_length_are_not_told(clip, caplog):
+    fits = " ".join("a" * 22)  # and the prompt's two ends
+    clip.text([fits], "none")
+    assert not caplog.records
+    clip.text([f"{fits} a"], "none")
+    assert len(caplog.records) == 1
+
+
+def test_words_that_differ_where_they_are_cut_off_are_refused(clip):
+    with pytest.raises(ValueError, match="words 1 and 3: they differ where their ends are cut off"):
+        clip.text([f"{LONG} and snow", "cat", f"{LONG} and lava"], "none")
+
+
+def test_synonyms_in_another_order_are_refused():
+    with pytest.raises(ValueError, match="words 1 and 2: the order of synonyms"):
+        tiny_clip(synonyms=True).text(["sea, ocean", "Ocean, sea"], "none")
+    tiny_clip().text(["sea, ocean", "ocean, sea"], "none")
+
+
 @pytest.mark.parametrize(
     ("vocabulary", "error", "message"),
     [
         ([], ValueError, "vocabulary is empty"),
-        (["cat", " ", "dog"], ValueError, "empty word at position 1 of 3"),
-        (["cat", "dog", "cat "], ValueError, "more than once: cat"),
+        (["cat", " ", "dog"], ValueError, "no name in word 2 of 3"),
+        (["cat", "dog", "cat "], ValueError, "names 'cat' more than once, in words 1 and 3"),
+        (["cat", "dog", "Cat"], ValueError, "same for CLIP, 'cat' and 'Cat', in words 1 and 3"),
+        (["salt & pepper", "salt &amp; pepper"], ValueError, "same for CLIP"),
+        (["cat", "\udcff"], ValueError, "word 2, which is no text"),
+        (["cat", 3], TypeError, "list of words, got 3"),
         ("cat", TypeError, "list of words"),
     ],
 )

@@ -219,8 +219,9 @@ def test_names_are_safe_for_a_terminal_and_progress_is_shown(tmp_path, photo, pr
     assert status == 1
     assert len(out) == 3
     text = "\n".join([*out, *err])
-    assert "a?[31m.png: " in text
-    assert "out/a?[31m_overlay.png" in text
+    assert r"a\x1b[31m.png: " in text
+    assert r"out/a\x1b[31m_overlay.png" in text
+    assert r"b\n.png: " in text
     assert all(letter.isprintable() for letter in "".join(out))
     assert "4/4" in text
 
@@ -239,8 +240,8 @@ def test_lines_go_to_a_pipe_whatever_its_encoding(tmp_path, photo, predict, monk
     ("vocabulary", "options", "message"),
     [
         ("", [], "vocabulary is empty"),
-        ("grass,,water", [], "empty word at position 1"),
-        ("grass, water, grass", [], "more than once: grass"),
+        ("grass,,water", [], "no name in word 2 of 3"),
+        ("grass, water, grass", [], "'grass' more than once, in words 1 and 3"),
         ("grass", ["--model", "scene_vit"], "unknown CLIP model 'scene_vit'; did you mean:? scenes_vit"),
         ("grass", ["--pretrained", "scene"], "no pretrained tag 'scene'.*scenes"),
         ("grass", ["--size", "7"], "7.* one patch"),

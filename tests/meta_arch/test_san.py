@@ -170,3 +170,16 @@ def test_every_other_initialisation_trains(world, name):
     found, _ = losses(world.model(model__san__query_init__name=name), world.batch())
     sum(found.values()).backward()
     assert sum(found.values()).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "layer"),
+    [
+        ("MODEL.SAN.SIDE.FUSION", ((9, 0),), 9),
+        ("MODEL.SAN.QUERY_INIT.MAP_LAYER", -9, -9),
+        ("MODEL.SAN.RECOGNITION_LAYER", -9, -9),
+    ],
+)
+def test_a_layer_that_does_not_exist_is_told_with_its_key(world, key, value, layer):
+    with pytest.raises(ValueError, match=f"{key}: layer {layer} does not exist: with 6 blocks"):
+        world.model("san_cliptrase", **{key.replace(".", "__").lower(): value})

@@ -1,9 +1,13 @@
 """SAM's masks: hand-made ones, and a random SAM of a few thousand weights, where transformers is installed."""
 
 import builtins
+import os
+from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file, save_file
 
 from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.cliptrase.classify import CLASSIFY
@@ -12,6 +16,7 @@ from san_cliptrase.regions.build import build_region_source
 from san_cliptrase.regions.pixels import pixel_partition
 from san_cliptrase.regions.sam import central_points, load_sam, paint
 from tests.clip.tiny import images, tiny_clip
+from tests.regions.given import save_sam
 
 
 def test_the_mask_that_is_believed_most_wins_and_other_pixels_stay():
@@ -137,6 +142,27 @@ def test_masks_that_sam_finds_become_regions_on_top_of_cliptrases(clip, build, m
     assert len(found[best].unique()) == 1
     rest = ~torch.nn.functional.max_pool2d(masks.any(0)[None].float(), 2)[0].bool()
     assert len(torch.stack([found[rest], own[rest]]).unique(dim=1)[0]) == len(own[rest].unique())
+
+
+def test_a_sam_with_a_pipe_or_weights_that_are_not_finite_is_refused(tmp_path):
+    pytest.importorskip("transformers")
+    folder = Path(save_sam(tmp_path))
+    state = load_file(folder / "model.safetensors")
+    next(iter(state.values())).view(-1)[0] = torch.nan
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match="are NaN or infinite"):
+        load_sam(str(folder))
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(WeightsError, match="no regular file but a pipe"):
+        load_sam(str(folder))
+
+
+def test_a_sam_that_cannot_be_fetched_is_not_tried_again_and_again(monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set"):
+        load_sam("facebook/no-such-sam")
 
 
 def test_a_sam_that_is_not_there_says_what_to_download(tmp_path):

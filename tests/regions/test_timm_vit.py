@@ -1,9 +1,12 @@
 """Regions of another ViT: a random one of timm, three times smaller than the smallest."""
 
+import os
+
 import pytest
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import constants
 
 from san_cliptrase.errors import WeightsError
 from san_cliptrase.regions.timm_vit import TimmRegions, load_timm, patch_correlation
@@ -67,12 +70,41 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"no \[CLS\] token"):
         load_timm("vit_pwee_patch16_reg1_gap_256", "random")
     (tmp_path / "bad.pth").write_bytes(b"text")
-    with pytest.raises(WeightsError, match="neither 'default', 'random' nor a weights file.*"):
+    with pytest.raises(WeightsError, match="is 'default', 'random' or a weights file; .*bad.pth' is a text"):
         load_timm("vit_small_patch16_224.dino", str(tmp_path / "bad.pth"))
-
-    def unreachable(*_args, **_kwargs):
-        raise OSError("no network")
-
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(WeightsError, match="no network.*vit_small_patch16_224.dino/resolve.*MODEL.REGIONS.PRETRAINED"):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # nothing is tried again and again
+    with pytest.raises(WeightsError, match="HF_HUB_OFFLINE is set.*small_patch16_224.dino/resolve.*REGIONS.PRETRAINED"):
         load_timm("vit_small_patch16_224.dino")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: os.mkfifo(path), "is a named pipe"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device"),
+        (lambda path: torch.save(torch.nn.Linear(2, 2), path), "holds Python objects"),
+    ],
+)
+def test_a_wrong_weights_file_is_told_for_what_it_is(tmp_path, write, message):
+    write(tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_timm("vit_pwee_patch16_reg1_gap_256", str(tmp_path / "w.pth"))
+    assert "weights_only=False" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    name = save_vit(tmp_path).removeprefix("timm:")
+    weights = tmp_path / "model.safetensors"
+    state = safetensors.torch.load_file(weights)
+    state["norm.bias"][0] = torch.inf
+    safetensors.torch.save_file(state, weights)
+    with pytest.raises(WeightsError, match="numbers in norm.bias are NaN or infinite"):
+        load_timm(name)
+
+
+def test_a_folder_with_a_pipe_is_not_waited_for(tmp_path):
+    name = save_vit(tmp_path).removeprefix("timm:")
+    (tmp_path / "config.json").unlink()
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(WeightsError, match="no regular file but a pipe"):
+        load_timm(name)

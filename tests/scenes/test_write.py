@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from san_cliptrase.errors import OutputError
 from san_cliptrase.scenes import CLASS_NAMES, make_scene, write
 
 
@@ -34,6 +35,12 @@ def test_files_hold_the_scenes_pixel_by_pixel(root):
         scene = make_scene((seed, index), unseen=split != "train")
         assert np.array_equal(np.asarray(Image.open(root / f"images/{split}/{index:04d}.png")), scene.image)
         assert np.array_equal(np.asarray(Image.open(root / f"annotations/{split}/{index:04d}.png")), scene.labels)
+
+
+def test_a_root_that_cannot_be_written_to_is_told_with_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot draw the demo scenes into .*DETECTRON2_DATASETS"):
+        write.draw_split(tmp_path / "file" / "scenes", "val")
 
 
 def test_an_interrupted_run_is_taken_up_and_leaves_the_rest_alone(root):

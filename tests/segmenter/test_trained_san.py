@@ -1,10 +1,13 @@
 import json
+import os
+import re
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from san_cliptrase import Segmenter
@@ -144,12 +147,37 @@ def test_files_that_are_no_export_are_told(run, tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_told(run, value):
+def test_a_checkpoint_that_is_not_finite_is_told(run, caplog, value):
     folder, model = run()
     with torch.no_grad():
         model.network.decoder.bias_scaling.weight[0] = value
-    SafeCheckpointer(model, str(folder)).save("model_0000002")
-    with pytest.raises(ValueError, match=r"NaN or infinity in network\.decoder\.bias_scaling\.weight"):
+    torch.save({"model": model.state_dict()}, folder / "model_0000001.pth")
+    with pytest.raises(ValueError, match="none of the 1 checkpoints"):
+        load(folder)
+    assert re.search(r"NaN or infinite values: 1 \(network\.decoder\.bias_scaling\.weight\)", caplog.text)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_export_that_is_not_finite_is_told(run, tmp_path, value):
+    folder, _ = run()
+    file = load(folder).export(tmp_path / "san.safetensors")
+    with safe_open(file, "pt") as opened:
+        metadata, state = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    state["network.decoder.bias_scaling.weight"][0] = value
+    save_file(state, file, metadata)
+    with pytest.raises(ValueError, match="NaN or infinite values: 1 .network.decoder.bias_scaling.weight"):
+        load(file)
+
+
+def test_pipes_are_refused_and_not_waited_for(run, tmp_path):
+    folder, _ = run()
+    os.mkfifo(tmp_path / "model.safetensors")
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match="is no run"):
+            load(path)
+    (folder / "model_0000001.pth").unlink()
+    os.mkfifo(folder / "model_0000001.pth")
+    with pytest.raises(ValueError, match="none of the 1 checkpoints"):
         load(folder)
 
 

@@ -15,6 +15,7 @@ from san_cliptrase.lab.reproduce.patch_view import COLOUR_MAP, PatchView, look, 
 from san_cliptrase.lab.reproduce.patches_page import write_page
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import about
+from san_cliptrase.texts import markdown
 
 Point = tuple[int, int]
 REGIONS = 3
@@ -44,7 +45,7 @@ def figure2(request: Request) -> Exhibit:
         rows=mean_rows(cfg, model, _scores),
         bars=False,
         about=[
-            f"image: {view.title}; patches (row, column) {', '.join(map(str, points))} of "
+            f"image: {markdown(view.title)}; patches (row, column) {', '.join(map(str, points))} of "
             f"{view.grid[0]}x{view.grid[1]}, counted from 0",
             *about(request, cfg),
         ],

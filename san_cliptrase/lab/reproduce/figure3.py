@@ -13,6 +13,7 @@ from san_cliptrase.lab.reproduce.patch_scores import mean_rows, purity
 from san_cliptrase.lab.reproduce.patch_view import AFTER, BEFORE, PatchView, look
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import about
+from san_cliptrase.texts import chart_label, markdown
 
 REGIONS = "regions (every patch)"
 NOTHING = np.zeros((1, 3), dtype=np.uint8)
@@ -37,7 +38,7 @@ def figure3(request: Request) -> Exhibit:
         title="Figure 3: clusters before and after global patches are suppressed",
         rows=mean_rows(cfg, model, _scores),
         bars=False,
-        about=[f"image: {view.title}", *about(request, cfg)],
+        about=[f"image: {markdown(view.title)}", *about(request, cfg)],
         notes=[
             f'"{BEFORE}": DBSCAN on the rows of the correlation itself; "{AFTER}": on relu(w_ij - w_cls,j), as '
             f'CLIPtrase does; both with the same radius rule and core size. "{REGIONS}": every patch, noise included, '
@@ -86,7 +87,7 @@ def draw_clusters(view: PatchView) -> Figure:
     for name, labels in maps.items():
         _show(next(panels), _colored(labels, colors), name)
     swatch = figure.axes[0].scatter
-    handles = [swatch([], [], s=60, marker="s", color=colors[i] / 255, label=view.names[i]) for i in shown]
+    handles = [swatch([], [], s=60, marker="s", color=colors[i] / 255, label=chart_label(view.names[i])) for i in shown]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8, frameon=False)
     return figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
 from pathlib import Path
@@ -18,6 +17,10 @@ from san_cliptrase.lab.reproduce.patch_scores import patch_classes
 from san_cliptrase.lab.reproduce.patch_view import COLOUR_MAP, PatchView, unit
 
 TEMPLATE = Path(__file__).with_name("patches_page.html")
+PLACE = "{{ data }}"
+"""Where the data stand in the template, once: names of images and classes reach the page in no other way."""
+_NEVER_IN_HTML = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
+"""Letters that HTML or older JavaScript would take for the end of a text, as JSON writes them."""
 LONGEST_SIDE = 960
 """Larger photographs are made smaller, in pixels."""
 
@@ -33,10 +36,9 @@ def write_page(view: PatchView, start: tuple[int, int], path: Path) -> None:
     Raises:
         OutputError: it cannot be written.
     """
-    # In a script element only "</" ends it; in JSON texts, "<\/" is the same.
-    data = json.dumps(page_data(view, start), separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
-    page = TEMPLATE.read_text(encoding="utf-8").replace("TITLE", html.escape(view.title))
-    write_text_atomically(path, page.replace("DATA", data, 1))
+    data = json.dumps(page_data(view, start), separators=(",", ":"), allow_nan=False)
+    before, after = TEMPLATE.read_text(encoding="utf-8").split(PLACE)
+    write_text_atomically(path, f"{before}{data.translate(str.maketrans(_NEVER_IN_HTML))}{after}")
 
 
 def page_data(view: PatchView, start: tuple[int, int]) -> dict[str, Any]:
@@ -47,6 +49,7 @@ def page_data(view: PatchView, start: tuple[int, int]) -> dict[str, Any]:
     height, width = view.photo.shape[:2]
     colors = (matplotlib.colormaps[COLOUR_MAP](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
     return {
+        "title": view.title,
         "grid": list(view.grid),
         "extent": [height / view.cell[0], width / view.cell[1]],
         "start": list(start),

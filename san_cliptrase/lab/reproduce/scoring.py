@@ -17,6 +17,7 @@ from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request, evaluated_records, request_config
+from san_cliptrase.texts import markdown
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def about(request: Request, cfg: CfgNode | None = None) -> list[str]:
         *([measured] if images else []),
         *(f"{name}: words {row['words']}; thresholds {row['thresholds']}" for name, row in rows if images),
         f"CLIP {clip.NAME}, weights {clip.PRETRAINED or 'of that folder'}, templates {clip.TEMPLATES}",
-        request.title(),
+        markdown(request.title()),
     ]
 
 

@@ -43,13 +43,13 @@ addEventListener("load", () => setTimeout(() => {
 
 @pytest.fixture
 def view():
-    """A picture of 2x3 patches of 8 pixels; its title and a class try to end the script."""
+    """A picture of 2x3 patches of 8 pixels; its title and its classes try to leave their place in the page."""
     rng = np.random.default_rng(0)
     labels = np.kron(np.array([[0, 0, 1], [0, 2, 1]]), np.ones((8, 8), dtype=int))
     regions = np.array([0, 0, 1, 0, 2, 1])
     maps = {"plain CLIP, block 1 of 2": 20 * rng.random((6, 6)) ** 4, CORRELATION: rng.uniform(-1, 1, (6, 6))}
     return PatchView(
-        title="a <b> & </script>",
+        title="DATA.png {{ data }} <b> & </script>",
         photo=rng.integers(0, 256, (16, 24, 3), dtype=np.uint8),
         grid=(2, 3),
         cell=(8.0, 8.0),
@@ -58,7 +58,7 @@ def view():
         regions=regions,
         labels=labels,
         truth=None,
-        names=("sky", "sea", "</script>"),
+        names=("sky", "sea", "<!--<script> </script>\u2028&lt;"),
     )
 
 
@@ -77,7 +77,13 @@ def test_page_is_one_file_that_loads_nothing(view, tmp_path):
     assert text.count("</script>") == 2
     data = json.loads(re.search(r'application/json">(.*?)</script>', text, re.S)[1])
     assert (data["start"], data["names"], data["classes"]) == ([1, 2], list(view.names), [0, 0, 1, 0, 2, 1])
-    assert "<title>Patches: a &lt;b&gt; &amp; &lt;/script&gt;</title>" in text
+    assert data["title"] == view.title
+
+
+def test_nothing_in_the_data_can_be_taken_for_html(view, tmp_path):
+    write_page(view, (1, 2), tmp_path / "page.html")
+    data = re.search(r'application/json">(.*?)</script>', (tmp_path / "page.html").read_text(), re.S)[1]
+    assert not set(data) & set("<>&\u2028\u2029")
 
 
 def test_a_row_of_equal_values_is_no_division_by_zero(view):
