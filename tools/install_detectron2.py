@@ -209,12 +209,15 @@ def unpack(archive: Path, project: Path) -> int:
 
 
 def install(project: Path) -> None:
-    """Have pip install the prepared project into this Python.
+    """Have pip install the prepared project into this Python, which keeps its numpy: the newest OpenCV would replace it.
 
     Raises:
         InstallError: pip failed.
     """
-    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(project)]).returncode:
+    constraints = project / "constraints.txt"
+    constraints.write_text(f"numpy=={importlib.metadata.version('numpy')}\n")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), str(project)]
+    if subprocess.run(command).returncode:
         raise InstallError("pip could not install the prepared detectron2; its message is above.")
 
 
