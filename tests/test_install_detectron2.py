@@ -108,8 +108,28 @@ def test_pip_is_asked_for_the_known_hash_only(tool, tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 1, "", "no such host")
 
     monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "26.2.1")
     with pytest.raises(tool.InstallError, match=r"no such host[\s\S]*--archive"):
         tool.download(tmp_path)
+
+
+@pytest.mark.parametrize("version", ["26.3", "26.3.dev0", "27.0b1"])
+def test_a_pip_that_declines_the_archive_fetches_an_older_one_first(tool, tmp_path, monkeypatch, version):
+    asked = []
+
+    def pip(command, **kwargs):
+        asked.append((command[1:-1], Path(command[command.index("-r") + 1]).read_text().strip()))
+        name = "pip.whl" if len(asked) == 1 else "archive.tar.gz"
+        (tmp_path / name).touch()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert tool.download(tmp_path) == tmp_path / "archive.tar.gz"
+    (first, old_pip), (second, archive) = asked
+    assert first[:2] == ["-m", "pip"] and old_pip == f"{tool.PIP} --hash=sha256:{tool.PIP_SHA256}"
+    assert second[0] == str(tmp_path / "pip.whl" / "pip") and archive.endswith(tool.SHA256)
+    assert "--require-hashes" in first and "--require-hashes" in second
 
 
 def test_an_existing_detectron2_is_left_as_it_is(tool, capsys, no_pip):

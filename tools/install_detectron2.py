@@ -26,6 +26,12 @@ from pathlib import Path, PurePosixPath
 REQUIREMENT = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 
+# pip 26.3 and newer decline a distribution of the public index whose metadata names a dependency by URL. This archive
+# names one in an extra that is not installed. The last pip without that rule then fetches it, run from its own wheel.
+DECLINES = (26, 3)
+PIP = "pip==26.2"
+PIP_SHA256 = "931c303696af6fa3417112103b1cad26890e5a07eccb5b99783700e33f2b8aad"
+
 # Folder of the archive -> package it is installed as (the mapping of detectron2's own setup.py).
 PACKAGES = {
     "detectron2": "detectron2",
@@ -81,36 +87,73 @@ def installed_version() -> str | None:
         return None if in_site_packages else "(a source tree)"
 
 
-def download(folder: Path) -> Path:
-    """Have pip fetch the archive from the user's index. pip checks the hash before it runs anything in the archive.
+def fetch(folder: Path, requirement: str, sha256: str, options: list[str], pip: list[str]) -> Path:
+    """Have pip fetch one file from the user's index. pip checks the hash before it runs anything in the file.
+
+    Args:
+        folder: where the file is saved.
+        requirement: distribution and exact version.
+        sha256: the only hash accepted.
+        options: further options of ``pip download``.
+        pip: command line that starts pip.
+
+    Returns:
+        Path of the file.
 
     Raises:
         InstallError: pip failed; its own words are passed on.
     """
     requirements = folder / "requirements.txt"
-    requirements.write_text(f"{REQUIREMENT} --hash=sha256:{SHA256}\n")
-    # Metadata comes from the archive's setup.py, which imports torch: hence no build isolation.
-    options = ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirements)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    options = ["--no-deps", "--require-hashes", *options]
+    before = set(folder.iterdir())
+    result = subprocess.run(
+        [*pip, "download", *options, "--dest", str(folder), "-r", str(requirements)], capture_output=True, text=True
+    )
     if result.returncode == 0:
-        return next(folder.glob("*.tar.gz"))
+        return (set(folder.iterdir()) - before).pop()
     got = re.search(r"\bGot\s+([0-9a-f]{64})", result.stderr)
     if got:
-        raise InstallError(wrong_hash(f"the index's {REQUIREMENT}", got[1]))
+        raise InstallError(wrong_hash(f"the index's {requirement}", got[1], sha256))
     reason = "\n".join((result.stdout + result.stderr).strip().splitlines()[-12:])
     raise InstallError(
-        f"pip could not fetch {REQUIREMENT} from the configured package index. It said:\n\n{reason}\n\n"
-        "Two ways on: pass the archive with --archive, or install detectron2 yourself. "
-        "docs/install.md describes both, and why some versions of pip decline this archive."
+        f"pip could not fetch {requirement} from the configured package index. It said:\n\n{reason}\n\n"
+        "Two ways on: pass the archive with --archive, or install detectron2 yourself. docs/install.md describes both."
     )
 
 
-def wrong_hash(what: str, got: str) -> str:
+def pip_that_accepts(folder: Path) -> list[str]:
+    """Command line of a pip that accepts the archive: the installed one, or an older one's wheel in ``folder``.
+
+    Raises:
+        InstallError: this Python has no pip, or the older pip could not be fetched.
+    """
+    pip = [sys.executable, "-m", "pip"]
+    try:
+        version = importlib.metadata.version("pip")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InstallError(f"{sys.executable} has no pip: install it with {sys.executable} -m ensurepip") from error
+    if tuple(int(number) for number in re.findall(r"\d+", version)[:2]) < DECLINES:
+        return pip
+    return [sys.executable, str(fetch(folder, PIP, PIP_SHA256, ["--only-binary", ":all:"], pip) / "pip")]
+
+
+def download(folder: Path) -> Path:
+    """Have pip fetch the archive.
+
+    Raises:
+        InstallError: pip failed, or the index serves another archive.
+    """
+    # Metadata comes from the archive's setup.py, which imports torch: hence no build isolation.
+    options = ["--no-binary", ":all:", "--no-build-isolation"]
+    return fetch(folder, REQUIREMENT, SHA256, options, pip_that_accepts(folder))
+
+
+def wrong_hash(what: str, got: str, expected: str) -> str:
     """The sentence that refuses ``what``."""
     return (
-        f"Refusing {what}: its SHA-256 is not the known one, so it is not the archive that was checked.\n"
-        f"  expected {SHA256}\n  got      {got}\nNothing was installed."
+        f"Refusing {what}: its SHA-256 is not the known one, so it is not the file that was checked.\n"
+        f"  expected {expected}\n  got      {got}\nNothing was installed."
     )
 
 
@@ -125,7 +168,7 @@ def check_hash(archive: Path) -> None:
     except OSError as error:
         raise InstallError(f"Cannot read the archive {archive}: {error.strerror}.") from error
     if got != SHA256:
-        raise InstallError(wrong_hash(str(archive), got))
+        raise InstallError(wrong_hash(str(archive), got, SHA256))
 
 
 def destination(name: str) -> PurePosixPath | None:
@@ -166,12 +209,15 @@ def unpack(archive: Path, project: Path) -> int:
 
 
 def install(project: Path) -> None:
-    """Have pip install the prepared project into this Python.
+    """Have pip install the prepared project into this Python, which keeps its numpy: the newest OpenCV would replace it.
 
     Raises:
         InstallError: pip failed.
     """
-    if subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", str(project)]).returncode:
+    constraints = project / "constraints.txt"
+    constraints.write_text(f"numpy=={importlib.metadata.version('numpy')}\n")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", str(constraints), str(project)]
+    if subprocess.run(command).returncode:
         raise InstallError("pip could not install the prepared detectron2; its message is above.")
 
 

@@ -1,0 +1,40 @@
+"""Print the oldest version of every package that setup.py allows, as pip's constraints.
+
+    python tools/oldest_requirements.py > constraints.txt
+
+`make test-oldest` runs the tests on these versions.
+"""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from unittest import mock
+
+SETUP = Path(__file__).parents[1] / "setup.py"
+
+
+def declared(setup_file: Path) -> list[str]:
+    """Every requirement that ``setup_file`` declares, those of its extras included, sorted and without repeats."""
+    with mock.patch("setuptools.setup") as setup:
+        runpy.run_path(str(setup_file))
+    arguments = setup.call_args.kwargs
+    return sorted({*arguments["install_requires"], *(r for extra in arguments["extras_require"].values() for r in extra)})
+
+
+def oldest(requirement: str) -> str:
+    """``name==version`` of the oldest version that ``requirement`` allows.
+
+    Raises:
+        ValueError: it is not of the form ``name>=version``, so it has no lower bound that could be tested.
+    """
+    found = re.fullmatch(r"([\w.-]+)>=([\w.]+)", requirement)
+    if found is None:
+        raise ValueError(f"{requirement!r} in setup.py is not of the form name>=version")
+    return f"{found[1]}=={found[2]}"
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{oldest(requirement)}\n" for requirement in declared(SETUP))
