@@ -21,7 +21,8 @@ def declared(setup_file: Path) -> list[str]:
     with mock.patch("setuptools.setup") as setup:
         runpy.run_path(str(setup_file))
     arguments = setup.call_args.kwargs
-    return sorted({*arguments["install_requires"], *(r for extra in arguments["extras_require"].values() for r in extra)})
+    extras = arguments["extras_require"].values()
+    return sorted({*arguments["install_requires"], *(requirement for extra in extras for requirement in extra)})
 
 
 def oldest(requirement: str) -> str:

@@ -13,7 +13,7 @@ BACKGROUND = 3
 SIZE = (30, 26)
 RULES = sorted(
     {rules for protocol in WINDOW_PROTOCOLS.values() for rules in protocol.values()},
-    key=lambda rules: (rules.scale, rules.probability, rules.share),
+    key=str,
 )
 
 
