@@ -32,7 +32,7 @@ FORMAT = "san_cliptrase"
 
 
 @dataclass(frozen=True)
-class TrainedSan:
+class LoadedSan:
     """A SAN with its weights, and how it wants to see images.
 
     Attributes:
@@ -48,7 +48,7 @@ class TrainedSan:
     config: dict[str, Any]
 
 
-def load_san(path: Path) -> TrainedSan:
+def load_san(path: Path) -> LoadedSan:
     """A trained SAN from the folder of a run, from a file of ``write_model_file``, or from a folder with one.
 
     Raises:
@@ -72,7 +72,7 @@ def write_model_file(path: Path, model: SanModel, config: Mapping[str, Any]) -> 
     Args:
         path: The file; ".safetensors" is added where it has no ending.
         model: A SAN; all of its weights are written, CLIP's too.
-        config: See ``TrainedSan``.
+        config: See ``LoadedSan``.
 
     Returns:
         The path that was written.
@@ -92,7 +92,7 @@ def write_model_file(path: Path, model: SanModel, config: Mapping[str, Any]) -> 
     return path
 
 
-def _load_file(path: Path) -> TrainedSan:
+def _load_file(path: Path) -> LoadedSan:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -111,7 +111,7 @@ def _load_file(path: Path) -> TrainedSan:
     return found
 
 
-def _load_run(folder: Path) -> TrainedSan:
+def _load_run(folder: Path) -> LoadedSan:
     config: dict[str, Any] = {}
     for layer in read_layers(folder / RUN_CONFIG):
         config.update(layer)
@@ -139,7 +139,7 @@ def _read_run(file: Path, config: Mapping[str, Any]) -> tuple[dict[str, Tensor],
     return weights_in(loaded, file), architecture(node["NAME"], node["PRETRAINED"], loaded.get("quick_gelu"))
 
 
-def _build(config: Mapping[str, Any], clip: dict[str, Any], path: Path) -> TrainedSan:
+def _build(config: Mapping[str, Any], clip: dict[str, Any], path: Path) -> LoadedSan:
     cfg = model_config(config)
     if cfg.MODEL.META_ARCHITECTURE != "SAN":
         raise ConfigError(f"{path} holds a {cfg.MODEL.META_ARCHITECTURE}, not a trained SAN")
@@ -149,4 +149,4 @@ def _build(config: Mapping[str, Any], clip: dict[str, Any], path: Path) -> Train
         model = SanModel(**san_parts_from_config(cfg, built))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ConfigError(f"{path}: no SAN can be built from its configuration: {error!r:.300}") from error
-    return TrainedSan(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, plain(cfg))
+    return LoadedSan(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, plain(cfg))

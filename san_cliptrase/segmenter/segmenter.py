@@ -29,8 +29,8 @@ from san_cliptrase.scoring import Scoring
 from san_cliptrase.segmentation import Segmentation
 from san_cliptrase.segmenter.method import Method
 from san_cliptrase.segmenter.model_files import MODEL_FILE, load_san, write_model_file
-from san_cliptrase.segmenter.side_adapter import SideAdapter
 from san_cliptrase.segmenter.stream import FailedImage, ReadImage, stream
+from san_cliptrase.segmenter.trained_san import TrainedSan
 from san_cliptrase.segmenter.training_free import TrainingFree
 
 # CLIPtrase's positional embedding is resampled as in DINO's code.
@@ -152,7 +152,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         found = load_san(Path(path).expanduser())
         found.model.clip.text.cache = cache_folder(text_cache)
         model = found.model.to(find_device(device)).eval()
-        return cls(SideAdapter(model, found.shorter, found.longest, found.config, scoring))
+        return cls(TrainedSan(model, found.shorter, found.longest, found.config, scoring))
 
     @torch.no_grad()
     def __call__(self, image: Any, words: Sequence[str], background: Sequence[str] = ()) -> Segmentation:
@@ -200,7 +200,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             OptionError: This segmenter has nothing that was trained.
             OutputError: The file cannot be written.
         """
-        if not isinstance(self.method, SideAdapter):
+        if not isinstance(self.method, TrainedSan):
             raise OptionError("there is nothing to export: a training-free segmenter is its CLIP; see from_clip")
         return write_model_file(Path(path).expanduser(), self.method.model, self.method.config)
 

@@ -21,7 +21,7 @@ from san_cliptrase.windows import Windows
 SCORES_AT_ONCE = 2**22
 
 
-class SideAdapter(Method):
+class TrainedSan(Method):
     """A trained SAN, which sees images as ``evaluate`` shows them to it.
 
     Args:
