@@ -87,8 +87,8 @@ def test_an_image_of_one_window_is_seen_whole_and_said_once(monkeypatch, caplog)
     caplog.set_level(logging.WARNING)
     image = torch.rand(3, 20, 30)
     for _ in range(2):
-        assert torch.equal(Windows(32, 16).average(image, lambda crops: crops), image)
-        Windows(32, 16).average(torch.rand(3, 20, 50), lambda crops: crops)
+        assert torch.equal(torch.cat(list(Windows(32, 16).strips(image, lambda crops: crops)), dim=1), image)
+        torch.cat(list(Windows(32, 16).strips(torch.rand(3, 20, 50), lambda crops: crops)), dim=1)
     assert [record.getMessage() for record in caplog.records] == [
         "an image of 20x30 pixels has room for one window of 32 pixels: it and others so small are seen whole"
     ]
@@ -121,5 +121,5 @@ def test_a_papers_protocol_decides_by_the_words_averaged_over_its_windows(world,
             yield from model.reader.scores(model.clip.visual(seen, model.reader.taps), text)
 
     shown = one["image"]
-    cosines = Windows(64, 32).average(shown, scores) if window else next(scores([shown]))
+    cosines = torch.cat(list(Windows(64, 32).strips(shown, scores)), dim=1) if window else next(scores([shown]))
     assert torch.equal(model.label_maps([one])[0], decide_by_words(cosines, words, (80, 120), rules))

@@ -13,7 +13,7 @@ from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS, REGION
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
 from san_cliptrase.commands.parser import Parser, listing
-from san_cliptrase.errors import SanCliptraseError
+from san_cliptrase.errors import SanCliptraseError, suggest
 from san_cliptrase.terminal import complain
 from san_cliptrase.texts import exact, one_line
 
@@ -93,6 +93,9 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     options = parser.parse_intermixed_args(arguments)
     if options.san and (given := [name for name in OF_CLIP if name in options]):
         parser.error(f"--{given[0].replace('_', '-')} does not go with --san: a trained SAN has settings of its own")
+    ways = getattr(options, "classify", "vote").split("+")
+    if unknown := [way for way in ways if way not in CLASSIFY]:
+        parser.error(f"argument --classify: unknown way {unknown[0]!r}; {suggest(unknown[0], CLASSIFY)}")
     if options.batch_size < 1:
         parser.error("--batch-size counts from 1")
     return options

@@ -69,7 +69,7 @@ def test_help_imports_nothing_heavy_and_names_every_option():
         ("predict", "required: --output"),
         ("predict a.png --output out", "--vocabulary --vocabulary-file is required"),
         ("predict a.png --output out --vocabulary sky --vocabulary-file words.txt", "not allowed with"),
-        ("predict a.png --output out --vocabulary sky --classify votes", "invalid choice: 'votes'"),
+        ("predict a.png --output out --vocabulary sky --classify votes", "unknown way 'votes'"),
         ("predict a.png --output out --vocabulary sky --san run --cls-layer -3", "--cls-layer does not go with --san"),
         ("predict a.png --output out --vocabulary sky --batch-size 0", "--batch-size counts from 1"),
         ("predict a.png --output out --vocabulary sky --vocab sea", "unrecognized arguments: --vocab"),
@@ -137,7 +137,7 @@ def ends(monkeypatch, raised):
 
 def test_messages_of_libraries_become_one_line_that_a_terminal_only_shows(monkeypatch, capsys):
     assert ends(monkeypatch, DataError("first\n  second \x1b[31m\u202e third")) == 1
-    assert capsys.readouterr().err == "error: first second ?[31m? third\n"
+    assert capsys.readouterr().err == "error: first second \\x1b[31m\\u202e third\n"
 
 
 def test_an_error_of_the_system_about_a_file_is_one_line(monkeypatch, capsys):

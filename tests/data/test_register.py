@@ -302,9 +302,9 @@ def test_masks_of_two_classes_with_0_and_255_are_refused_with_what_to_do(root, f
         assert f"{name}: the label files hold 0 and 255 alone" in error
     assert error.count("Write 1 in place of 255 into the files") == 2
     assert register(folder, "--unchecked") == 0
-    assert main(["check", "town_val", "--workers", "1"]) == 1
+    assert main(["data", "check", "town_val", "--workers", "1"]) == 1
     masks(folder, 0, 1)
-    assert main(["check", "town_val", "--workers", "1"]) == 0
+    assert main(["data", "check", "town_val", "--workers", "1"]) == 0
     assert "town_val: everything is in order" in capsys.readouterr().out
 
 
@@ -315,7 +315,7 @@ def test_classes_that_occur_in_no_file_are_named_in_one_line_a_dataset(root, fol
     shown = capsys.readouterr().out
     for name in ("town_train", "town_val"):
         assert shown.count(f"{name}: warning: 1 of the 4 classes occur in no label file: '\\x1b[31mice'") == 1
-    assert main(["check", "town_val", "--workers", "1"]) == 0
+    assert main(["data", "check", "town_val", "--workers", "1"]) == 0
     assert "warning: 1 of the 4 classes" in capsys.readouterr().out
     masks(folder, 0, 255)
     (folder / "classes.txt").write_text("".join(f"class {number}\n" for number in range(30)))

@@ -165,7 +165,10 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
 
 
 def test_a_short_list_may_have_aliases(tmp_path):
-    path = write(tmp_path / "mine.yaml", "VERSION: 2\nDATASETS:\n  TRAIN: &d [demo_scenes_val]\n  TEST: *d\n")
+    path = write(
+        tmp_path / "mine.yaml",
+        "VERSION: 2\nMODEL: {META_ARCHITECTURE: SAN}\nDATASETS:\n  TRAIN: &d [demo_scenes_val]\n  TEST: *d\n",
+    )
     assert load_config(path).DATASETS.TEST == ("demo_scenes_val",)
 
 

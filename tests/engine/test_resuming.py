@@ -212,7 +212,7 @@ def test_a_second_ctrl_c_ends_the_run_where_it_is(overrides, tmp_path, monkeypat
     signal_in(monkeypatch, Trainer, "run_step", 2, signal.SIGINT, signal.SIGINT)
     assert main(["--config", str(CONFIG), *overrides(tmp_path)]) == 130
     assert not (tmp_path / "last_checkpoint").exists()
-    assert capsys.readouterr().err.splitlines()[-1] == "stopped by Ctrl-C"
+    assert "stopped" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_stuck_loading_process_does_not_keep_a_run_from_ending(expected, train, tmp_path, monkeypatch):

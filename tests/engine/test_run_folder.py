@@ -84,23 +84,7 @@ def test_keys_that_cannot_take_effect_are_refused_by_name(call, world, changes, 
 def test_a_key_that_has_no_effect_is_refused_in_a_new_run_too(call):
     status, line = call(solver__warmup_iters=10)
     assert status == 1
-    assert "SOLVER.WARMUP_ITERS is 10, which has no effect here" in line
-
-
-def test_every_key_of_the_solver_takes_effect_or_is_refused(world):
-    """What a new version of detectron2 brings is refused, since nothing here reads it."""
-    cfg = world.config()
-    cfg.SOLVER.set_new_allowed(True)
-    model = torch.nn.Linear(1, 1)
-    from detectron2.config import get_cfg
-
-    from san_cliptrase.engine.solver import _READ, build_optimizer
-
-    for key in get_cfg().SOLVER.keys() - _READ:
-        other = cfg.clone()
-        other.SOLVER[key] = "something else"
-        with pytest.raises(ValueError, match=rf"SOLVER\.{key} is"):
-            build_optimizer(other, model)
+    assert "SOLVER.WARMUP_ITERS is detectron2's and has no effect here" in line
 
 
 def test_the_schedule_can_be_entered_anywhere():
