@@ -7,10 +7,14 @@ What supervises it: a square crop of a picture, and a caption that names classes
 crop's pixels; crops are drawn so that every class is met about as often. A crop is an image of its own, of 2x2 patches
 to two thirds of the picture's height, at about the scale at which the configurations show pictures to CLIP. Of the
 label maps only this set of names enters, never a position; but it is a set *per crop*, drawn anew for every crop, which
-says more of where a class is than one set per picture would. Sets per picture could not be used instead: nearly every
-picture shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on
-two cores; it is not a model that has only read captions. It learns the names of all classes, those too that no mask of
-SAN's training set shows.
+says more of where a class is than one set per picture would. On CamVid sets per picture could not be used instead:
+nearly every picture shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs
+possible on two cores; it is not a model that has only read captions. It learns the names of all classes, those too that
+no mask of SAN's training set shows.
+
+With ``--words photo`` a caption names classes of the whole photograph, and is as true of every view of it as it is of
+the photograph: nothing of a label map but the set of its classes enters. ``--tagged`` adds the photographs without
+label maps that lie beside the dataset. Several views of a photograph share a caption, which has to fit one of them.
 """
 
 from __future__ import annotations
@@ -41,6 +45,7 @@ from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.images import read_image
 from san_cliptrase.lab.pretrain.captions import Batch, caption_batch
 from san_cliptrase.lab.pretrain.contrastive import Normalise, Tokenizer, architecture, fit
+from san_cliptrase.lab.pretrain.tagged import Views, words_of_labels, words_of_tags
 
 SHORT_SIDE = 192
 """Pixels of a whole picture's shorter side as CLIP sees it: INPUT.MIN_SIZE_TEST x RESOLUTION of configs/camvid."""
@@ -48,6 +53,8 @@ PATCH = 8
 """Pixels of a patch's side in the architecture ``scenes_vit``."""
 WINDOWS = (2, 3, 4, 6, 8, 12, 16)
 """Patches along a crop's side, one of these in each step; a whole picture has 24 along its shorter side."""
+VIEWS = (8, 12, 16, 24)
+"""The same of views with --words photo, which need more of a photograph for its words to hold."""
 ZOOM = (0.7, 1.4)
 """A crop is resized by up to these factors, so that the CLIP meets things nearer and farther."""
 JITTER = (0.3, 0.3, 0.3)
@@ -186,10 +193,13 @@ def train(args: argparse.Namespace) -> None:
         for split, of in (("", held_out), ("training_", crops))
         for n in (3, 6)
     }
+    views = _views(args, crops.names) if args.words == "photo" else None
 
     def draw() -> Batch:
-        patches = int(rng.choice(WINDOWS))
-        count = int(np.clip(args.tokens // patches**2, 1, args.batch))
+        patches = int(rng.choice(WINDOWS if views is None else VIEWS))
+        count = int(np.clip(args.tokens // (args.views * patches**2), 1, args.batch))
+        if views is not None:
+            return views.batch(rng, count, args.views, PATCH * patches)
         return caption_batch(rng, *crops.stack(rng, count, patches))
 
     def measure(model: nn.Module, normalise: Normalise, tokenizer: Tokenizer) -> dict:
@@ -207,9 +217,18 @@ def train(args: argparse.Namespace) -> None:
         "start": args.start,
         "threads": torch.get_num_threads(),
     }
+    if views is not None:
+        record |= {"words": args.words, "tagged": args.tagged, "photographs": len(views.words), "views": args.views}
     record |= {key: getattr(args, key) for key in ("seed", "steps", "batch", "tokens", "lr")}
     weights = SHIPPED_WEIGHTS["scenes_vit", "scenes"] if args.start == "scenes" else None
-    fit(draw, measure, record, args.output, args.save_every, architecture(), weights, embed=embed_any_size)
+    embed, keep = embed_any_size, args.keep
+    fit(draw, measure, record, args.output, args.save_every, architecture(), weights, embed=embed, keep=keep)
+
+
+def _views(args: argparse.Namespace, names: Sequence[str]) -> Views:
+    """The photographs of the data set, with --tagged those beside it too, on the device that trains."""
+    photographs = [*words_of_labels(args.dataset), *(words_of_tags(args.dataset) if args.tagged else ())]
+    return Views(photographs, names, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -228,7 +247,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as many as it takes by itself")
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--keep", action="store_true", help="keep every checkpoint, in DIR/step_00500 and so on")
+    parser.add_argument(
+        "--words", choices=("crop", "photo"), default="crop", help="of what a caption names classes (default: crop)"
+    )
+    parser.add_argument("--tagged", action="store_true", help="with --words photo: photographs without label maps too")
+    parser.add_argument("--views", type=int, default=1, help="with --words photo: views that share a caption")
     args = parser.parse_args(argv)
+    if args.words == "crop" and (args.tagged or args.views != 1):
+        parser.error("--tagged and --views need --words photo")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
