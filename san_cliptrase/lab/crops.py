@@ -82,13 +82,12 @@ def cut(source: str, target: str, count: int, sides: tuple[float, float], seed: 
         classes = record_labels(record, metadata.stuff_classes, metadata.ignore_label, image.shape[:2])
         stem = Path(record["file_name"]).stem
         rng = np.random.default_rng((seed, zlib.crc32(stem.encode())))
-        for number, (top, left, side) in enumerate(
-            draw_squares(rng, classes != metadata.ignore_label, count, sides)
-        ):
+        for number, (top, left, side) in enumerate(draw_squares(rng, classes != metadata.ignore_label, count, sides)):
             place = np.s_[top : top + side, left : left + side]
             for folder, pixels in ((images, image), (labels, values)):
                 path = folder / f"{stem}_{number}.png"
-                write_whole(path, functools.partial(Image.fromarray(pixels[place]).save, format="png"))
+                picture = Image.fromarray(pixels[place])
+                write_whole(path, functools.partial(picture.save, format="png", compress_level=1))
             written += 1
     return written
 

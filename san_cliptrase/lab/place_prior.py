@@ -51,8 +51,9 @@ def place_classes(train: str, names: Sequence[str]) -> np.ndarray:
     counts = np.zeros((GRID, GRID, len(own)), np.int64)
     for record in DatasetCatalog.get(train):
         labels = record_labels(record, own, metadata.ignore_label, image_size(record["file_name"]))
-        rows, columns = (np.broadcast_to(x, labels.shape) for x in (
-            _cells(labels.shape[0])[:, None], _cells(labels.shape[1])[None]))
+        rows, columns = (
+            np.broadcast_to(x, labels.shape) for x in (_cells(labels.shape[0])[:, None], _cells(labels.shape[1])[None])
+        )
         known = labels != metadata.ignore_label
         np.add.at(counts, (rows[known], columns[known], labels[known]), 1)
     if not counts.any():
