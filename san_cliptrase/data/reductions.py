@@ -80,11 +80,13 @@ CCP_UNSEEN = ("bag", "hat", "skirt", "sweater")
 
 # What the 59 values of Clothing Co-Parsing's label files are called there.
 _CCP_FILES = (
-    "null accessories bag belt blazer blouse bodysuit boots bra bracelet cape cardigan clogs coat dress earrings "
-    "flats glasses gloves hair hat heels hoodie intimate jacket jeans jumper leggings loafers necklace panties pants "
-    "pumps purse ring romper sandals scarf shirt shoes shorts skin skirt sneakers socks stockings suit sunglasses "
-    "sweater sweatshirt swimwear t-shirt tie tights top vest wallet watch wedges"
-).split()
+    *("null", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra", "bracelet", "cape"),
+    *("cardigan", "clogs", "coat", "dress", "earrings", "flats", "glasses", "gloves", "hair", "hat", "heels"),
+    *("hoodie", "intimate", "jacket", "jeans", "jumper", "leggings", "loafers", "necklace", "panties", "pants"),
+    *("pumps", "purse", "ring", "romper", "sandals", "scarf", "shirt", "shoes", "shorts", "skin", "skirt"),
+    *("sneakers", "socks", "stockings", "suit", "sunglasses", "sweater", "sweatshirt", "swimwear", "t-shirt"),
+    *("tie", "tights", "top", "vest", "wallet", "watch", "wedges"),
+)
 # Merged class -> the names that become it, chosen before any result: names of things that look nearly the same are one
 # class. Not labelled: `null` (all that is not clothes, skin or hair); things of a patch or two, such as jewellery and
 # belts; `suit`, which is jacket and trousers at once; underwear, swimwear and bodysuits, of which there are hardly any.
@@ -98,7 +100,7 @@ _CCP_MEMBERS = {
     "pants": ("pants",),
     "scarf": ("scarf",),
     "shirt": ("blouse", "shirt", "t-shirt", "top"),
-    "shoes": tuple("boots clogs flats heels loafers pumps sandals shoes sneakers wedges".split()),
+    "shoes": (*("boots", "clogs", "flats", "heels", "loafers", "pumps", "sandals", "shoes", "sneakers", "wedges"),),
     "shorts": ("shorts",),
     "skin": ("skin",),
     "skirt": ("skirt",),
