@@ -15,8 +15,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from san_cliptrase.errors import ConfigError, CurveError
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.lab.convergence.curves import METRICS, read_curve
@@ -118,7 +116,7 @@ def render(values: Values, baseline: str) -> str:
 
 
 def plot(values: Values, path: Path) -> None:
-    """mIoU over budgets, a line for each method with Student's 95 % bars."""
+    """Draw mIoU over budgets: a line for each method with Student's 95 % bars."""
     import matplotlib
 
     matplotlib.use("Agg")
