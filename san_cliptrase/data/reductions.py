@@ -6,6 +6,7 @@ unsupervised segmentation need no second copy of the labels, and Cityscapes is r
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,6 +75,48 @@ def _coco_coarse() -> tuple[int, ...]:
 # Cityscapes: the ids of its files run from 0 to 33; 0 to 6 are void. The benchmark scores 19 of the other 27.
 _CITYSCAPES_19 = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
+CCP_UNSEEN = ("bag", "hat", "skirt", "sweater")
+"""Kept from SAN's training masks: a thing that is carried, one on the head, a garment below and one above the waist."""
+
+# What the 59 values of Clothing Co-Parsing's label files are called there.
+_CCP_FILES = (
+    *("null", "accessories", "bag", "belt", "blazer", "blouse", "bodysuit", "boots", "bra", "bracelet", "cape"),
+    *("cardigan", "clogs", "coat", "dress", "earrings", "flats", "glasses", "gloves", "hair", "hat", "heels"),
+    *("hoodie", "intimate", "jacket", "jeans", "jumper", "leggings", "loafers", "necklace", "panties", "pants"),
+    *("pumps", "purse", "ring", "romper", "sandals", "scarf", "shirt", "shoes", "shorts", "skin", "skirt"),
+    *("sneakers", "socks", "stockings", "suit", "sunglasses", "sweater", "sweatshirt", "swimwear", "t-shirt"),
+    *("tie", "tights", "top", "vest", "wallet", "watch", "wedges"),
+)
+# Merged class -> the names that become it, chosen before any result: names of things that look nearly the same are one
+# class. Not labelled: `null` (all that is not clothes, skin or hair); things of a patch or two, such as jewellery and
+# belts; `suit`, which is jacket and trousers at once; underwear, swimwear and bodysuits, of which there are hardly any.
+_CCP_MEMBERS = {
+    "bag": ("bag", "purse", "wallet"),
+    "coat": ("blazer", "cape", "coat", "jacket", "vest"),
+    "dress": ("dress", "romper"),
+    "hair": ("hair",),
+    "hat": ("hat",),
+    "jeans": ("jeans",),
+    "pants": ("pants",),
+    "scarf": ("scarf",),
+    "shirt": ("blouse", "shirt", "t-shirt", "top"),
+    "shoes": (*("boots", "clogs", "flats", "heels", "loafers", "pumps", "sandals", "shoes", "sneakers", "wedges"),),
+    "shorts": ("shorts",),
+    "skin": ("skin",),
+    "skirt": ("skirt",),
+    "stockings": ("leggings", "socks", "stockings", "tights"),
+    "sunglasses": ("glasses", "sunglasses"),
+    "sweater": ("cardigan", "hoodie", "jumper", "sweater", "sweatshirt"),
+}
+
+
+def _merged(names: Sequence[str], members: Mapping[str, Sequence[str]], without: Collection[str] = ()) -> Reduction:
+    """The value of each of ``names`` is the place, among the merged classes that are kept, of the one it belongs to."""
+    kept = [merged for merged in members if merged not in without]
+    place = {name: kept.index(merged) for merged in kept for name in members[merged]}
+    return Reduction(tuple(place.get(name, IGNORED) for name in names))
+
+
 REDUCTIONS: dict[str, Reduction] = {
     # Things keep their places, all the rest is background; files of COCO-Stuff-171.
     "coco_object": Reduction((*range(80), *[80] * 91), void=80),
@@ -83,4 +126,6 @@ REDUCTIONS: dict[str, Reduction] = {
     "pc60": Reduction(tuple(range(59)), void=59),
     "cityscapes19": Reduction(tuple(_CITYSCAPES_19.index(i) if i in _CITYSCAPES_19 else IGNORED for i in range(34))),
     "cityscapes27": Reduction((*[IGNORED] * 7, *range(27))),
+    "ccp": _merged(_CCP_FILES, _CCP_MEMBERS),
+    "ccp_seen": _merged(_CCP_FILES, _CCP_MEMBERS, CCP_UNSEEN),
 }

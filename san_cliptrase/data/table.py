@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from san_cliptrase.data.reductions import CCP_UNSEEN
 from san_cliptrase.scenes import UNSEEN_CLASSES
 
 
@@ -84,6 +85,12 @@ def _splits(name: str, spec: DatasetSpec, **splits: tuple[str, int]) -> dict[str
     return rows
 
 
+_CCP = DatasetSpec("ccp/images/{}", "ccp/annotations/{}", "ccp", reduction="ccp")
+_CCP_CROPS = _splits(
+    "ccp_crops",
+    replace(_CCP, images="ccp_crops/images/{}", labels="ccp_crops/annotations/{}"),
+    **{split: (split, 0) for split in ("train", "val", "test")},
+)
 _COCO_SPLITS = {"train": ("train2017", 118287), "val": ("val2017", 5000)}
 _CONTEXT_SPLITS = {"train": ("train", 4998), "val": ("val", 5105)}
 # SAN's users have the 10582 images of the augmented training set in this folder, `prepare` writes the 1464 of VOC.
@@ -167,6 +174,12 @@ DATASETS: dict[str, DatasetSpec] = {
     ),
     "camvid_open_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid", unseen=CAMVID_UNSEEN),
     "camvid_open_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid", unseen=CAMVID_UNSEEN),
+    # Whole photographs of people stand for their places: experiments read random squares of them.
+    **_splits("ccp", _CCP, train=("train", 704), val=("val", 100), test=("test", 200)),
+    "ccp_crops_train": _CCP_CROPS["ccp_crops_train"],
+    "ccp_crops_seen_train": replace(_CCP_CROPS["ccp_crops_train"], classes="ccp_seen", reduction="ccp_seen"),
+    "ccp_crops_open_val": replace(_CCP_CROPS["ccp_crops_val"], unseen=CCP_UNSEEN),
+    "ccp_crops_open_test": replace(_CCP_CROPS["ccp_crops_test"], unseen=CCP_UNSEEN),
 }
 """The layouts that SAN's and CLIPtrase's users have already, so that prepared folders are used as they are; Cityscapes
 lies as it is published. Layouts and sources: docs/datasets.md."""

@@ -24,7 +24,7 @@ ALL = sorted(
 
 def test_there_are_those_that_the_readme_speaks_of():
     assert {"san.yaml", "san_cliptrase.yaml", "cliptrase.yaml"} <= set(ALL)
-    for folder in ("demo", "camvid"):
+    for folder in ("demo", "camvid", "ccp"):
         assert {f"{folder}/san.yaml", f"{folder}/san_cliptrase.yaml", f"{folder}/cliptrase.yaml"} <= set(ALL)
 
 
@@ -37,9 +37,9 @@ def test_it_loads_and_names_what_exists(name):
     assert attention_rule(cfg.MODEL.CLIPTRASE.ATTENTION)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name.startswith(("demo/", "camvid/"))])
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith(("demo/", "camvid/", "ccp/"))])
 def test_the_small_models_and_optimisers_are_built(name):
-    # CamVid's CLIP is an experiment's by-product: the shipped one, without its weights, stands in for it.
+    # CamVid's and CCP's CLIP is an experiment's by-product: the shipped one, without its weights, stands in for it.
     stand_in = ["MODEL.CLIP.NAME", "scenes_vit", "MODEL.CLIP.PRETRAINED", ""]
     cfg = load_config(CONFIGS / name, [*stand_in, "MODEL.DEVICE", "cpu"])
     model = build_model(cfg)
@@ -85,7 +85,7 @@ def test_one_configuration_is_one_table_of_the_paper(size):
 
 
 def test_plain_san_and_san_from_regions_differ_in_nothing_else():
-    for place in ("{}", "{}_vit_l14_336", "camvid/{}"):
+    for place in ("{}", "{}_vit_l14_336", "camvid/{}", "ccp/{}"):
         plain, ours = (load_config(CONFIGS / f"{place.format(name)}.yaml") for name in ("san", "san_cliptrase"))
         assert plain.MODEL.SAN.QUERY_INIT.NAME == "off"
         assert ours.MODEL.SAN.QUERY_INIT.NAME == "tokens_prior"
@@ -113,3 +113,8 @@ def test_experiments_can_be_read(name):
     experiment = read_experiment(CONFIGS / "demo" / f"{name}.yaml")
     for variant in experiment.variants:
         assert experiment.config(variant, 0).MODEL.SAN.QUERY_INIT.NAME in QUERY_INITS
+
+
+@pytest.mark.parametrize("name", ["tuning", "frontier"])
+def test_experiments_on_ccp_can_be_read(name):
+    assert len(read_experiment(CONFIGS / "ccp" / f"{name}.yaml").variants) in {9, 12}

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -34,19 +35,26 @@ logger = logging.getLogger(__name__)
 UNMASKED = 0.15
 """The last share of the steps, in which no patch is dropped (Li et al., "FLIP", 2023: masked, then unmasked)."""
 
+SHOWN_EVERY = 20
+"""Steps between losses in the progress bar: to read one, the host waits for the device."""
+
 Tokenizer = Callable[[list[str]], Tensor]
 
 
 def contrastive_loss(image: Tensor, text: Tensor, truth: Tensor, logit_scale: Tensor) -> Tensor:
     """Symmetric InfoNCE whose targets are spread over all pairs that are true, as several images fit one caption.
 
+    Of several views of a image, a caption has to fit one: their logits are pooled by ``log mean exp``, as in
+    learning from bags of instances (Pinheiro and Collobert, "From image-level to pixel-level labeling", CVPR 2015).
+
     Args:
-        image: (B, E) L2-normalised image embeddings.
+        image: (B, E) L2-normalised image embeddings, or (B, V, E) of V views.
         text: (B, E) L2-normalised caption embeddings.
         truth: (B, B) bool, [i, j]: caption j is true of image i; the diagonal is True.
         logit_scale: () inverse temperature.
     """
-    logits = logit_scale * image @ text.T
+    views = image[:, None] if image.dim() == 2 else image
+    logits = (logit_scale * views @ text.T).logsumexp(1) - math.log(views.shape[1])
     target = truth.float()
     rows = F.cross_entropy(logits, target / target.sum(1, keepdim=True))
     columns = F.cross_entropy(logits.T, target.T / target.T.sum(1, keepdim=True))
@@ -54,15 +62,15 @@ def contrastive_loss(image: Tensor, text: Tensor, truth: Tensor, logit_scale: Te
 
 
 class Normalise:
-    """uint8 (B, 3, H, W) -> CLIP's normalised float32."""
+    """Values from 0 to 255, (..., 3, H, W) -> CLIP's normalised float32, (B, 3, H, W)."""
 
     def __init__(self, model: torch.nn.Module, device: torch.device) -> None:
         self.mean = 255 * torch.tensor(model.visual.image_mean, device=device)[:, None, None]
         self.std = 255 * torch.tensor(model.visual.image_std, device=device)[:, None, None]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images as the model expects them, on its device."""
-        return (images.to(self.mean.device) - self.mean) / self.std
+        """Images as the model expects them, on its device; all views of a image behind each other."""
+        return (images.to(self.mean.device).flatten(0, -4) - self.mean) / self.std
 
 
 def encode_image(model: torch.nn.Module, images: Tensor) -> Tensor:
@@ -122,6 +130,7 @@ def fit(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, tokenizer = _build(output, shape, weights, patch_dropout)
     normalise = Normalise(model.to(device), device)
+    tokens = functools.lru_cache(100_000)(lambda sentence: tokenizer([sentence])[0])
     steps, lr = record["steps"], record["lr"]
     optimizer = _optimizer(model, lr)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.08)
@@ -133,8 +142,8 @@ def fit(
         images, captions, truth = draw()
         # On processors without bfloat16 instructions it is ten times slower than single precision.
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            image = embed(model, normalise(images)).float()
-            text = model.encode_text(tokenizer(captions).to(device), normalize=True).float()
+            image = embed(model, normalise(images)).float().unflatten(0, images.shape[:-3])
+            text = model.encode_text(torch.stack([tokens(c) for c in captions]).to(device), normalize=True).float()
         loss = contrastive_loss(image, text, truth.to(device), model.logit_scale.exp())
         optimizer.zero_grad()
         loss.backward()
@@ -143,7 +152,8 @@ def fit(
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=np.log(100))
-        progress.set_postfix(loss=f"{loss.item():.3f}")
+        if step % SHOWN_EVERY == 0:
+            progress.set_postfix(loss=f"{loss.item():.3f}")
         if step % save_every == 0 or step == steps:
             minutes = round((time.monotonic() - started) / 60, 1)
             now = {**record, "steps": step, "device": str(device), "minutes": minutes, "loss": loss.item()}
@@ -175,6 +185,7 @@ def _optimizer(model: torch.nn.Module, lr: float) -> torch.optim.Optimizer:
         [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
         lr=lr,
         betas=(0.9, 0.98),
+        fused=decayed[0].is_cuda,
     )
 
 

@@ -7,10 +7,14 @@ What supervises it: a square crop of a image, and a caption that names classes w
 crop's pixels; crops are drawn so that every class is met about as often. A crop is an image of its own, of 2x2 patches
 to two thirds of the picture's height, at about the scale at which the configurations show images to CLIP. Of the
 label maps only this set of names enters, never a position; but it is a set *per crop*, drawn anew for every crop, which
-says more of where a class is than one set per image would. Sets per image could not be used instead: nearly every
-image shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs possible on
-two cores; it is not a model that has only read captions. It learns the names of all classes, those too that no mask of
-SAN's training set shows.
+says more of where a class is than one set per image would. On CamVid sets per image could not be used instead:
+nearly every image shows sky, building and road. So this CLIP is a stand-in that makes experiments on real photographs
+possible on two cores; it is not a model that has only read captions. It learns the names of all classes, those too that
+no mask of SAN's training set shows.
+
+With ``--words photo`` a caption names classes of the whole photograph, and is as true of every view of it as it is of
+the photograph: nothing of a label map but the set of its classes enters. ``--tagged`` adds the photographs without
+label maps that lie beside the dataset. Several views of a photograph share a caption, which has to fit one of them.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from san_cliptrase.errors import DataError
 
 # isort: split
 import argparse
+import itertools
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +36,7 @@ import torch.nn.functional as F
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torchvision.transforms import ColorJitter
 
 from san_cliptrase.clip.build import SHIPPED_WEIGHTS
@@ -41,6 +47,7 @@ from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.images import read_image
 from san_cliptrase.lab.pretrain.captions import Batch, caption_batch
 from san_cliptrase.lab.pretrain.contrastive import Normalise, Tokenizer, architecture, fit
+from san_cliptrase.lab.pretrain.tagged import Views, words_of_labels, words_of_tags
 
 SHORT_SIDE = 192
 """Pixels of a whole picture's shorter side as CLIP sees it: INPUT.MIN_SIZE_TEST x RESOLUTION of configs/camvid."""
@@ -48,6 +55,8 @@ PATCH = 8
 """Pixels of a patch's side in the architecture ``scenes_vit``."""
 WINDOWS = (2, 3, 4, 6, 8, 12, 16)
 """Patches along a crop's side, one of these in each step; a whole image has 24 along its shorter side."""
+VIEWS = (8, 12, 16, 24)
+"""The same of views with --words photo, which need more of a photograph for its words to hold."""
 ZOOM = (0.7, 1.4)
 """A crop is resized by up to these factors, so that the CLIP meets things nearer and farther."""
 JITTER = (0.3, 0.3, 0.3)
@@ -65,13 +74,15 @@ class Crops:
 
     Args:
         dataset: registered name.
+        zoom: least and greatest factor by which a crop is resized.
 
     Raises:
         FileNotFoundError: if the data set's folders are missing or incomplete.
         DataError: if a file cannot be read, or no pixel of the data set has a label.
     """
 
-    def __init__(self, dataset: str) -> None:
+    def __init__(self, dataset: str, zoom: tuple[float, float] = ZOOM) -> None:
+        self.zoom = zoom
         metadata = MetadataCatalog.get(dataset)
         self.names = tuple(metadata.stuff_classes)
         self.pictures: list[Image.Image] = []
@@ -108,7 +119,7 @@ class Crops:
         Raises:
             DataError: if no class reaches that share in a thousand crops.
         """
-        zoom = np.exp(rng.uniform(*np.log(ZOOM))) if augment else 1.0
+        zoom = np.exp(rng.uniform(*np.log(self.zoom))) if augment else 1.0
         side = int(np.clip(round(PATCH * patches / zoom), 1, SHORT_SIDE))
         index, top, left = self._place_with_a_class(rng, side) or self._any_place(rng, side)
         names, tries = self._names_in(index, top, left, side), 1
@@ -180,17 +191,24 @@ def naming_accuracy(
 def train(args: argparse.Namespace) -> None:
     """Trains and writes weights and record, on the way too."""
     rng = np.random.default_rng(args.seed)
-    crops, held_out = Crops(args.dataset), Crops(args.held_out)
+    crops, held_out = Crops(args.dataset, tuple(args.zoom)), Crops(args.held_out)
     tested = {
         f"{split}largest_class_top1_{n}x{n}_patches": of.stack(np.random.default_rng(0), TESTED, n, augment=False)
         for split, of in (("", held_out), ("training_", crops))
         for n in (3, 6)
     }
+    views = _views(args, crops.names) if args.words == "photo" else None
 
-    def draw() -> Batch:
-        patches = int(rng.choice(WINDOWS))
-        count = int(np.clip(args.tokens // patches**2, 1, args.batch))
+    def draw(rng: np.random.Generator) -> Batch:
+        patches = int(rng.choice(WINDOWS if views is None else VIEWS))
+        count = int(np.clip(args.tokens // (args.views * patches**2), 1, args.batch))
+        if views is not None:
+            return views.batch(rng, count, args.views, PATCH * patches)
         return caption_batch(rng, *crops.stack(rng, count, patches))
+
+    batches = (draw(rng) for _ in itertools.repeat(None))
+    if args.workers:
+        batches = _from_workers(draw, args.seed, args.workers)
 
     def measure(model: nn.Module, normalise: Normalise, tokenizer: Tokenizer) -> dict:
         return {
@@ -206,10 +224,49 @@ def train(args: argparse.Namespace) -> None:
         "held_out_crops": TESTED,
         "start": args.start,
         "threads": torch.get_num_threads(),
+        "workers": args.workers,
+        "zoom": list(args.zoom),
     }
+    if views is not None:
+        record |= {"words": args.words, "tagged": args.tagged, "photographs": len(views.words), "views": args.views}
     record |= {key: getattr(args, key) for key in ("seed", "steps", "batch", "tokens", "lr")}
     weights = SHIPPED_WEIGHTS["scenes_vit", "scenes"] if args.start == "scenes" else None
-    fit(draw, measure, record, args.output, args.save_every, architecture(), weights, embed=embed_any_size)
+    embed, keep = embed_any_size, args.keep
+    fit(
+        lambda: next(batches),
+        measure,
+        record,
+        args.output,
+        args.save_every,
+        architecture(),
+        weights,
+        embed=embed,
+        keep=keep,
+    )
+
+
+class _Batches(IterableDataset):
+    """Endless batches; each loading process draws its own."""
+
+    def __init__(self, draw: Callable[[np.random.Generator], Batch], seed: int) -> None:
+        self.draw, self.seed = draw, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        rng = np.random.default_rng((self.seed, get_worker_info().id))
+        while True:
+            yield self.draw(rng)
+
+
+def _from_workers(draw: Callable[[np.random.Generator], Batch], seed: int, workers: int) -> Iterator[Batch]:
+    """Batches of loading processes, which start with the first of them: after the seed of torch has been set."""
+    # Forked: the images are there already, and nothing of this module has to be importable by another name.
+    yield from DataLoader(_Batches(draw, seed), None, num_workers=workers, multiprocessing_context="fork")
+
+
+def _views(args: argparse.Namespace, names: Sequence[str]) -> Views:
+    """The photographs of the data set, with --tagged those beside it too, on the device that trains."""
+    photographs = [*words_of_labels(args.dataset), *(words_of_tags(args.dataset) if args.tagged else ())]
+    return Views(photographs, names, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -228,7 +285,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0: as many as it takes by itself")
     parser.add_argument("--save-every", type=int, default=500)
+    parser.add_argument("--keep", action="store_true", help="keep every checkpoint, in DIR/step_00500 and so on")
+    parser.add_argument(
+        "--words", choices=("crop", "photo"), default="crop", help="of what a caption names classes (default: crop)"
+    )
+    parser.add_argument("--tagged", action="store_true", help="with --words photo: photographs without label maps too")
+    parser.add_argument("--views", type=int, default=1, help="with --words photo: views that share a caption")
+    parser.add_argument(
+        "--zoom", type=float, nargs=2, default=ZOOM, help="with --words crop: least and greatest factor"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="with --words crop: processes that cut crops")
     args = parser.parse_args(argv)
+    if args.words == "photo" and args.workers:
+        parser.error("--workers needs --words crop: views are cut on the device")
+    if args.words == "crop" and (args.tagged or args.views != 1):
+        parser.error("--tagged and --views need --words photo")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
