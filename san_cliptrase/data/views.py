@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import detectron2.data.transforms as T
 import numpy as np
 import torch
 import torchvision.transforms.functional as TF
@@ -13,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from torchvision.transforms.functional import InterpolationMode
 
-from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels, replacement_words
+from san_cliptrase.data.mapper import ResizeShorterSide, SemanticMapper, read_labels, record_labels, replacement_words
 from san_cliptrase.images import read_image
 from san_cliptrase.protocols import SLIDE_MAX_SIDE, SQUARES, PaperRules, paper_rules, slide_side
 
@@ -36,7 +35,7 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     if protocol in SQUARES:
         mapper: Callable[[dict], dict] = SquareMapper(cfg.TEST.SIZE, classes, ignore, rules)
     elif protocol == "slide":
-        resize = T.ResizeShortestEdge(cfg.TEST.SLIDE.SIDE or slide_side(dataset), SLIDE_MAX_SIDE)
+        resize = ResizeShorterSide(cfg.TEST.SLIDE.SIDE or slide_side(dataset), SLIDE_MAX_SIDE)
         mapper = SemanticMapper(
             augmentations=[resize], pad_to=(0, 0), vocabulary=classes, ignore_label=ignore, is_train=False
         )
