@@ -60,6 +60,9 @@ def resize_for_clip(images: Tensor, scale: float) -> Tensor:
     """The images as CLIP sees them: (B, 3, H, W) resized bilinearly by ``scale`` (0.5 for ViT-B/16, 0.7 for L/14)."""
     if scale == 1:
         return images
+    if min(images.shape[-2:]) * scale < 1:  # of the thinnest image a pixel is left
+        size = [max(1, int(side * scale)) for side in images.shape[-2:]]
+        return F.interpolate(images, size, mode="bilinear", align_corners=False)
     return F.interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
 
 

@@ -110,6 +110,17 @@ def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_la
         )
 
 
+class ResizeShorterSide(T.ResizeShortestEdge):
+    """detectron2's resizing, but that of an image as thin as a line at least one pixel is left."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """How this image is resized."""
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):
+            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+        return resize
+
+
 class SemanticMapper:
     """detectron2 dataset dict -> {"image", "height", "width", "sem_seg", "vocabulary"} and, for training, "instances".
 
@@ -143,9 +154,7 @@ class SemanticMapper:
         ignore, pad_to = cfg.INPUT.IGNORE_LABEL, (0, 0)
         if is_train:
             augmentations = [
-                T.ResizeShortestEdge(
-                    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING
-                )
+                ResizeShorterSide(cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)
             ]
             if cfg.INPUT.CROP.ENABLED:
                 pad_to = tuple(cfg.INPUT.CROP.SIZE)
@@ -155,7 +164,7 @@ class SemanticMapper:
             if cfg.INPUT.RANDOM_FLIP != "none":
                 augmentations.append(T.RandomFlip(horizontal=True, vertical=False))
         else:
-            augmentations = [T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
+            augmentations = [ResizeShorterSide(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)]
         return {
             "augmentations": augmentations,
             "pad_to": pad_to,

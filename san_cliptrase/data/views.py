@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import detectron2.data.transforms as T
 import numpy as np
 import torch
 import torchvision.transforms.functional as TF
@@ -13,7 +12,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 from torchvision.transforms.functional import InterpolationMode
 
-from san_cliptrase.data.mapper import SemanticMapper, read_labels, record_labels
+from san_cliptrase.data.mapper import ResizeShorterSide, SemanticMapper, read_labels, record_labels
 from san_cliptrase.data.vocabularies import class_words, replacement_words
 from san_cliptrase.images import read_image
 from san_cliptrase.protocols import (
@@ -48,7 +47,7 @@ def build_test_mapper(cfg: Any, dataset: str) -> Callable[[dict], dict]:
     elif protocol == "slide" or protocol in WINDOW_PROTOCOLS:
         own = cfg.TEST.SLIDE.SIDE or slide_side(dataset)
         side = own if protocol == "slide" else window_rules(protocol, dataset).side
-        resize = T.ResizeShortestEdge(side, SLIDE_MAX_SIDE)
+        resize = ResizeShorterSide(side, SLIDE_MAX_SIDE)
         mapper = SemanticMapper(
             augmentations=[resize], pad_to=(0, 0), vocabulary=classes, ignore_label=ignore, is_train=False
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,10 +15,13 @@ from torch import Tensor
 
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.voting import Background, decide_pixels, resize_labels
+from san_cliptrase.errors import DataError
 from san_cliptrase.scoring import Scoring
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
 
+MOST_PIXELS = 2**28
+"""Pixels of an image as it is seen; a file may have fewer (Pillow's limit), but a line of them grows with its width."""
 Read = Callable[[Tensor], Tensor]
 
 
@@ -83,8 +87,17 @@ class Method(ABC):
         """The masks (N, h, w) in [0, 1] that an image, as in :meth:`segment`, is segmented by; N may be 0."""
 
     def see(self, image: np.ndarray) -> Tensor:
-        """(3, h, w) uint8: an image (H, W, 3) uint8 as the model sees it."""
+        """(3, h, w) uint8: an image (H, W, 3) uint8 as the model sees it.
+
+        Raises:
+            DataError: It is as thin as a line, so that making its shorter side so long would fill the memory.
+        """
         size = self.seen_size(image.shape[:2])
+        if math.prod(size) > MOST_PIXELS:
+            raise DataError(
+                f"an image of {image.shape[1]}x{image.shape[0]} pixels would be seen at {size[1]}x{size[0]}, which is "
+                "too large: cut it into shorter parts, or choose a smaller size"
+            )
         seen = image if image.shape[:2] == size else self.resample(image, size)
         return torch.from_numpy(np.ascontiguousarray(seen.transpose(2, 0, 1)))
 

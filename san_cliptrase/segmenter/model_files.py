@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from san_cliptrase.checkpoints.files import checkpoint_files, read_checkpoint, w
 from san_cliptrase.clip.architecture import architecture, architecture_of, build_untrained_clip
 from san_cliptrase.config import model_config, plain
 from san_cliptrase.errors import CheckpointError, ConfigError, DamagedCheckpoint
-from san_cliptrase.files import write_atomically
+from san_cliptrase.files import check_regular, write_atomically
 from san_cliptrase.san.model import SanModel
 from san_cliptrase.texts import reason
 from san_cliptrase.yaml_files import read_layers
@@ -81,31 +83,50 @@ def write_model_file(path: Path, model: SanModel, config: Mapping[str, Any]) -> 
         OutputError: The file cannot be written.
     """
     path = path if path.suffix else path.with_suffix(".safetensors")
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(config),
-        "clip": json.dumps(architecture_of(model.clip)),
-    }
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
-    content = safetensors.torch.save(state, metadata)
+    texts = {"format": FORMAT, "config": json.dumps(config), "clip": json.dumps(architecture_of(model.clip))}
+    content = safetensors.torch.save(state, {**texts, "digest": _digest(texts, state)})
     write_atomically(path, lambda file: file.write(content))
     return path
 
 
-def _load_file(path: Path) -> LoadedSan:
+def read_model_file(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor]]:
+    """What ``write_model_file`` has written: configuration, architecture of the CLIP, and weights.
+
+    Raises:
+        CheckpointError: It is another file.
+        DamagedCheckpoint: It is not as it was written; the format of safetensors itself has no check sum.
+    """
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
+            texts = file.metadata() or {}
+        if texts.get("format") != FORMAT:
             raise CheckpointError(
                 f"{path} was not written by `san-cliptrase export`: its metadata name no configuration of a SAN"
             )
-        config, clip = json.loads(metadata["config"]), json.loads(metadata["clip"])
         state = safetensors.torch.load_file(path)
+        digest = texts.pop("digest", None)  # earlier versions wrote none
+        if digest is not None and digest != _digest(texts, state):
+            raise DamagedCheckpoint(f"the model file {path} is not as it was written: export or copy it again")
+        config, clip = json.loads(texts["config"]), json.loads(texts["clip"])
+    except CheckpointError:
+        raise
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"cannot read the model file {path}: {reason(error)}. Is the file whole?") from error
+    return config, clip, state
+
+
+def _digest(texts: Mapping[str, str], state: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(sorted(texts.items())).encode())
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _load_file(path: Path) -> LoadedSan:
+    config, clip, state = read_model_file(path)
     found = _build(config, clip, path)
     SafeCheckpointer(found.model).load_weights(state, path)
     return found

@@ -58,6 +58,13 @@ def test_a_label_value_outside_the_classes_is_named(pair, mapper):
 
 
 @pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("shape", [(1, 20000), (20000, 1), (1, 1)])
+def test_of_an_image_as_thin_as_a_line_a_pixel_is_left(pair, mapper, is_train, shape):
+    entry = mapper(is_train)(pair(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)))
+    assert min(entry["image"].shape[1:]) >= 1
+
+
+@pytest.mark.parametrize("is_train", [True, False])
 def test_classes_that_the_vocabulary_lacks_are_ignored_and_the_others_keep_their_names(pair, tiny_config, is_train):
     names = ("sky", "lava", "road", "grass")  # two of them, in another order, are in the vocabulary
     columns = np.repeat([0, 1, 2, 3, 255, 255], 10).astype(np.uint8)

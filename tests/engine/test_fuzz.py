@@ -21,6 +21,7 @@ from PIL import Image
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.files import names_in
 from san_cliptrase.class_lists import read_class_list, same_for_clip
+from san_cliptrase.clip.text_cache import TextCache
 from san_cliptrase.data import own
 from san_cliptrase.data.mapper import read_labels
 from san_cliptrase.engine.defaults import load_config
@@ -32,6 +33,7 @@ from san_cliptrase.errors import SanCliptraseError
 from san_cliptrase.evaluation.state import StateFile
 from san_cliptrase.files import is_plain_name
 from san_cliptrase.images import read_image, read_values
+from san_cliptrase.segmenter.model_files import read_model_file, write_model_file
 from tests.conftest import ROOT, TINY
 from tests.data.label_files import png as make_png
 from tests.data.label_files import tiff as make_tiff
@@ -198,6 +200,41 @@ def test_states_of_evaluations(tmp_path, data):
         return
     with pytest.raises(SanCliptraseError, match=r"val\.state"):
         state.load()
+
+
+class _Clip:
+    """What ``write_model_file`` asks of a model's CLIP."""
+
+    name, quick_gelu, mean, std = "scenes_vit", False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@tries(60)
+@given(data=st.data())
+def test_exported_models(tmp_path, data):
+    model = torch.nn.Linear(3, 2)
+    model.clip = _Clip()
+    path = write_model_file(tmp_path / "san.safetensors", model, {"MODEL": {"META_ARCHITECTURE": "SAN"}})
+    config, clip, state = read_model_file(path)
+    path.write_bytes(data.draw(edited(path.read_bytes()) | st.binary(max_size=60)))
+    try:
+        found = read_model_file(path)
+    except SanCliptraseError as error:
+        assert str(path) in str(error)
+    else:
+        assert found[:2] == (config, clip)
+        assert all(torch.equal(found[2][name], value) for name, value in state.items())
+
+
+@tries(60)
+@given(data=st.data())
+def test_text_caches(tmp_path, data):
+    cache, rows = TextCache(tmp_path, torch.nn.Linear(3, 2)), torch.eye(3)
+    path = cache.path(("a {}.",))
+    path.unlink(missing_ok=True)
+    cache.save(("a {}.",), {"sky": rows[0], "sea": rows[1]})
+    path.write_bytes(data.draw(edited(path.read_bytes()) | st.binary(max_size=60)))
+    found = cache.load(("a {}.",))
+    assert not found or (list(found) == ["sky", "sea"] and torch.equal(torch.stack([*found.values()]), rows[:2]))
 
 
 LINES = b'{"iteration": 0, "total_loss": 1.5}\n{"iteration": 1, "val/mIoU": 5.0}\n'

@@ -37,6 +37,7 @@ def test_network_names_every_tap_it_needs(clip):
 def test_clip_sees_the_image_at_its_scale():
     image = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert resize_for_clip(image, 1.0) is image
+    assert resize_for_clip(image[..., :1, :], 0.5).shape[-2:] == (1, image.shape[-1] // 2)
     # Half the size, bilinear without anti-aliasing or aligned corners: the mean of each 2x2 block.
     torch.testing.assert_close(resize_for_clip(image, 0.5), torch.tensor([[[[2.5, 4.5], [10.5, 12.5]]]]))
 

@@ -176,6 +176,12 @@ def test_words_that_cannot_be_used_are_told(clip_segmenter, words, background, e
         segmenter.stream([scene(0)], words, background=background)
 
 
+def test_an_image_as_thin_as_a_line_does_not_fill_the_memory(clip_segmenter):
+    line = np.zeros((1, 10**7, 3), np.uint8)
+    with pytest.raises(ValueError, match="an image of 10000000x1 pixels would be seen at .* cut it"):
+        clip_segmenter()(line, ["grass"])
+
+
 def test_there_is_nothing_to_export_without_training(tmp_path, clip_segmenter):
     with pytest.raises(ValueError, match="nothing to export"):
         clip_segmenter().export(tmp_path / "model.safetensors")

@@ -164,8 +164,19 @@ def test_an_export_that_is_not_finite_is_told(run, tmp_path, value):
     with safe_open(file, "pt") as opened:
         metadata, state = opened.metadata(), {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     state["network.decoder.bias_scaling.weight"][0] = value
+    del metadata["digest"]
     save_file(state, file, metadata)
     with pytest.raises(ValueError, match="NaN or infinite values: 1 .network.decoder.bias_scaling.weight"):
+        load(file)
+
+
+def test_an_export_with_an_altered_byte_is_told(run, tmp_path):
+    folder, _ = run()
+    file = load(folder).export(tmp_path / "san.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"san\.safetensors is not as it was written"):
         load(file)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from san_cliptrase.builders import region_source_from_config
 from san_cliptrase.clip.batches import image_batch
+from san_cliptrase.data.mapper import ResizeShorterSide
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.engine.launch import build
@@ -112,7 +113,7 @@ def _file_entry(cfg: Any, dataset: str) -> dict:
     image, metadata = read_image(cfg.FIGURES.IMAGE_FILE), MetadataCatalog.get(dataset)
     classes = tuple(metadata.stuff_classes)
     resized = T.AugInput(image)
-    T.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)(resized)
+    ResizeShorterSide(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)(resized)
     return {
         "image": torch.from_numpy(np.ascontiguousarray(resized.image.transpose(2, 0, 1))),
         "height": image.shape[0],
