@@ -1,9 +1,9 @@
-"""What training-free readings cost beside plain CLIP: ``python benchmarks/training_free.py [--clip scenes_vit] [READING ...]``.
+"""What training-free readings cost beside plain CLIP: ``python benchmarks/training_free.py [--clip NAME] [READING]``.
 
-A reading is ``ATTENTION:CLASSIFY``, with ``@pamr`` or ``@laplacian`` behind it if it is refined. Plain CLIP is open_clip's
-own image embedding of the same image by the same tower. They take turns in one process; the median ratio over the rounds
-is printed with the least and the largest. Regions are CLIPtrase's; under random weights (ViT-B-16) their radius is one
-that finds about ten.
+A reading is ``ATTENTION:CLASSIFY``, with ``@pamr`` or ``@laplacian`` behind it if it is refined. Plain CLIP is
+open_clip's own image embedding of the same image by the same tower. They take turns in one process; the median ratio
+over the rounds is printed with the least and the largest. Regions are CLIPtrase's; under random weights (ViT-B-16)
+their radius is one that finds about ten.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def main() -> None:
     for name in args.readings:
         ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
         spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
-        print(f"{name:<40} / encode_image, {args.clip}, {size} px {statistics.median(ratios):6.2f} x {spread}", flush=True)
+        title = f"{name:<40} / encode_image, {args.clip}, {size} px"
+        print(f"{title} {statistics.median(ratios):6.2f} x {spread}", flush=True)
 
 
 if __name__ == "__main__":
