@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
-SAM = ["transformers>=5.0"]
+SAM = ["transformers>=5.10.1"]
 
 setup(
     name="san_cliptrase",
@@ -33,16 +33,16 @@ setup(
         "fvcore>=0.1.5.post20211023",
         "matplotlib>=3.7",
         "numpy>=1.26",
-        "open_clip_torch>=3.0",
+        "open_clip_torch>=3.1",
         "pillow>=10.1",
         "pyyaml>=6.0",
-        "regex>=2022.1.18",
+        "regex>=2025.10.22",
         "safetensors>=0.4.3",
         "scikit-learn>=1.3",
         "scipy>=1.11.1",
         "tabulate>=0.9",
         "tensorboard>=2.14",
-        "timm>=1.0.17",
+        "timm>=1.0.26",
         "torch>=2.4",
         "torchvision>=0.19",
         "tqdm>=4.60",

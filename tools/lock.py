@@ -1,6 +1,6 @@
-"""Print every package of this Python's environment with its exact version and the SHA-256 of its file.
+"""Write down every package of this Python's environment with its exact version and the SHA-256 of its file.
 
-    .venv/bin/python tools/lock.py > requirements.lock
+    .venv/bin/python tools/lock.py requirements.lock
 
 The hashes are those of the files that the configured index serves for this Python and machine, so that
 `pip install --require-hashes` accepts no others. detectron2 is not listed (tools/install_detectron2.py fixes it).
@@ -34,7 +34,7 @@ def lock(report: dict) -> list[str]:
     return sorted(lines, key=str.lower)
 
 
-def main() -> None:
+def main(output: Path) -> None:
     """Ask pip what is installed, then which file each package would be installed from. Nothing is installed."""
     freeze = [*PIP, "freeze", "--exclude-editable", "--exclude", "detectron2"]
     installed = subprocess.run(freeze, check=True, stdout=subprocess.PIPE).stdout
@@ -42,10 +42,11 @@ def main() -> None:
         requirements, report = Path(name, "requirements.txt"), Path(name, "report.json")
         requirements.write_bytes(installed)
         options = ["--dry-run", "--ignore-installed", "--no-deps", "--quiet"]
-        command = [*PIP, "install", *options, "--report", str(report), "-r", str(requirements)]
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        print("\n".join(lock(json.loads(report.read_bytes()))))
+        subprocess.run([*PIP, "install", *options, "--report", str(report), "-r", str(requirements)], check=True)
+        lines = lock(json.loads(report.read_bytes()))
+    output.write_text("".join(f"{line}\n" for line in lines))
+    print(f"{output}: {len(lines)} packages")
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]))

@@ -2,7 +2,7 @@
 
     python tools/oldest_requirements.py > constraints.txt
 
-`make test-oldest` runs the tests on these versions.
+`make test-oldest` runs the tests on these versions. setup.py is run for it, with a stand-in for setuptools.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ SETUP = Path(__file__).parents[1] / "setup.py"
 
 def declared(setup_file: Path) -> list[str]:
     """Every requirement that ``setup_file`` declares, those of its extras included, sorted and without repeats."""
-    with mock.patch("setuptools.setup") as setup:
+    setuptools = mock.Mock()
+    with mock.patch.dict(sys.modules, setuptools=setuptools):
         runpy.run_path(str(setup_file))
-    arguments = setup.call_args.kwargs
+    arguments = setuptools.setup.call_args.kwargs
     extras = arguments["extras_require"].values()
     return sorted({*arguments["install_requires"], *(requirement for extra in extras for requirement in extra)})
 
