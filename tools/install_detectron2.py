@@ -209,7 +209,7 @@ def unpack(archive: Path, project: Path) -> int:
 
 
 def install(project: Path) -> None:
-    """Have pip install the prepared project into this Python, which keeps its numpy: newer OpenCV would replace it.
+    """Have pip install the prepared project into this Python, whose numpy stays: the newest OpenCV would replace it.
 
     Raises:
         InstallError: pip failed.

@@ -3,8 +3,8 @@
     .venv/bin/python tools/lock.py requirements.lock
 
 The hashes are those of the files that the configured index serves for this Python and machine, so that
-`pip install --require-hashes` accepts no others. detectron2 is not listed (tools/install_detectron2.py fixes it).
-Neither is this project, which is a commit of its repository.
+`pip install --require-hashes` accepts no others. detectron2 is not listed, since tools/install_detectron2.py fixes it,
+nor is this project, which is a commit of its repository.
 """
 
 from __future__ import annotations

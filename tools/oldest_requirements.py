@@ -22,8 +22,7 @@ def declared(setup_file: Path) -> list[str]:
     with mock.patch.dict(sys.modules, setuptools=setuptools):
         runpy.run_path(str(setup_file))
     arguments = setuptools.setup.call_args.kwargs
-    extras = arguments["extras_require"].values()
-    return sorted({*arguments["install_requires"], *(requirement for extra in extras for requirement in extra)})
+    return sorted(set(arguments["install_requires"]).union(*arguments["extras_require"].values()))
 
 
 def oldest(requirement: str) -> str:
