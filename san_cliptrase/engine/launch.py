@@ -17,7 +17,7 @@ from detectron2.utils import comm
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.files import holds_training
 from san_cliptrase.engine.defaults import argument_parser, record_config, setup
-from san_cliptrase.engine.preemption import INTERRUPTED
+from san_cliptrase.engine.preemption import INTERRUPTED, Preempted
 from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, LaunchError, SanCliptraseError
@@ -101,6 +101,10 @@ def _run_or_exit(args: argparse.Namespace) -> None:
     except SanCliptraseError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from error
+    except Preempted:
+        if comm.is_main_process():
+            sys.stderr.write("stopped; --resume goes on\n")
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("stopped by Ctrl-C\n")
         raise SystemExit(INTERRUPTED) from None
