@@ -164,7 +164,7 @@ class SafeCheckpointer(Checkpointer):
             )
         if wrong := not_finite(state):
             raise DamagedCheckpoint(
-                f"the checkpoint holds NaN or infinite values: {shortened(wrong)}. It is of a run that diverged, or "
+                f"the checkpoint holds NaN or infinity in {shortened(wrong)}. It is of a run that diverged, or "
                 f"overflowed when it was converted."
             )
         quick = getattr(getattr(self.model, "clip", None), "quick_gelu", None)
@@ -184,6 +184,6 @@ class SafeCheckpointer(Checkpointer):
 def diverged_weights(names: Sequence[str]) -> DivergedError:
     """What to raise where a model has weights, or its optimiser moments, that are not finite."""
     return DivergedError(
-        f"the model has diverged: NaN or infinite values in {shortened(names)}. Nothing of it was saved: lower "
+        f"the model has diverged: NaN or infinity in {shortened(names)}. Nothing of it was saved: lower "
         "SOLVER.BASE_LR, look at the keys of SOLVER, and --resume from the last checkpoint"
     )

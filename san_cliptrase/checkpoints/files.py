@@ -172,4 +172,4 @@ def named_tensors(data: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor
 
 def shortened(names: Sequence[str]) -> str:
     """The first names of a list, and how many it has."""
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if names[3:] else ''})"
+    return f"{', '.join(names[:3])}{f', ... ({len(names)} in all)' if names[3:] else ''}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,7 @@ from detectron2.utils import comm
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.files import holds_training
 from san_cliptrase.engine.defaults import record_config, setup
+from san_cliptrase.engine.preemption import Preempted
 from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
@@ -91,5 +93,11 @@ def execute(args: argparse.Namespace) -> int:
 
 def _run_or_exit(args: argparse.Namespace) -> None:
     """:func:`run` in one of the processes of a run, whose exit status tells the others' parent how it ended."""
-    if status := exit_status(lambda: run(args)):
+    try:
+        status = exit_status(lambda: run(args))
+    except Preempted:
+        if comm.is_main_process():
+            sys.stderr.write("stopped; the same command with --resume goes on\n")
+        raise
+    if status:
         raise SystemExit(status)

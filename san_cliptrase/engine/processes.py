@@ -115,7 +115,7 @@ def _passing_signals_on() -> Iterator[None]:
     before = {number: signal.signal(number, end_all) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-    except (mp.ProcessException, SystemExit):
+    except (mp.ProcessRaisedException, SystemExit):
         if interrupts:
             raise SystemExit(INTERRUPTED) from None
         raise

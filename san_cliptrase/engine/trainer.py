@@ -265,7 +265,7 @@ class Trainer(TrainerBase):
         super().load_state_dict(state_dict)
         if wrong := not_finite(dict(named_tensors(state_dict["optimizer"]))):
             raise DamagedCheckpoint(
-                f"the optimiser's state in the checkpoint has NaN or infinite values: {shortened(wrong)}. It is of a "
+                f"the optimiser's state in the checkpoint has NaN or infinity in {shortened(wrong)}. It is of a "
                 "run that diverged."
             )
         try:

@@ -140,7 +140,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(model, saver, tmp_path,
     state["1.bias"][2] = value
     torch.save({"model": state}, tmp_path / "bad.pth")
     before = copy_of(model.state_dict())
-    with pytest.raises(CheckpointError, match=r"bad\.pth: the checkpoint holds NaN or infinite values: 1 \(1\.bias\)"):
+    with pytest.raises(CheckpointError, match=r"bad\.pth: the checkpoint holds NaN or infinity in 1\.bias\."):
         saver.load(str(tmp_path / "bad.pth"))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
@@ -148,7 +148,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(model, saver, tmp_path,
 def test_half_precision_that_overflowed_is_refused(model, saver, tmp_path):
     state = {key: (1e6 * value).half() for key, value in model.state_dict().items()}
     torch.save({"model": state}, tmp_path / "half.pth")
-    with pytest.raises(CheckpointError, match=r"NaN or infinite values: \d \("):
+    with pytest.raises(CheckpointError, match=r"NaN or infinity in 0\.weight"):
         saver.load(str(tmp_path / "half.pth"))
 
 
@@ -174,7 +174,7 @@ def test_what_is_not_finite_is_not_saved(model, tmp_path, where):
         model[0].weight.data[0, 0] = float("nan")
     else:
         optimizer.state[model[0].weight]["exp_avg"][0, 0] = float("inf")
-    with pytest.raises(DivergedError, match="model has diverged: NaN or infinite values in 1"):
+    with pytest.raises(DivergedError, match="model has diverged: NaN or infinity in "):
         saver.save("bad")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["good.pth", "last_checkpoint"]
     assert (tmp_path / "last_checkpoint").read_text() == "good.pth"

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -154,7 +153,7 @@ def test_a_checkpoint_that_is_not_finite_is_told(run, caplog, value):
     torch.save({"model": model.state_dict()}, folder / "model_0000001.pth")
     with pytest.raises(ValueError, match="none of the 1 checkpoints"):
         load(folder)
-    assert re.search(r"NaN or infinite values: 1 \(network\.decoder\.bias_scaling\.weight\)", caplog.text)
+    assert "NaN or infinity in network.decoder.bias_scaling.weight" in caplog.text
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -166,7 +165,7 @@ def test_an_export_that_is_not_finite_is_told(run, tmp_path, value):
     state["network.decoder.bias_scaling.weight"][0] = value
     del metadata["digest"]
     save_file(state, file, metadata)
-    with pytest.raises(ValueError, match="NaN or infinite values: 1 .network.decoder.bias_scaling.weight"):
+    with pytest.raises(ValueError, match="NaN or infinity in network.decoder.bias_scaling.weight"):
         load(file)
 
 
