@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS, REGION
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
 from san_cliptrase.commands.parser import Parser, listing
-from san_cliptrase.errors import SanCliptraseError
+from san_cliptrase.errors import SanCliptraseError, suggest
 from san_cliptrase.terminal import complain, one_line
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     choice("--model", "ViT of open_clip, or scenes_vit, the demo's own (default: ViT-B-16)")
     choice("--pretrained", "tag of open_clip or weights file; scenes for scenes_vit (default: openai)", metavar="TAG")
     choice("--attention", "rule of CLIP's last block, see below (default: cliptrase)", metavar="RULE")
-    choice("--classify", "what decides the class of a region, see below (default: vote)", metavar="WAY")
+    choice("--classify", "what decides the class of a region, see below (default: vote)", metavar="WAY", type=_way)
     choice("--cls-layer", "classify cls: block that a region's [CLS] begins at (default: -6)", type=int, metavar="N")
     choice("--regions", "where regions come from, see below (default: cliptrase)", metavar="SOURCE")
     choice("--regions-pretrained", "timm:MODEL: weights file, default, or random (default: default)", metavar="FILE")
@@ -147,6 +147,14 @@ def _save(result: Segmentation, stem: Path) -> Exception | None:
     except SanCliptraseError as error:
         return error
     return None
+
+
+def _way(text: str) -> str:
+    """A way to classify regions, or several with + between."""
+    for name in text.split("+"):
+        if name not in CLASSIFY:
+            raise ArgumentTypeError(f"there is no {name!r}; {suggest(name, CLASSIFY)}")
+    return text
 
 
 def _words(text: str) -> list[str]:

@@ -69,7 +69,7 @@ def test_help_imports_nothing_heavy_and_names_every_option():
         ("predict", "required: --output"),
         ("predict a.png --output out", "--vocabulary --vocabulary-file is required"),
         ("predict a.png --output out --vocabulary sky --vocabulary-file words.txt", "not allowed with"),
-        ("predict a.png --output out --vocabulary sky --classify votes", "invalid choice: 'votes'"),
+        ("predict a.png --output out --vocabulary sky --classify votes", "there is no 'votes'; did you mean vote"),
         ("predict a.png --output out --vocabulary sky --san run --cls-layer -3", "--cls-layer does not go with --san"),
         ("predict a.png --output out --vocabulary sky --batch-size 0", "--batch-size counts from 1"),
         ("predict a.png --output out --vocabulary sky --vocab sea", "unrecognized arguments: --vocab"),
