@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
-SAM = ["transformers>=5.10.1"]
+SAM = ["transformers>=5.0"]
 
 setup(
     name="san_cliptrase",
@@ -36,7 +36,7 @@ setup(
         "open_clip_torch>=3.1",
         "pillow>=10.1",
         "pyyaml>=6.0",
-        "regex>=2025.10.22",
+        "regex>=2022.1.18",
         "safetensors>=0.4.3",
         "scikit-learn>=1.3",
         "scipy>=1.11.1",
