@@ -15,7 +15,6 @@ from san_cliptrase.errors import DataError
 from san_cliptrase.images import image_size, load_image, read_image, read_values
 from tests.data.label_files import png
 
-
 # Pillow before 13 calls an uncompressed TIFF of this mode truncated, its own too.
 YCBCR = pytest.param("YCbCr", marks=pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13"))
 
