@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
-SAM = ["transformers>=5.10.1"]
+SAM = ["transformers>=5.0"]
 
 setup(
     name="san_cliptrase",
@@ -19,6 +19,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.10",
+    # The versions that the whole test suite has been run on.
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)],
     packages=find_packages(include=["san_cliptrase", "san_cliptrase.*"]),
     package_data={
         "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
@@ -29,18 +31,18 @@ setup(
     },
     entry_points={"console_scripts": ["san-cliptrase = san_cliptrase.commands.main:main"]},
     install_requires=[
-        "ftfy>=6.0",
+        "ftfy>=6.1.0",
         "fvcore>=0.1.5.post20211023",
         "matplotlib>=3.7",
         "numpy>=1.26",
         "open_clip_torch>=3.1",
-        "pillow>=10.1",
+        "pillow>=11.0",
         "pyyaml>=6.0",
-        "regex>=2025.10.22",
+        "regex>=2022.1.18",
         "safetensors>=0.4.3",
         "scikit-learn>=1.3",
         "scipy>=1.11.1",
-        "tabulate>=0.9",
+        "tabulate>=0.10",
         "tensorboard>=2.14",
         "timm>=1.0.26",
         "torch>=2.4",
@@ -49,6 +51,6 @@ setup(
     ],
     extras_require={
         "sam": SAM,
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", *SAM],
+        "test": ["hypothesis>=6.100", "pytest>=9.1", "pytest-xdist>=3.5", "ruff>=0.6", *SAM],
     },
 )

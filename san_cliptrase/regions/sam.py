@@ -129,6 +129,7 @@ class SamMasks(RegionSource):
 
         generate = pipeline(
             "mask-generation",
+            points_per_batch=self.grid,  # a whole number of batches: transformers before 5.10 finds no end otherwise
             model=self.model.to(image.device),
             image_processor=self.processor.image_processor,
             device=image.device,
