@@ -22,8 +22,12 @@ from san_cliptrase.checkpoints.files import (
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE, weights_of_release
 from san_cliptrase.checkpoints.same_clip import check_frozen_clip, compare_sizes
+from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.clip.probe import ONE_CLASS, useless_clip
 from san_cliptrase.errors import CheckpointError, DamagedCheckpoint, DivergedError
 from san_cliptrase.files import write_atomically, write_text_atomically
+from san_cliptrase.san.model import SanModel
+from san_cliptrase.san.probe import useless_san
 
 
 class SafeCheckpointer(Checkpointer):
@@ -178,7 +182,16 @@ class SafeCheckpointer(Checkpointer):
             check_frozen_clip(state, self.model)
         except ValueError as error:
             raise CheckpointError(f"cannot use the checkpoint: {error}") from error
-        return super()._load_model(checkpoint)
+        loaded = super()._load_model(checkpoint)
+        if wrong := self._useless():
+            raise DamagedCheckpoint(f"the weights in the checkpoint cannot be used: {'; '.join(wrong)}. {ONE_CLASS}")
+        return loaded
+
+    def _useless(self) -> list[str]:
+        """What is wrong with finite weights, see ``clip.probe`` and ``san.probe``."""
+        clip = getattr(self.model, "clip", None)
+        wrong = useless_clip(clip) if isinstance(clip, FrozenClip) else []
+        return wrong + (useless_san(self.model) if isinstance(self.model, SanModel) else [])
 
 
 def diverged_weights(names: Sequence[str]) -> DivergedError:
