@@ -11,11 +11,12 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor
 
 from san_cliptrase.checkpoints.files import (
+    check_file,
     checkpoint_files,
     named_tensors,
+    none_readable,
     not_finite,
     read_checkpoint,
-    refuse_url,
     shortened,
     weights_in,
 )
@@ -50,9 +51,8 @@ class SafeCheckpointer(Checkpointer):
         Raises:
             CheckpointError: if there is no such file, it cannot be read, or it is of another model.
         """
-        refuse_url(path)
-        if path and not Path(path).is_file():
-            raise CheckpointError(f"there is no checkpoint {path}")
+        if path:
+            check_file(path)
         try:
             return super().load(path, checkpointables)
         except CheckpointError as error:
@@ -78,7 +78,7 @@ class SafeCheckpointer(Checkpointer):
             except DamagedCheckpoint as error:
                 self.logger.warning("%s Trying the one before it.", error)
         if resume and self.has_checkpoint():
-            raise CheckpointError(f"none of the {len(found)} checkpoints in {self.save_dir} can be read")
+            raise none_readable(found, self.save_dir)
         return self.load(path, checkpointables=[])
 
     def save(self, name: str, **kwargs: Any) -> None:

@@ -14,9 +14,7 @@ from san_cliptrase.errors import WeightsError
 if TYPE_CHECKING:
     from san_cliptrase.clip.build import FrozenClip
 
-ONE_CLASS = (
-    "They are finite, but every pixel would be of one class: are some of them zero, as in the last norm or the projection?"
-)
+ONE_CLASS = "They are finite, but every pixel would be of one class: is something zero, as the last norm or projection?"
 """The end of a message about such weights."""
 ROUNDING = 1e-5
 """Relative differences up to here are those of float32's rounding."""

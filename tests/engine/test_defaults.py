@@ -1,11 +1,13 @@
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from san_cliptrase.engine.defaults import load_config, setup
+from san_cliptrase.engine.defaults import enter_folder, load_config, setup
+from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.errors import ConfigError
 from tests.conftest import ROOT, run_options
 
@@ -113,9 +115,19 @@ def test_a_tuple_tag_is_no_exception(tmp_path):
         load_config(path)
 
 
+def entered(args, begins=False):
+    """The configuration of a run that has entered its folder."""
+    cfg = setup(args)
+    with RunFolder(Path(cfg.OUTPUT_DIR)) as place:
+        enter_folder(cfg, args, place)
+        if begins:
+            place.begin(cfg)
+    return cfg
+
+
 def test_a_run_has_a_folder_with_its_configuration(world):
     args = run_options(["--config", str(BASE), *world.overrides(seed=3)])
-    cfg = setup(args)
+    cfg = entered(args, begins=True)
     assert cfg.is_frozen()
     again = load_config(world.output / "config.yaml")
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
@@ -144,7 +156,7 @@ def test_a_model_is_built_to_begin_as_plain_san_where_its_weights_need_it(world,
         (path.parent / "last_checkpoint").write_text(path.name)
     overrides = world.overrides(**({} if resume else {"model__weights": path}))
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), *(["--resume"] if resume else []), *overrides]
-    assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
+    assert entered(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
 
 
 def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, tmp_path):
@@ -154,7 +166,7 @@ def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, 
     (run / "model_0000003.pth").write_bytes(b"cut off")
     (run / "last_checkpoint").write_text("model_0000003.pth")
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), "--resume", *world.overrides(output_dir=run)]
-    assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
+    assert entered(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

@@ -172,7 +172,7 @@ def test_an_export_that_is_not_finite_is_told(run, tmp_path, value):
 ONE_CLASS = {
     "clip.visual.vision.ln_post.weight": "the features of patches are the same for every image",
     "clip.text.model.text_projection": "the text embedding is the same for every word",
-    "network.decoder.query_mlp.4": "every mask has the same value at all pixels; all queries are recognised as the same",
+    "network.decoder.query_mlp.4": "same value at all pixels; all queries are recognised as the same",
     "network.decoder.pixel_mlp.4": "every mask has the same value at all pixels",
     "network.decoder.bias_scaling.weight": "all queries are recognised as the same",
     "classifier.background": "the embedding of the learned background is 0",
@@ -194,7 +194,7 @@ def test_finite_weights_that_give_one_class_everywhere_are_told(run, tmp_path, c
     torch.save({"model": segmenter.method.model.state_dict()}, folder / "model_0000001.pth")
     with pytest.raises(ValueError, match="none of the 1 checkpoints"):
         load(folder)
-    assert ONE_CLASS[name]in caplog.text
+    assert ONE_CLASS[name] in caplog.text
 
 
 def test_an_export_with_an_altered_byte_is_told(run, tmp_path):

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 
 from san_cliptrase.colors import class_colors
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.defaults import load_config, setup_logging
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.engine.panels import region_map
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError

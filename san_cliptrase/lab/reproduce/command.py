@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from san_cliptrase.engine.defaults import setup_logging
+from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.five_seeds import FIVE_SEEDS
 from san_cliptrase.lab.reproduce.classification import classification
