@@ -7,7 +7,6 @@ import torch
 from san_cliptrase.clip.batches import canvas_for_clip, image_batch
 from san_cliptrase.clip.probe import differ, noise
 from san_cliptrase.san.model import SanModel
-from san_cliptrase.san.recognition import recognise_masks
 
 _PATCHES = 4
 
@@ -17,7 +16,7 @@ def useless_san(model: SanModel) -> list[str]:
     """Why a SAN gives one class everywhere, whatever the image; nothing where it does not.
 
     An image of noise, a few patches large, is segmented without regions. Where every mask has one value at all pixels,
-    or all queries one embedding, all pixels are of one class. Where regions bring a prior, masks come from it too, and
+    or all queries one attention bias, all pixels are of one class. Where regions bring a prior, masks come from it too, and
     nothing is certain. A learned background of length 0 has no direction, and is never found.
     """
     visual, adapter = model.clip.visual, model.network.adapter
@@ -30,7 +29,7 @@ def useless_san(model: SanModel) -> list[str]:
     found = model.network(batch.tensor, features)[-1]
     if not differ(found.mask_logits[0].flatten(1).T):
         wrong.append("every mask has the same value at all pixels")
-    embeddings = recognise_masks(visual, features, found.attn_bias, model.recognition_blocks)[0]
-    if len(embeddings) > 1 and not differ(embeddings):
-        wrong.append("all queries are recognised as the same")
+    biases = found.attn_bias[0].movedim(2, 0)
+    if len(biases) > 1 and not differ(biases):
+        wrong.append("all queries have the same attention bias, and so the same class")
     return wrong

@@ -172,9 +172,9 @@ def test_an_export_that_is_not_finite_is_told(run, tmp_path, value):
 ONE_CLASS = {
     "clip.visual.vision.ln_post.weight": "the features of patches are the same for every image",
     "clip.text.model.text_projection": "the text embedding is the same for every word",
-    "network.decoder.query_mlp.4": "same value at all pixels; all queries are recognised as the same",
+    "network.decoder.query_mlp.4": "same value at all pixels; all queries have the same attention bias",
     "network.decoder.pixel_mlp.4": "every mask has the same value at all pixels",
-    "network.decoder.bias_scaling.weight": "all queries are recognised as the same",
+    "network.decoder.bias_scaling.weight": "all queries have the same attention bias",
     "classifier.background": "the embedding of the learned background is 0",
 }
 
