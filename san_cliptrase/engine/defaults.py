@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from san_cliptrase.device import find_device
 from san_cliptrase.engine.resume import check_resumed
 from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.errors import ConfigError, suggest
-from san_cliptrase.evaluation.protocol import check_test, settle_protocol
+from san_cliptrase.evaluation.protocol import check_test, config_value, settle_protocol
 from san_cliptrase.files import is_plain_name
 from san_cliptrase.regions.build import check_source
 from san_cliptrase.yaml_files import read_layers
@@ -141,15 +141,20 @@ def _check_values(cfg: CfgNode) -> None:
     _make_room_for_classes(cfg)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
         replacement_words(cfg.TEST.VOCABULARY, name, MetadataCatalog.get(name).get("stuff_classes", ()))
-    try:
-        load_templates(cfg.MODEL.CLIP.TEMPLATES)
-        # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
-        dense_reading(cfg.MODEL.CLIPTRASE.ATTENTION)
-        classify_parts(cfg.MODEL.CLIPTRASE.CLASSIFY)
-        check_source(cfg.MODEL.REGIONS.SOURCE)
-        cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
-    except ValueError as error:
-        raise ConfigError(f"MODEL: {error}") from error
+    # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
+    checks: dict[str, Callable[[str], object]] = {
+        "MODEL.CLIP.TEMPLATES": load_templates,
+        "MODEL.CLIPTRASE.ATTENTION": dense_reading,
+        "MODEL.CLIPTRASE.CLASSIFY": classify_parts,
+        "MODEL.REGIONS.SOURCE": check_source,
+        "MODEL.DEVICE": find_device,
+    }
+    for key, check in checks.items():
+        try:
+            check(config_value(cfg, key))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+    cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
 
 
 def _make_room_for_classes(cfg: CfgNode) -> None:

@@ -16,8 +16,8 @@ def useless_san(model: SanModel) -> list[str]:
     """Why a SAN gives one class everywhere, whatever the image; nothing where it does not.
 
     An image of noise, a few patches large, is segmented without regions. Where every mask has one value at all pixels,
-    or all queries one attention bias, all pixels are of one class. Where regions bring a prior, masks come from it too, and
-    nothing is certain. A learned background of length 0 has no direction, and is never found.
+    or all queries one attention bias, all pixels are of one class. Where regions bring a prior, masks come from it too,
+    and nothing is certain. A learned background of length 0 has no direction, and is never found.
     """
     visual, adapter = model.clip.visual, model.network.adapter
     wrong = [] if model.classifier.background.any() else ["the embedding of the learned background is 0"]
