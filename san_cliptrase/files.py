@@ -19,7 +19,9 @@ from san_cliptrase.errors import ConfigError, OutputError
 
 logger = logging.getLogger(__name__)
 
-_UNFINISHED = re.compile(r"\.unfinished-(\d+)-")
+# The process and its machine: several share a folder, and each knows its own processes alone.
+_UNFINISHED = re.compile(r"\.unfinished-(\d+)(?:@([A-Za-z0-9.]*))?-")
+_HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40]
 _LOCK = "lock"
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -96,7 +98,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: the content cannot be written.
     """
-    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")  # two processes may write the same cache
+    temporary = path.with_name(
+        f".unfinished-{os.getpid()}@{_HOST}-{path.name}"
+    )  # two processes may write the same cache
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -141,14 +145,20 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, only_one: bool = False) -> None:
     """Removes what killed processes have left half written in a folder; files of living processes stay.
 
-    A file with the number of this process is of an earlier one: it has written nothing here yet.
+    Args:
+        folder: It may be missing.
+        only_one: No other process writes here, and this one has not begun to: files of other machines, whose processes
+            cannot be seen from here, and of an earlier process with this one's number are left over too.
     """
     for left_over in folder.glob(".unfinished-*"):
         found = _UNFINISHED.match(left_over.name)
-        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
+        if not found:
+            continue
+        process, elsewhere = int(found[1]), found[2] not in (None, _HOST)
+        if only_one and (elsewhere or process == os.getpid()) or not (elsewhere or _lives(process)):
             with contextlib.suppress(OSError):
                 left_over.unlink()
 
@@ -164,7 +174,7 @@ def _lives(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path) -> Iterator[None]:
+def only_run_in(folder: Path, option: str = "OUTPUT_DIR") -> Iterator[None]:
     """Inside, no other run can work in the folder: not on this machine, nor on others that share its file system.
 
     The system lets go of the lock when the process ends, however it ends, so a dead run blocks nobody. Processes that
@@ -172,6 +182,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
     Args:
         folder: made if it is missing.
+        option: how the user names it, for messages.
 
     Raises:
         ConfigError: another run works in it.
@@ -179,11 +190,10 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """
     path = folder / _LOCK
     try:
-        file = _locked_file(path)
+        file = _locked_file(path, option)
     except OSError as error:
         raise OutputError(
-            f"cannot write to OUTPUT_DIR {folder}: {error.strerror or error}. Check free disk space and write "
-            "permission"
+            f"cannot write to {option} {folder}: {error.strerror or error}. Check free disk space and write permission"
         ) from error
     os.register_at_fork(after_in_child=file.close)
     try:
@@ -195,7 +205,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked_file(path: Path) -> FileIO:
+def _locked_file(path: Path, option: str) -> FileIO:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+b", buffering=0)  # noqa: SIM115  (its caller closes it)
@@ -207,7 +217,7 @@ def _locked_file(path: Path) -> FileIO:
             file.close()
             shown = f" ({holder})" if holder and holder.isprintable() else ""
             raise ConfigError(
-                f"another process works in {path.parent}: wait for it or end it{shown}, or name another OUTPUT_DIR"
+                f"another process works in {path.parent}: wait for it or end it{shown}, or name another {option}"
             ) from error
         except OSError as error:  # some network file systems know no locks
             logger.warning("%s cannot be locked (%s): make sure that one run works in it at a time", path.parent, error)

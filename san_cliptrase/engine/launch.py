@@ -63,7 +63,7 @@ def _evaluate(cfg: CfgNode, resume_counts: bool, trained: bool, resumes: bool, p
     elif trained:
         logger.warning("no MODEL.WEIGHTS and no --resume: what is evaluated has not been trained")
     if comm.is_main_process():
-        remove_unfinished(output)
+        remove_unfinished(output, only_one=True)
     # That of a training says what its checkpoints are.
     place.begin(cfg, output / "eval_only" if holds_training(output) else output)
     evaluate_only(cfg, model, resume_counts)

@@ -8,7 +8,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,24 @@ def setup_logging(output: Path) -> None:
             f"cannot write to OUTPUT_DIR {output}: {error.strerror or error}. Check free disk space and write "
             "permission"
         ) from error
+
+
+@contextlib.contextmanager
+def writer_failures() -> Iterator[list[OSError]]:
+    """Inside, TensorBoard's own thread tells what it cannot write by this list, and not by a traceback."""
+    usual, failures = threading.excepthook, []
+
+    def keep(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard."):
+            failures.append(args.exc_value)
+        else:
+            usual(args)
+
+    threading.excepthook = keep
+    try:
+        yield failures
+    finally:
+        threading.excepthook = usual
 
 
 def note_log(folder: Path) -> None:

@@ -34,7 +34,7 @@ from san_cliptrase.engine.hooks import (
     PrinterHook,
     WriterHook,
 )
-from san_cliptrase.engine.logs import move_earlier_log
+from san_cliptrase.engine.logs import move_earlier_log, writer_failures
 from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler, load_moments
@@ -74,7 +74,7 @@ class Trainer(TrainerBase):
         )
         self.register_hooks(self._build_hooks(model))
         if comm.is_main_process():
-            remove_unfinished(Path(cfg.OUTPUT_DIR))
+            remove_unfinished(Path(cfg.OUTPUT_DIR), only_one=True)
         state = self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             if "iteration" not in state:
@@ -130,11 +130,13 @@ class Trainer(TrainerBase):
                 OUTPUT_DIR has been deleted.
         """
         self.model.train()
-        with self.preemption.listening():
+        with self.preemption.listening(), writer_failures() as failures:
             try:
                 super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
                 if self._folder:
                     self._folder.check()
+                if failures:  # of the last lines, which no further one has told
+                    raise failures[0]
             except SanCliptraseError:
                 raise
             except OSError as error:  # images raise DataError: these are the files that the run appends to

@@ -1,6 +1,8 @@
 """``train_net.py`` as a user calls it."""
 
 import json
+import re
+import socket
 
 import pytest
 import torch
@@ -80,6 +82,31 @@ def test_the_processes_of_a_launch_share_the_work_and_give_what_one_gives(world,
     for name in ("results.csv", "metrics_tiny_val.json", "metrics_tiny_train.json", "confusions_tiny_train.csv"):
         assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes()
     assert not list(tmp_path.rglob("*.state"))
+
+
+def test_two_launches_never_meet_each_other():
+    args = run_options(["--config", "a.yaml", "--num-gpus", "2"])
+    with processes._meeting_place(args) as one, processes._meeting_place(args) as other:
+        assert one.startswith("file:///")
+        assert one != other
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num-machines", "2"), "--num-machines 2: say where they meet, by --dist-url"),
+        (("--dist-url", "nowhere"), "'nowhere' is no place to meet"),
+        (("--dist-url", "tcp://127.0.0.1:many"), "is no place to meet"),
+        (("--dist-url", "tcp://127.0.0.1:{port}"), "cannot listen there .*Choose another port"),
+    ],
+)
+def test_a_place_where_processes_cannot_meet_is_told(capsys, options, message):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        options = [option.format(port=taken.getsockname()[1]) for option in options]
+        assert main(["--config", "a.yaml", "--num-gpus", "2", *options, "MODEL.DEVICE", "cpu"]) == 1
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):

@@ -218,6 +218,7 @@ def test_an_evaluation_in_the_folder_of_a_run_leaves_its_configuration(call, wor
     assert call("--resume", solver__max_iter=3)[0] == 0
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's traceback
 @pytest.mark.parametrize("what", ["folder", "folder, made again", "log"])
 def test_a_folder_that_is_deleted_ends_the_run(world, monkeypatch, what):
     step = Trainer.run_step

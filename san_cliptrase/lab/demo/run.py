@@ -32,6 +32,7 @@ from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
+from san_cliptrase.files import only_run_in, remove_unfinished
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.lab.five_seeds import claim
 
@@ -175,7 +176,13 @@ def execute(args: argparse.Namespace) -> None:
     """What ``demo`` does."""
     if not CONFIGS.is_dir():
         raise ConfigError("the demo runs in a clone of the repository, where configs/demo is")
+    with only_run_in(args.output, "--output"):
+        _demo(args)
+
+
+def _demo(args: argparse.Namespace) -> None:
     started = time.monotonic()
+    remove_unfinished(args.output, only_one=True)
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
     trainers = {name: train(args.output, name, args.overrides) for name in RUNS}
