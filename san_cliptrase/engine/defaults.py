@@ -139,6 +139,7 @@ def _check_values(cfg: CfgNode) -> None:
         known = sorted({*DATASETS, *OWN, *unknown} - set(unknown))
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; {suggest(unknown[0], known)}")
     _make_room_for_classes(cfg)
+    _check_crop(cfg.INPUT.CROP)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
         replacement_words(cfg.TEST.VOCABULARY, name, MetadataCatalog.get(name).get("stuff_classes", ()))
     # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
@@ -155,6 +156,20 @@ def _check_values(cfg: CfgNode) -> None:
         except ValueError as error:
             raise ConfigError(f"{key}: {error}") from error
     cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
+
+
+def _check_crop(crop: CfgNode) -> None:
+    """Refuses sizes that do not mean what the kind of crop means by them."""
+    shares, sizes = crop.TYPE.startswith("relative"), list(crop.SIZE)
+    problem = ""
+    if shares and max(sizes) > 1:
+        problem = "a share of the image is at most 1"
+    elif not shares and not all(isinstance(side, int) for side in sizes):
+        problem = "pixels are whole numbers"
+    elif crop.TYPE == "absolute_range" and sizes[0] > sizes[1]:
+        problem = "the shortest side comes first, then the longest"
+    if problem:
+        raise ConfigError(f"INPUT.CROP.SIZE is {sizes} with INPUT.CROP.TYPE {crop.TYPE}: {problem}")
 
 
 def _make_room_for_classes(cfg: CfgNode) -> None:

@@ -32,7 +32,7 @@ def run_processes(run: Callable[[Namespace], None], args: Namespace) -> None:
     compute on the CPU and talk through gloo.
 
     Raises:
-        LaunchError: there are not so many GPUs, or the processes cannot meet at --dist-url.
+        LaunchError: there are not so many GPUs, or numbers that are none, or the processes cannot meet at --dist-url.
         SystemExit: a process that was started here has ended with that status.
     """
     if dist.is_torchelastic_launched():
@@ -47,6 +47,11 @@ def run_processes(run: Callable[[Namespace], None], args: Namespace) -> None:
             dist.destroy_process_group()
         return
     here, gpus = args.num_gpus, torch.cuda.device_count()
+    if min(here, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise LaunchError(
+            f"--num-gpus {here} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: there is one "
+            "GPU and one machine at least, and machines are counted from 0"
+        )
     if here * args.num_machines == 1:
         run(args)
         return

@@ -29,16 +29,17 @@ def test_files_build_on_files_and_the_command_line_has_the_last_word(tmp_path):
 
 
 def test_the_device_is_found(monkeypatch):
-    monkeypatch.setattr("torch.empty", lambda *_, device: SimpleNamespace(device=torch.device(device)))
+    monkeypatch.setattr("torch.empty", lambda *_, device: SimpleNamespace(device=torch.device(device), cpu=list))
     for found, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
         assert device == load_config(BASE).MODEL.DEVICE
         assert load_config(BASE, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
 
 
-def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
-        load_config(BASE, ["MODEL.DEVICE", "cuda:99"])
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "nowhere"])
+def test_a_device_that_cannot_be_used_is_named(name):
+    with pytest.raises(ConfigError, match=f"MODEL.DEVICE: device '{name}' cannot be used"):
+        load_config(BASE, ["MODEL.DEVICE", name])
 
 
 def test_an_unknown_key_of_the_command_line_is_named_with_its_neighbour():
@@ -113,6 +114,20 @@ def test_a_tuple_tag_is_no_exception(tmp_path):
     path = write(tmp_path / "mine.yaml", "VERSION: 2\nDATASETS:\n  TRAIN: !!python/tuple [demo_scenes_train]\n")
     with pytest.raises(ConfigError, match="not plain YAML"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("relative", "(64, 0.5)", "a share of the image is at most 1"),
+        ("relative_range", "(2, 0.5)", "a share of the image is at most 1"),
+        ("absolute", "(64, 0.5)", "pixels are whole numbers"),
+        ("absolute_range", "(64, 32)", "the shortest side comes first"),
+    ],
+)
+def test_sizes_of_crops_mean_what_the_kind_of_crop_says(world, kind, size, message):
+    with pytest.raises(ConfigError, match=rf"INPUT\.CROP\.SIZE is .*{kind}: {message}"):
+        world.config(input__crop__type=kind, input__crop__size=size)
 
 
 def entered(args, begins=False):

@@ -94,6 +94,9 @@ def test_two_launches_never_meet_each_other():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--num-gpus", "0"), "--num-gpus 0 .*there is one GPU and one machine at least"),
+        (("--num-machines", "0"), "there is one GPU and one machine at least"),
+        (("--machine-rank", "1"), "machines are counted from 0"),
         (("--num-machines", "2"), "--num-machines 2: say where they meet, by --dist-url"),
         (("--dist-url", "nowhere"), "'nowhere' is no place to meet"),
         (("--dist-url", "tcp://127.0.0.1:many"), "is no place to meet"),
