@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import get_cfg
 
 from san_cliptrase.config import add_san_cliptrase_config
@@ -23,11 +22,14 @@ from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.defaults import setup_logging
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import only_run_in, write_text_atomically
+from san_cliptrase.files import only_run_in, read_bounded, write_text_atomically
 from san_cliptrase.lab.convergence.experiment import flatten
+from san_cliptrase.yaml_files import read_yaml
 
 FINISHED = "finished.json"
 _PARTS = "parts.json"
+MOST_BYTES = 2**26
+"""Of a JSON file."""
 
 
 def machine() -> dict[str, Any]:
@@ -151,10 +153,10 @@ def read_json(path: Path) -> Any:
         ConfigError: if it is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, MOST_BYTES))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {error}. Remove it to do what it stands for again") from error
 
 
@@ -171,8 +173,8 @@ def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
         return
     try:
         # A key that came later stands for its default, which is what the run was made with.
-        there = flatten(_defaults()) | flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, AttributeError) as error:
+        there = flatten(_defaults()) | flatten(read_yaml(path))
+    except (ConfigError, AttributeError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}. Move {folder} away") from error
     here = flatten(cfg)
     # Nor where it runs: a report can be made, and a run continued, on another machine; the report names them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from san_cliptrase.lab.convergence.command import run_experiment
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.lab.convergence.markdown import headline
 from san_cliptrase.lab.convergence.plots import plot_curves
-from san_cliptrase.lab.convergence.worker import cores
+from san_cliptrase.lab.convergence.worker import cores, read_json
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request
 
@@ -62,9 +61,9 @@ def _report(path: Path) -> dict[str, Any]:
             raise ConfigError(f"the experiment {path} did not finish; what it said stands above")
         path = experiment.output / "report.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
         return report if {"variants", "baseline", "metrics"} <= report.keys() else _refuse(path)
-    except (json.JSONDecodeError, AttributeError):
+    except AttributeError:
         return _refuse(path)
 
 
