@@ -12,6 +12,7 @@ from typing import Any
 
 from san_cliptrase.errors import ConfigError, suggest
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
+from san_cliptrase.texts import exact
 from san_cliptrase.yaml_files import read_yaml
 
 KEYS = (
@@ -134,7 +135,7 @@ def _variants(data: dict, seeds: tuple[int, ...], where: str) -> dict[str, Varia
         subset = _seeds(_typed(entry, "seeds", list, own, list(seeds)), f"{own}.seeds")
         if not set(subset) <= set(seeds):
             raise ConfigError(f"{own}.seeds is {list(subset)}, which is not a subset of seeds {list(seeds)}")
-        title = _typed(entry, "title", str, own, name)
+        title = exact(_typed(entry, "title", str, own, name))
         variants[name] = Variant(name, title, _overrides(entry, own), subset)
     return variants
 

@@ -12,6 +12,7 @@ from san_cliptrase.evaluation.protocol import one_protocol
 from san_cliptrase.lab.convergence.curves import Curve, read_curve
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
 from san_cliptrase.lab.convergence.worker import FINISHED, is_finished, read_json
+from san_cliptrase.texts import exact
 from san_cliptrase.yaml_files import read_yaml
 
 
@@ -132,7 +133,7 @@ def study_of_folders(
             evaluated by two protocols.
     """
     paths = [Path(folder) for folder in folders]
-    titles = list(labels) or [path.resolve().name for path in paths]
+    titles = [exact(title) for title in labels or [path.resolve().name for path in paths]]
     if len(titles) != len(paths) or len(set(titles)) < len(titles):
         raise ConfigError(f"{len(paths)} folders need as many different --labels, not {', '.join(titles)}")
     source = ", ".join(path.name for path in paths)

@@ -86,7 +86,7 @@ def test_unequal_schedules_can_be_allowed(read):
 def test_a_variant_that_comes_twice_is_refused(tmp_path):
     path = tmp_path / "lab.yaml"
     path.write_text(f"base: {BASE}\noutput: o\nbaseline: san\nseeds: [0]\nvariants:\n  san: {{}}\n  san: {{}}\n")
-    with pytest.raises(ConfigError, match="'san' comes twice"):
+    with pytest.raises(ConfigError, match="'san' is there twice"):
         read_experiment(path)
 
 
