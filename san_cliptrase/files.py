@@ -218,7 +218,8 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
     """Inside, other processes wait that change a file of the folder too, so that nobody writes what is out of date.
 
     Raises:
-        OutputError: The folder, which is made if it is missing, cannot be opened, or another process has held it for :data:`PATIENCE` seconds.
+        OutputError: The folder, which is made if it is missing, cannot be opened, or another process has held it for
+            :data:`PATIENCE` seconds.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from san_cliptrase.errors import DataError
 from san_cliptrase.files import remove_unfinished_of, write_whole
+from san_cliptrase.pools import process_pool
 
 FILES_PER_MESSAGE = 16
 
@@ -77,5 +77,5 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
     if workers <= 1:
         yield map
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         yield partial(pool.map, chunksize=FILES_PER_MESSAGE)
