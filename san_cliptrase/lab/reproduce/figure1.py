@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import write_whole
@@ -27,6 +27,19 @@ def figure1(request: Request) -> Exhibit:
         ConfigError: the file is neither, or the experiment did not finish.
     """
     report = _report(request.config)
+    try:
+        return _exhibit(request, report)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ):  # what a damaged report may lack is without end
+        _refuse(request.config)
+
+
+def _exhibit(request: Request, report: dict[str, Any]) -> Exhibit:
     picture = request.output / "figure1_curves.png"
     write_whole(picture, lambda path: plot_curves(report, path))
     baseline = report["baseline"]
@@ -62,10 +75,12 @@ def _report(path: Path) -> dict[str, Any]:
         path = experiment.output / "report.json"
     try:
         report = read_json(path)
-        return report if {"variants", "baseline", "metrics"} <= report.keys() else _refuse(path)
+        if {"variants", "baseline", "metrics"} <= report.keys():
+            return report
     except AttributeError:
-        return _refuse(path)
+        pass
+    _refuse(path)
 
 
-def _refuse(path: Path) -> dict[str, Any]:
+def _refuse(path: Path) -> NoReturn:
     raise ConfigError(f"{path} is no report of san-cliptrase convergence")

@@ -108,9 +108,10 @@ def test_what_can_be_compared_with_the_paper_is_said(dataset, said):
 
 
 def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
-    (tmp_path / "report.json").write_text('{"a": 1}')
-    assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
-    assert "is no report" in capsys.readouterr().err
+    for content in ('{"a": 1}', '{"variants": {}, "baseline": "san", "metrics": []}', "[" * 10_000):
+        (tmp_path / "report.json").write_text(content)
+        assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
+        assert "report.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
