@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
+from san_cliptrase.errors import CheckpointError, DamagedCheckpoint, OutputError
 from san_cliptrase.files import check_regular
 from san_cliptrase.texts import reason
 
@@ -24,6 +24,8 @@ RUN_FILES = (
     "config.yaml",
 )
 """Patterns of what a run writes into OUTPUT_DIR, but for its log."""
+MOST_PARTS, DEEPEST = 2**20, 50
+"""Of what a checkpoint holds: values in all its dictionaries and lists, and how deep they lie in each other."""
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -84,6 +86,17 @@ def none_readable(files: Sequence[Path], folder: str | Path) -> CheckpointError:
     return CheckpointError(f"none of the {len(files)} checkpoints in {folder} can be read")
 
 
+def refuse_strange(folder: Path) -> None:
+    """Refuse a folder in which a file that a run reads or appends to is a pipe, a socket or a device.
+
+    Raises:
+        OutputError: names the file.
+    """
+    for path in (path for pattern in (*RUN_FILES, "log.txt*") for path in folder.glob(pattern)):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise OutputError(f"{path} is a pipe, a socket or a device, where a run has a file: move it away")
+
+
 def holds_training(folder: Path) -> bool:
     """Whether a run has trained in the folder."""
     return any((folder / name).exists() for name in ("last_checkpoint", "evaluations.csv"))
@@ -137,7 +150,25 @@ def _read(path: str | Path, whole: bool) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, not a dictionary of weights")
+    if _has_too_many_parts(loaded):
+        raise DamagedCheckpoint(
+            f"checkpoint {path} holds more than {MOST_PARTS} values, or values deeper than {DEEPEST} in each other, "
+            "as no training writes: not read"
+        )
     return loaded
+
+
+def _has_too_many_parts(loaded: Any) -> bool:
+    """Lists of lists that are the same one many times take no room in a file, and all time to walk through."""
+    waiting, parts = [(loaded, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, (Mapping, list, tuple)):
+            parts += len(value)
+            if parts > MOST_PARTS or depth > DEEPEST:
+                return True
+            waiting += [(part, depth + 1) for part in (value.values() if isinstance(value, Mapping) else value)]
+    return False
 
 
 def names_in(path: str | Path) -> frozenset[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from san_cliptrase.checkpoints.files import refuse_strange
 from san_cliptrase.errors import DataError, OutputError
 from san_cliptrase.files import write_text_atomically
 
@@ -88,6 +89,7 @@ def setup_logging(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
+        refuse_strange(output)
         note_log(output)
         for name in ("fvcore", "detectron2", "san_cliptrase"):
             setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)

@@ -32,7 +32,7 @@ from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
-from san_cliptrase.files import only_run_in, remove_unfinished
+from san_cliptrase.files import only_run_in, remove_unfinished, write_text_atomically
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.lab.five_seeds import claim
 
@@ -136,7 +136,7 @@ def summarise(
         "seconds_per_iteration": seconds,
         "minutes": round(minutes, 1),
     }
-    (output / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text_atomically(output / "summary.json", json.dumps(report, indent=2) + "\n")
     table = {f"training-free, {rule}": scores for rule, scores in rules.items()} | rows
     shown = {name: {m: scores[m] for m in ("pAcc", "mAcc", "fwIoU", *METRICS)} for name, scores in table.items()}
     return "\n".join(
