@@ -138,8 +138,6 @@ def _check_values(cfg: CfgNode) -> None:
     if unknown:
         known = sorted({*DATASETS, *OWN, *unknown} - set(unknown))
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; {suggest(unknown[0], known)}")
-    if len(cfg.DATASETS.TRAIN) > 1:
-        raise ConfigError(f"DATASETS.TRAIN has {len(cfg.DATASETS.TRAIN)} data sets; a run trains on one")
     _make_room_for_classes(cfg)
     _check_crop(cfg.INPUT.CROP)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation

@@ -130,11 +130,6 @@ def test_sizes_of_crops_mean_what_the_kind_of_crop_says(world, kind, size, messa
         world.config(input__crop__type=kind, input__crop__size=size)
 
 
-def test_a_second_training_set_which_nothing_would_read_is_refused(world):
-    with pytest.raises(ConfigError, match="DATASETS.TRAIN has 2 data sets; a run trains on one"):
-        world.config(datasets__train="('tiny_train', 'tiny_val')")
-
-
 def entered(args, begins=False):
     """The configuration of a run that has entered its folder."""
     cfg = setup(args)
