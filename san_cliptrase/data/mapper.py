@@ -83,11 +83,17 @@ def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, si
     return reduction.apply(labels, file_ignore, ignore_label)
 
 
-def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_label: int) -> None:
-    """Refuses a training set without any label, on which the loss would be 0 from the first iteration to the last.
+def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_label: int, what: str) -> None:
+    """Refuses a set without any label: in training the loss would be 0 to the end, in an evaluation no metric exists.
 
     Reads label files until one has a label, which nearly always is the first. Files that cannot be used are left to
     the loader.
+
+    Args:
+        records: dicts of the set.
+        vocabulary: its classes.
+        ignore_label: see :func:`record_labels`.
+        what: how messages call the set.
 
     Raises:
         DataError: label files were read, and none has a pixel of a class.
@@ -104,7 +110,7 @@ def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_la
             return
     if read:
         raise DataError(
-            f"no pixel of the training set has a label: the {read} label files, such as "
+            f"no pixel of {what} has a label: the {read} label files, such as "
             f"{records[0]['sem_seg_file_name']}, hold nothing but what means that there is none. Check what the values "
             f"of the files mean (docs/datasets.md)"
         )

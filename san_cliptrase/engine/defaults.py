@@ -65,17 +65,18 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     """
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
-    layers = read_layers(Path(path))
+    layers, source = read_layers(Path(path)), str(path)
     try:
         for layer in layers:
             cfg.merge_from_other_cfg(CfgNode(layer))
+        source = f"{path} with overrides"
         cfg.merge_from_list(_with_floats(cfg, overrides))
     except (KeyError, AssertionError, ValueError) as error:
         message = str(error.args[0] if error.args else error)
-        raise ConfigError(f"{path} with overrides {list(overrides)}: {message}{_hint(message, cfg)}") from error
+        raise ConfigError(f"{source}: {message}{_hint(message, cfg)}") from error
     # yacs reads texts as Python literals, whose parser gives up on deep nesting in its own ways.
     except (OSError, TypeError, AttributeError, RecursionError, MemoryError) as error:
-        raise ConfigError(f"{path} cannot be read as keys and values: {error!r:.300}") from error
+        raise ConfigError(f"{source} cannot be read as keys and values: {error!r:.300}") from error
     try:
         check_keys(cfg)
         check_unused(cfg, get_cfg())

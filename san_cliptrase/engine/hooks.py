@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +17,8 @@ from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.logs import append_row, keep_lines, keep_rows
 from san_cliptrase.engine.panels import segmentation_panel
 from san_cliptrase.engine.preemption import Preempted
-from san_cliptrase.errors import DataError, DivergedError, NotFiniteError, OutputError
+from san_cliptrase.engine.run_folder import Kept
+from san_cliptrase.errors import DataError, DivergedError, NotFiniteError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate
 from san_cliptrase.texts import exact
 
@@ -79,38 +79,22 @@ class WriterHook(hooks.PeriodicWriter):
 
 
 class FolderHook(HookBase):
-    """Ends a run whose folder has been deleted or moved: what it writes from then on would be lost without a word."""
+    """Ends a run whose folder, or the log in it, has been deleted or moved (:class:`Kept`)."""
 
     def __init__(self, cfg: Any) -> None:
-        self.folder = Path(cfg.OUTPUT_DIR)
-        self._there: dict[Path, os.stat_result] = {}
+        self.folder, self._kept = Path(cfg.OUTPUT_DIR), Kept()
 
     def before_train(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._there = {self.folder: os.stat(self.folder)}
+        self._kept.note(self.folder)
 
     def after_step(self) -> None:
         self.check()
 
     def check(self) -> None:
-        """Compares the folder and the log in it with those that the run began with.
-
-        Raises:
-            OutputError: one of them is gone, or another one is in its place.
-        """
-        log = self.folder / "metrics.json"  # made by the writers, after this hook
-        if log not in self._there and log.exists():
-            self._there[log] = os.stat(log)
-        for path, before in self._there.items():
-            try:
-                same = os.path.samestat(os.stat(path), before)
-            except OSError:
-                same = False
-            if not same:
-                raise OutputError(
-                    f"{path} has been deleted, moved or replaced while the run went on. What was in it is lost to this "
-                    "run, which ends here"
-                )
+        """See :meth:`Kept.check`."""
+        self._kept.note(self.folder / "metrics.json")  # made by the writers, after this hook
+        self._kept.check()
 
 
 class EvaluationHook(HookBase):

@@ -21,7 +21,7 @@ from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
-from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.evaluation.evaluate import check_test_sets, dataset_records, evaluate_only
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import exit_status
 
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _evaluate(cfg: CfgNode, resume_counts: bool, trained: bool, resumes: bool, place: RunFolder) -> None:
+    check_test_sets(cfg)
     output = place.folder
     model = build(build_model, cfg)
     if cfg.MODEL.WEIGHTS or resumes:
@@ -64,9 +65,13 @@ def _evaluate(cfg: CfgNode, resume_counts: bool, trained: bool, resumes: bool, p
         logger.warning("no MODEL.WEIGHTS and no --resume: what is evaluated has not been trained")
     if comm.is_main_process():
         remove_unfinished(output, only_one=True)
-    # That of a training says what its checkpoints are.
-    place.begin(cfg, output / "eval_only" if holds_training(output) else output)
-    evaluate_only(cfg, model, resume_counts)
+    results = output
+    if holds_training(output):  # its files say what it trained with, and how its last evaluation ended
+        results = output / "eval_only"
+        logger.info("%s holds a training: this evaluation writes to %s", output, results)
+    place.begin(cfg, results)
+    evaluate_only(cfg, model, resume_counts, results=results)
+    place.check()
 
 
 def build(make: Callable[..., Built], *args: Any) -> Built:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import weakref
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +12,40 @@ from typing import Any
 from detectron2.utils import comm
 
 from san_cliptrase.engine.logs import forget_log, setup_logging
-from san_cliptrase.errors import SanCliptraseError
+from san_cliptrase.errors import OutputError, SanCliptraseError
 from san_cliptrase.files import only_run_in, write_text_atomically
+
+
+class Kept:
+    """Folders and files that must stay while a run goes on: what it writes would be lost without a word."""
+
+    def __init__(self) -> None:
+        self._there: dict[Path, int] = {}
+
+    def note(self, path: Path) -> None:
+        """Takes down what is there, the first time that something is."""
+        if path in self._there or not path.exists():
+            return
+        # Held open: the system does not give its number to what is made in its place.
+        self._there[path] = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._there[path])
+
+    def check(self) -> None:
+        """Compares what is there with what was noted.
+
+        Raises:
+            OutputError: one of them is gone, or another one is in its place.
+        """
+        for path, before in self._there.items():
+            try:
+                same = os.path.samestat(os.stat(path), os.fstat(before))
+            except OSError:
+                same = False
+            if not same:
+                raise OutputError(
+                    f"{path} has been deleted, moved or replaced while the run went on. What was in it is lost to this "
+                    "run, which ends here"
+                )
 
 
 class RunFolder:
@@ -25,7 +59,7 @@ class RunFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.begun = folder, False
-        self._held = ExitStack()
+        self._held, self._kept = ExitStack(), Kept()
         self._made: list[Path] = []
 
     def claim(self) -> None:
@@ -55,6 +89,11 @@ class RunFolder:
         self.begun = True
         if comm.is_main_process():
             write_text_atomically((folder or self.folder) / "config.yaml", cfg.dump())
+            self._kept.note(self.folder)
+
+    def check(self) -> None:
+        """See :meth:`Kept.check`, on the main process."""
+        self._kept.check()
 
     def __enter__(self) -> RunFolder:
         return self

@@ -39,7 +39,7 @@ from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler, load_moments
 from san_cliptrase.errors import CheckpointError, ConfigError, DamagedCheckpoint, OutputError, SanCliptraseError
-from san_cliptrase.evaluation.evaluate import dataset_records
+from san_cliptrase.evaluation.evaluate import check_test_sets, dataset_records
 from san_cliptrase.files import remove_unfinished
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,9 @@ class Trainer(TrainerBase):
         # Apart from the losses' storage: what is known after an iteration belongs to the number of those done.
         self.evaluations = EventStorage(0)
         name = cfg.DATASETS.TRAIN[0]
-        check_labelled(dataset_records(name), MetadataCatalog.get(name).stuff_classes, cfg.INPUT.IGNORE_LABEL)
+        classes = MetadataCatalog.get(name).stuff_classes
+        check_labelled(dataset_records(name), classes, cfg.INPUT.IGNORE_LABEL, "the training set")
+        check_test_sets(cfg)
         model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_scheduler(cfg, self.optimizer)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from san_cliptrase.data.loader import BadSample, build_test_loader, by_shape, process_share
+from san_cliptrase.data.mapper import check_labelled
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.errors import DataError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
@@ -34,6 +35,17 @@ logger = logging.getLogger(__name__)
 def dataset_records(name: str) -> list[dict]:
     """The dicts of a registered dataset, listed once per process."""
     return DatasetCatalog.get(name)
+
+
+def check_test_sets(cfg: Any) -> None:
+    """Refuses test sets in whose images, up to TEST.MAX_IMAGES, no pixel has a label: there would be no metric.
+
+    Raises:
+        DataError: names the set.
+    """
+    for name in cfg.DATASETS.TEST:
+        records, classes = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None], MetadataCatalog.get(name).stuff_classes
+        check_labelled(records, classes, cfg.INPUT.IGNORE_LABEL, f"the test set {name}")
 
 
 def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[str, float]]:
@@ -174,7 +186,7 @@ def _save(state: StateFile | None, evaluator: SemanticEvaluator, done: int) -> S
 
 
 def evaluate_only(
-    cfg: Any, model: nn.Module, resume: bool = False, show_classes: bool = True
+    cfg: Any, model: nn.Module, resume: bool = False, show_classes: bool = True, results: Path | None = None
 ) -> dict[str, dict[str, float]]:
     """Evaluation as a run of its own: it can be resumed, and shows its numbers as tables and in TensorBoard.
 
@@ -183,6 +195,7 @@ def evaluate_only(
         model: a meta-architecture.
         resume: go on from what a killed evaluation in OUTPUT_DIR has saved; otherwise that is removed.
         show_classes: also tables of classes and confusions.
+        results: folder for metrics and tables; None: OUTPUT_DIR.
 
     Raises:
         DataError: a file cannot be used, and TEST.SKIP_BAD is off.
@@ -190,14 +203,15 @@ def evaluate_only(
         OutputError: a result cannot be written; after the tables have been shown.
     """
     output, started = Path(cfg.OUTPUT_DIR), time.monotonic()
+    results = results or output
     states = evaluation_states(cfg, model, {name: evaluated_records(cfg, name) for name in cfg.DATASETS.TEST})
     if not resume:
         for state in states.values():
             state.remove()
-    evaluated = _evaluate(cfg, model, output, states.get)
+    evaluated = _evaluate(cfg, model, results, states.get)
     if comm.is_main_process():
         show(cfg, evaluated, show_classes)
-        write_table(cfg, evaluated, output / "results.csv")
+        write_table(cfg, evaluated, results / "results.csv")
         if not evaluated.failures:  # TensorBoard's own thread would meet the same full disk, with a traceback
             write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
     if any(comm.all_gather(bool(evaluated.failures))):

@@ -163,12 +163,20 @@ def cost_of(experiment: Experiment, names: Sequence[str], threads: int, again: b
 
 
 def cached_cost(experiment: Experiment) -> dict[str, Any] | None:
-    """What ``cost.json`` has of variants as they are configured now; None without the baseline."""
-    known = read_json(experiment.output / COST)
-    if known is None or known.get("baseline") != experiment.baseline:
-        return None
+    """What ``cost.json`` has of variants as they are configured now; None without the baseline.
+
+    Raises:
+        ConfigError: if the file is not what :func:`cost_of` writes.
+    """
+    path = experiment.output / COST
+    known = read_json(path)
     current = {n: _fingerprint(experiment.config(n, v.seeds[0])) for n, v in experiment.variants.items()}
-    valid = {n: c for n, c in known["variants"].items() if current.get(n) == c["fingerprint"]}
+    try:
+        if known is None or known["baseline"] != experiment.baseline:
+            return None
+        valid = {n: c for n, c in known["variants"].items() if current.get(n) == c["fingerprint"]}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path} holds no costs of an experiment. Remove it to measure them again") from error
     return {**known, "variants": valid} if experiment.baseline in valid else None
 
 

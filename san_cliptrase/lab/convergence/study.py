@@ -12,7 +12,7 @@ from san_cliptrase.errors import ConfigError, CurveError
 from san_cliptrase.evaluation.protocol import one_protocol
 from san_cliptrase.lab.convergence.curves import Curve, read_curve
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
-from san_cliptrase.lab.convergence.worker import FINISHED, flat_defaults, is_finished, read_json
+from san_cliptrase.lab.convergence.worker import finished_parts, flat_defaults, is_finished
 from san_cliptrase.texts import exact
 from san_cliptrase.yaml_files import read_yaml
 
@@ -93,7 +93,7 @@ def study_of_experiment(
         cfg, folder = experiment.config(name, seed), experiment.folder(name, seed)
         if is_finished(cfg):
             curve = read_curve(folder / "evaluations.csv", experiment.dataset)
-            runs.setdefault(name, {})[seed] = Run(curve, flatten(cfg), read_json(folder / FINISHED)["parts"])
+            runs.setdefault(name, {})[seed] = Run(curve, flatten(cfg), finished_parts(folder))
         else:
             state = "failed, see its log.txt" if (name, seed) in failed else "not finished"
             missing.append(f"{name} seed {seed}: {state}")
@@ -155,7 +155,7 @@ def study_of_folders(
                 continue
             if seed in runs.setdefault(title, {}):
                 raise ConfigError(f"{path} holds two runs of SEED {seed}: runs are paired by their seeds")
-            runs[title][seed] = Run(curve, config, (read_json(folder / FINISHED) or {}).get("parts", ()))
+            runs[title][seed] = Run(curve, config, finished_parts(folder))
         grids = {tuple(run.curve.iterations) for run in runs.get(title, {}).values()}
         if len(grids) > 1:
             raise ConfigError(f"{path}: its seeds were evaluated at different iterations: put them in folders apart")

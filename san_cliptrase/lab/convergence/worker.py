@@ -27,6 +27,7 @@ from san_cliptrase.yaml_files import read_yaml
 
 FINISHED = "finished.json"
 _PARTS = "parts.json"
+_REMOVE = "Remove it to do what it stands for again"
 MOST_BYTES = 2**26
 """Of a JSON file."""
 
@@ -87,7 +88,7 @@ def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None
         trainer = Trainer(cfg, resume=True)
         part = {"date": now(), "from_iteration": trainer.start_iter, "threads": threads, "jobs": jobs, **machine()}
         # Of an interrupted run, only the parts that it was continued from count.
-        before = (read_json(folder / _PARTS) or []) if trainer.start_iter else []
+        before = checked_parts(read_json(folder / _PARTS) or [], folder / _PARTS) if trainer.start_iter else []
         parts = [*before, part]
         write_json(folder / _PARTS, parts)
         trainer.train()
@@ -144,7 +145,32 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"cannot read {path}: {error}. Remove it to do what it stands for again") from error
+        raise ConfigError(f"cannot read {path}: {error}. {_REMOVE}") from error
+
+
+def finished_parts(folder: Path) -> list[dict[str, Any]]:
+    """Where and when a finished run ran, one entry for each time it was continued; none if that is not known.
+
+    Raises:
+        ConfigError: if ``finished.json`` is not what :func:`train_run` writes.
+    """
+    path = folder / FINISHED
+    found = read_json(path)
+    return [] if found is None else checked_parts(found.get("parts") if isinstance(found, dict) else None, path)
+
+
+def checked_parts(parts: Any, path: Path) -> list[dict[str, Any]]:
+    """The parts of a run that a JSON file holds.
+
+    Raises:
+        ConfigError: if they are no such parts.
+    """
+    plain = (str, int, float, type(None))
+    if not isinstance(parts, list) or not all(
+        isinstance(part, dict) and all(isinstance(value, plain) for value in part.values()) for part in parts
+    ):
+        raise ConfigError(f"{path} does not hold the parts of a run. {_REMOVE}")
+    return parts
 
 
 def now() -> str:

@@ -11,10 +11,12 @@ from detectron2.modeling import build_model
 from yacs.config import CfgNode
 
 from san_cliptrase.engine.launch import build
+from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import evaluate_only
 from san_cliptrase.evaluation.protocol import one_protocol, protocol_title, row_setting
 from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.files import write_text_atomically
+from san_cliptrase.lab.convergence.worker import read_json
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request, evaluated_records, request_config
 from san_cliptrase.texts import markdown
@@ -109,7 +111,7 @@ def _scores(request: Request, cfg: CfgNode) -> dict[str, dict[str, float]]:
     same = setting.is_file() and setting.read_text(encoding="utf-8") == cfg.dump()
     if request.resume and same and scores.is_file():
         logger.info("finished before: %s", folder)
-        return json.loads(scores.read_text(encoding="utf-8"))
+        return _read_scores(scores)
     scores.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(setting, cfg.dump())
@@ -117,6 +119,14 @@ def _scores(request: Request, cfg: CfgNode) -> dict[str, dict[str, float]]:
     results = evaluate_only(cfg, model, resume=request.resume and same, show_classes=False)
     write_text_atomically(scores, json.dumps(results, indent=2) + "\n")
     return results
+
+
+def _read_scores(path: Path) -> dict[str, dict[str, float]]:
+    scores = read_json(path)
+    whole = isinstance(scores, dict) and all(isinstance(metrics, dict) for metrics in scores.values())
+    if not whole or not all(isinstance(value, float) for metrics in scores.values() for value in metrics.values()):
+        raise ConfigError(f"{path} holds no scores of a row. Remove it to score the row again")
+    return scores
 
 
 def _chosen(metrics: Mapping[str, float], cfg: CfgNode) -> dict[str, float]:
