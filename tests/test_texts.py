@@ -45,6 +45,8 @@ def test_tables_of_classes_have_none():
     shown = format_classes([row]) + format_confusions([{"share": 1.0, "truth": ESCAPE, "predicted": ESCAPE}])
     assert shown.count(SAFE) == 3
     assert "\x1b" not in shown
+    shown = format_classes([row | {"class": "snow\nfield"}])
+    assert "snow\\nfield" in shown.splitlines()[-1]
 
 
 @pytest.mark.parametrize("start", "=+-@\t\r\uff1d")

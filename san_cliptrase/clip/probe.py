@@ -42,7 +42,7 @@ def useless_clip(clip: FrozenClip) -> list[str]:
     features of one direction, or different words one embedding, no class can be told from another. A trained CLIP is
     far from it, and one of random weights too; images of the user's have no say.
     """
-    visual, device = clip.visual, clip.logit_scale.device
+    visual, scale, device = clip.visual, clip.logit_scale, clip.logit_scale.device
     images = clip.normalize(noise(2, _PATCHES * max(visual.patch_size)).to(device).float() / 255)
     seen = F.normalize(visual.head(visual(images, (visual.depth,)).tokens[visual.depth]), dim=-1)
     read = encode_tokens(clip.text.model, clip.text.tokenizer(list(_WORDS)).to(device))
@@ -50,7 +50,7 @@ def useless_clip(clip: FrozenClip) -> list[str]:
         "the feature of [CLS] is the same for every image": seen[:, 0],
         "the features of patches are the same for every image": seen[:, 1:],
         "the text embedding is the same for every word": F.normalize(read.float(), dim=-1),
-        "the scale of the logits is 0": torch.stack([torch.zeros_like(clip.logit_scale), clip.logit_scale]),
+        f"the scale of the logits is {scale.item():g}": torch.stack([torch.zeros_like(scale), scale]),
     }
     return [what for what, values in found.items() if not differ(values)]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from san_cliptrase.text_tables import plain_table
-from san_cliptrase.texts import escaped
+from san_cliptrase.texts import exact
 
 CLASSES_SHOWN, CONFUSIONS_SHOWN = 60, 5
 
@@ -40,7 +40,7 @@ def format_classes(classes: Sequence[Mapping[str, Any]]) -> str:
     """IoU, recall, precision and share of the pixels, a row a class, the first :data:`CLASSES_SHOWN`."""
     total = max(1, sum(row["pixels"] for row in classes))
     rows = [
-        [escaped(row["class"]), *(_percent(row[key]) for key in ("IoU", "recall", "precision")), _percent(share)]
+        [exact(row["class"]), *(_percent(row[key]) for key in ("IoU", "recall", "precision")), _percent(share)]
         for row in classes[:CLASSES_SHOWN]
         for share in [100 * row["pixels"] / total]
     ]
@@ -52,7 +52,7 @@ def format_classes(classes: Sequence[Mapping[str, Any]]) -> str:
 def format_confusions(pairs: Sequence[Mapping[str, Any]]) -> str:
     """The most frequent confusions, a line each."""
     return "\n".join(
-        f"{pair['share']:5.1f} % of {escaped(pair['truth'])} is taken for {escaped(pair['predicted'])}"
+        f"{pair['share']:5.1f} % of {exact(pair['truth'])} is taken for {exact(pair['predicted'])}"
         for pair in pairs[:CONFUSIONS_SHOWN]
     )
 

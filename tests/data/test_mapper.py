@@ -147,11 +147,11 @@ def test_values_that_a_reduction_does_not_know_are_named(pair):
 def test_one_label_anywhere_is_enough_to_train_and_unusable_files_are_left_to_the_loader(pair):
     empty = pair(labels=np.full((40, 60), 255, np.uint8))
     with pytest.raises(DataError, match=r"no pixel of the training set has a label: the 3 .*truth\.png"):
-        check_labelled([empty] * 3, WORDS, 255)
+        check_labelled([empty] * 3, WORDS, 255, "the training set")
     broken = {**empty, "sem_seg_file_name": "nowhere.png"}
-    check_labelled([broken] * 3, WORDS, 255)
+    check_labelled([broken] * 3, WORDS, 255, "it")
     labelled = {**empty, "ignore_value": 7, "label_names": (*map(str, range(255)), "grass")}  # 255 is grass there
-    check_labelled([empty, broken, labelled], WORDS, 255)
+    check_labelled([empty, broken, labelled], WORDS, 255, "it")
 
 
 def test_image_and_labels_of_different_size_are_refused(pair, mapper):

@@ -82,6 +82,12 @@ def test_values_that_cannot_be_are_refused(overrides, message):
         load_config(BASE, overrides)
 
 
+def test_a_message_about_one_value_does_not_repeat_all_others():
+    with pytest.raises(ConfigError, match=r"yaml with overrides: Non-existent key: SEEED; did you mean SEED") as error:
+        load_config(BASE, ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", "x" * 300, "SEEED", "1"])
+    assert len(str(error.value)) < 200
+
+
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "just words", "MODEL: [1, 2]\nVERSION: 2\n", "a: [1\nb: {"])
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
     path = write(tmp_path / "mine.yaml", text)

@@ -16,6 +16,7 @@ from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.solver import PolynomialSchedule
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, DivergedError, OutputError
+from san_cliptrase.evaluation.evaluator import SemanticEvaluator
 from san_cliptrase.files import only_run_in
 from tests.conftest import ROOT
 
@@ -219,13 +220,17 @@ def test_a_pipe_in_the_folder_of_a_run_is_not_waited_for(call, world, name):
         assert f"{name} is a pipe, a socket or a device, where a run has a file" in line
 
 
-def test_an_evaluation_in_the_folder_of_a_run_leaves_its_configuration(call, world):
+def test_an_evaluation_in_the_folder_of_a_run_leaves_its_configuration_and_results(call, world):
     assert call(solver__max_iter=2)[0] == 0
     before = (world.output / "config.yaml").read_bytes()
+    results = {path.name: path.read_bytes() for path in world.output.glob("*_tiny_val.*")}
+    assert len(results) == 3
     weights = str(world.output / "model_final.pth")
     assert call("--eval-only", model__weights=weights, datasets__train="()", solver__base_lr=0.5)[0] == 0
     assert (world.output / "config.yaml").read_bytes() == before
     assert solver_of(world.output / "eval_only")["BASE_LR"] == 0.5
+    assert {path.name: path.read_bytes() for path in world.output.glob("*_tiny_val.*")} == results
+    assert {*results, "results.csv"} <= {path.name for path in (world.output / "eval_only").iterdir()}
     assert call("--resume", solver__max_iter=3)[0] == 0
 
 
@@ -244,6 +249,20 @@ def test_a_folder_that_is_deleted_ends_the_run(world, monkeypatch, what):
     monkeypatch.setattr(Trainer, "run_step", deleting)
     with pytest.raises(OutputError, match="has been deleted, moved or replaced"):
         Trainer(world.config(solver__max_iter=2, **QUIET)).train()
+
+
+def test_a_folder_that_is_deleted_in_an_evaluation_is_told_and_the_results_are_written(call, world, monkeypatch):
+    process = SemanticEvaluator.process
+
+    def deleting(*args):
+        shutil.rmtree(world.output, ignore_errors=True)
+        process(*args)
+
+    monkeypatch.setattr(SemanticEvaluator, "process", deleting)
+    status, line = call("--eval-only", datasets__train="()")
+    assert status == 1
+    assert f"{world.output} has been deleted, moved or replaced" in line
+    assert (world.output / "metrics_tiny_val.json").is_file()
 
 
 def test_a_folder_that_is_deleted_with_the_last_checkpoint_ends_the_run_too(world, monkeypatch):

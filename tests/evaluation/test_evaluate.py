@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
+from san_cliptrase import builders
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import load_pairs, register
 from san_cliptrase.errors import ConfigError, NotFiniteError, StateError
@@ -304,6 +305,19 @@ def test_bad_files_are_left_out_counted_and_named(world, damaged, capsys):
     shown = capsys.readouterr().out
     assert "2 image(s) left out" in shown
     assert "1.png" in shown
+
+
+@pytest.mark.parametrize("options", [("cliptrase.yaml", "--eval-only"), ("san.yaml",)])
+def test_a_test_set_without_any_label_is_told_before_a_model_is_built(world, damaged, capsys, monkeypatch, options):
+    monkeypatch.setattr(builders, "build_clip", lambda *args: pytest.fail("a CLIP was built"))
+    for record in evaluation.dataset_records(damaged):
+        with Image.open(record["sem_seg_file_name"]) as labels:
+            Image.new("L", labels.size, 255).save(record["sem_seg_file_name"])
+    config, *mode = options
+    changes = world.overrides(datasets__test=(damaged,), **({"datasets__train": "()"} if mode else {}))
+    assert main(["--config", str(ROOT / "configs" / "demo" / config), *mode, *changes]) == 1
+    assert "error: no pixel of the test set damaged has a label" in capsys.readouterr().err.splitlines()[-1]
+    assert not world.output.exists()
 
 
 def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsys, monkeypatch):

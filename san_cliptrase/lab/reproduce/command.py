@@ -67,17 +67,14 @@ EXHIBITS = {
 def execute(args: argparse.Namespace) -> None:
     """What ``reproduce`` does."""
     known = EXHIBITS[args.exhibit]
+    config = args.config or _default(known)
     output = args.output or Path("output/reproduce") / args.exhibit
     with only_run_in(output, "--output"):
         remove_unfinished(output, only_one=True)
         setup_logging(output)
-        _reproduce(known, args, output)
-
-
-def _reproduce(known: Known, args: argparse.Namespace, output: Path) -> None:
-    request = Request(args.config or _default(known), tuple(args.overrides), output, args.resume, tuple(args.source))
-    path = write_exhibit(known.make(request), output)
-    sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {os.path.relpath(path)}\n")
+        request = Request(config, tuple(args.overrides), output, args.resume, tuple(args.source))
+        path = write_exhibit(known.make(request), output)
+        sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {os.path.relpath(path)}\n")
 
 
 def _default(known: Known) -> Path:

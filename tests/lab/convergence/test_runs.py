@@ -123,6 +123,13 @@ def test_report_and_tensorboard_of_finished_runs(lab, tmp_path, capsys):
     assert compared["variants"]["B"]["metrics"] == report["variants"]["prior"]["metrics"]
     assert main(["convergence", "--compare", *folders, "--labels", "A"]) == 1
     assert "--labels" in capsys.readouterr().err
+    finished = experiment.folder("prior", 3) / "finished.json"
+    written = finished.read_text()
+    for strange in ("[]", "3", '{"parts": 7}', '{"parts": [[]]}', '{"parts": [{"cores": []}]}', '{"date": 1}'):
+        finished.write_text(strange)
+        assert main(["convergence", "--compare", *folders, "--labels", "A", "B", "--output", str(output)]) == 1
+        assert f"{finished} does not hold the parts of a run. Remove it" in capsys.readouterr().err.splitlines()[-1]
+    finished.write_text(written)
     config = experiment.folder("prior", 3) / "config.yaml"
     config.write_text(config.read_text().replace("PROTOCOL: whole", "PROTOCOL: slide"))
     assert main(["convergence", "--compare", *folders, "--labels", "A", "B", "--output", str(output)]) == 1
@@ -212,6 +219,10 @@ def test_costs_are_kept_until_a_configuration_or_the_threads_change(lab, monkeyp
     assert cost.cached_cost(changed) is None
     cost.cost_of(changed, ["prior"], 2)
     assert len(measured) == 3
+    for strange in ([], 3, {}, {"baseline": "san", "variants": {"san": 1}}):
+        write_json(experiment.output / "cost.json", strange)
+        with pytest.raises(ConfigError, match=r"cost\.json holds no costs"):
+            cost.cached_cost(experiment)
 
 
 def test_a_registered_folder_is_known_to_the_runs_processes(lab, tmp_path, monkeypatch):

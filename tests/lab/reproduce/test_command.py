@@ -42,13 +42,22 @@ def test_a_table_is_written_as_text_numbers_and_picture_with_the_papers_beside(t
     assert (table5 / "table5.png").stat().st_size > 1000
 
 
-def test_finished_rows_are_kept_only_on_request_and_only_with_the_same_settings(table5, monkeypatch):
+def test_finished_rows_are_kept_only_on_request_and_only_with_the_same_settings(table5, monkeypatch, capsys):
     before = json.loads((table5 / "table5.json").read_text())["measured"]
     built = []
     monkeypatch.setattr(scoring, "build_model", lambda cfg: built.append(cfg) or pytest.fail("computed again"))
     same = ("table5", "--output", table5, "TEST.MAX_IMAGES", 8, "MODEL.DEVICE", "cpu")
     assert run(*same, "--resume") == 0
     assert json.loads((table5 / "table5.json").read_text())["measured"] == before
+    scores = min(table5.glob("rows/*/scores.json"))
+    kept = scores.read_text()
+    for strange in ("[1]", '{"a": 1}', '{"a": {"mIoU": "b"}}', "cut o"):
+        scores.write_text(strange)
+        assert run(*same, "--resume") == 1
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert str(scores) in line
+        assert "Remove it" in line
+    scores.write_text(kept)
     for changed in (same, (*same, "--resume", "TEST.SIZE", 48)):
         with pytest.raises(pytest.fail.Exception, match="computed again"):
             run(*changed)
