@@ -5,19 +5,24 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from san_cliptrase.choices import PARTS
+from san_cliptrase.coco import CocoDataset
 from san_cliptrase.colors import class_colors
 from san_cliptrase.drawing import count_labels, draw_overlay, percent
-from san_cliptrase.errors import OutputError
+from san_cliptrase.errors import OptionError, OutputError, suggest
 from san_cliptrase.files import write_atomically
 from san_cliptrase.texts import printable
+
+if TYPE_CHECKING:
+    from supervision import Detections
 
 MOST_CLASSES = 65536
 """Classes that a PNG file can tell apart."""
@@ -103,6 +108,96 @@ class Segmentation:
         regions = np.asarray(self._compute_regions(), dtype=np.float32)
         del self._compute_regions
         return regions
+
+    def parts(self, per: str = "class") -> Iterator[tuple[int, np.ndarray]]:
+        """The label map as masks: each pixel is in one of them.
+
+        ``region``: a region is of the class that most of its pixels have; a pixel is of that region of its own class
+        whose mask, resized to the image, is largest there. So all regions of a class are together its mask.
+
+        Args:
+            per: "class", one mask for each class that is there, or "region", one for each of :attr:`regions`.
+
+        Yields:
+            Index into ``names`` and mask (H, W) bool.
+
+        Raises:
+            OptionError: There is no such division, or the image was segmented without regions.
+        """
+        if per not in PARTS:
+            raise OptionError(f"unknown division into masks {per!r}; {suggest(per, PARTS)}")
+        if per == "class":
+            for index in np.flatnonzero(count_labels(self.labels, len(self.names))).tolist():
+                yield index, self.labels == index
+            return
+        if not len(self.regions):
+            raise OptionError(
+                "masks per region need regions, and every pixel was classified by itself: ask for masks per class, or "
+                "segment with a way to classify that has regions, such as vote"
+            )
+        owner = self._owner(self.regions, [None] * len(self.regions))
+        classes = [
+            int(np.bincount(own).argmax()) if (own := self.labels[owner == number]).size else None
+            for number in range(len(self.regions))
+        ]
+        owner = self._owner(self.regions, classes)
+        for index in np.flatnonzero(count_labels(self.labels, len(self.names))).tolist():
+            own = np.where(self.labels == index, owner, -2)
+            for number in np.unique(own[own > -2]).tolist():
+                yield index, own == number
+
+    def _owner(self, regions: np.ndarray, classes: Sequence[int | None]) -> np.ndarray:
+        """(H, W): the region with the largest mask at each pixel of its class (None: of any); -1: there is none."""
+        height, width = self.labels.shape
+        best, owner = np.full((height, width), -1.0, np.float32), np.full((height, width), -1)
+        for number, (region, index) in enumerate(zip(regions, classes, strict=True)):
+            mask = np.asarray(Image.fromarray(region).resize((width, height), Image.Resampling.BILINEAR))
+            larger = mask > best
+            if index is not None:
+                larger &= self.labels == index
+            best[larger], owner[larger] = mask[larger], number
+        return owner
+
+    def to_coco(self, per: str = "class") -> dict[str, Any]:
+        """The segmentation as a COCO data set of one image, ready for JSON.
+
+        Args:
+            per: What an annotation is for, see :meth:`parts`.
+
+        Raises:
+            OptionError: See :meth:`parts`, or pycocotools is not installed: ``pip install 'san_cliptrase[coco]'``.
+        """
+        dataset = CocoDataset(self.names)
+        dataset.add(self.source.name if self.source else "image", self.labels, self.parts(per))
+        return dataset.content
+
+    def to_supervision(self, per: str = "class") -> Detections:
+        """The segmentation as detections of the library supervision: masks, boxes, class indices and names.
+
+        Args:
+            per: What a detection is for, see :meth:`parts`.
+
+        Returns:
+            ``supervision.Detections``; ``data["class_name"]`` has the names.
+
+        Raises:
+            OptionError: See :meth:`parts`, or it is not installed: ``pip install 'san_cliptrase[supervision]'``.
+        """
+        try:
+            import supervision  # an extra of the package
+        except ImportError as error:
+            raise OptionError(
+                "sv.Detections need the package supervision: pip install 'san_cliptrase[supervision]' (in a clone: "
+                "'.[supervision]')"
+            ) from error
+        indices, masks = zip(*self.parts(per), strict=True)
+        masks = np.stack(masks)
+        return supervision.Detections(
+            xyxy=supervision.mask_to_xyxy(masks).astype(float),
+            mask=masks,
+            class_id=np.array(indices),
+            data={"class_name": np.array([self.names[index] for index in indices])},
+        )
 
     def overlay(self) -> Image.Image:
         """Draw the labels over the image, with names and a legend; see :func:`draw_overlay`."""
