@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from san_cliptrase.errors import OptionError
+from san_cliptrase.files import refuse_foreign, write_atomically
 
-CONTRIBUTOR = "san_cliptrase"
+_CONTRIBUTOR = "san_cliptrase"
+_MARK = f'{{"info": {{"contributor": "{_CONTRIBUTOR}"'.encode()
 
 
 class CocoDataset:
@@ -38,7 +42,7 @@ class CocoDataset:
         self._mask = mask
         self.content: dict[str, Any] = {
             # The first key: a file of ours is known by its beginning.
-            "info": {"contributor": CONTRIBUTOR},
+            "info": {"contributor": _CONTRIBUTOR},
             "licenses": [],
             "images": [],
             "categories": [{"id": number, "name": name, "supercategory": ""} for number, name in enumerate(names, 1)],
@@ -53,15 +57,14 @@ class CocoDataset:
             labels: (H, W), for the size.
             parts: Class index and mask (H, W) bool of each annotation.
         """
-        images, annotations = self.content["images"], self.content["annotations"]
-        number = len(images) + 1
+        number, first = len(self.content["images"]) + 1, len(self.content["annotations"]) + 1
         height, width = labels.shape
-        images.append({"id": number, "file_name": file_name, "height": height, "width": width})
+        annotations = []
         for index, mask in parts:
             encoded = self._mask.encode(np.asfortranarray(mask, dtype=np.uint8))
             annotations.append(
                 {
-                    "id": len(annotations) + 1,
+                    "id": first + len(annotations),
                     "image_id": number,
                     "category_id": index + 1,
                     "segmentation": {"size": [height, width], "counts": encoded["counts"].decode("ascii")},
@@ -70,3 +73,24 @@ class CocoDataset:
                     "iscrowd": 0,
                 }
             )
+        # Both together, and only if every part could be made.
+        self.content["images"].append({"id": number, "file_name": file_name, "height": height, "width": width})
+        self.content["annotations"] += annotations
+
+    def write(self, path: Path) -> None:
+        """Write the JSON file, whole or not at all.
+
+        Raises:
+            OutputError: See :func:`refuse_foreign_coco`, or the file cannot be written.
+        """
+        refuse_foreign_coco(path)
+        write_atomically(path, lambda file: file.write(json.dumps(self.content).encode()))
+
+
+def refuse_foreign_coco(path: Path) -> None:
+    """Refuse to replace a file that :meth:`CocoDataset.write` did not write.
+
+    Raises:
+        OutputError: It is there, and another's.
+    """
+    refuse_foreign({path: _MARK})
