@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py"
 README = ROOT / "README.md"
 SAM = ["transformers>=5.0"]
 COCO = ["pycocotools>=2.0.8"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 SUPERVISION = ["supervision>=0.25"]
 
 setup(
@@ -53,8 +54,18 @@ setup(
     ],
     extras_require={
         "coco": COCO,
+        "onnx": ONNX,
         "sam": SAM,
         "supervision": SUPERVISION,
-        "test": ["hypothesis>=6.100", "pytest>=9.1", "pytest-xdist>=3.5", "ruff>=0.6", *SAM, *COCO, *SUPERVISION],
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=9.1",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            *SAM,
+            *COCO,
+            *ONNX,
+            *SUPERVISION,
+        ],
     },
 )

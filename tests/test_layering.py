@@ -36,6 +36,7 @@ HOMES = {
     "tabulate": {"text_tables"},
     "pycocotools": {"coco"},
     "supervision": {"segmentation"},
+    "onnxscript": {"segmenter/onnx_export"},
     "sklearn": {"engine/prototypes", "evaluation/unsupervised"},
     "detectron2": {
         "compat",

@@ -16,7 +16,7 @@ from san_cliptrase.commands.inputs import find_images, make_output_folder, resul
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.errors import SanCliptraseError, suggest
 from san_cliptrase.terminal import complain
-from san_cliptrase.texts import exact, one_line
+from san_cliptrase.texts import exact, one_line, words_in
 
 if TYPE_CHECKING:
     from san_cliptrase.segmentation import Segmentation
@@ -122,8 +122,8 @@ def execute(options: Namespace) -> int:
     """Segment every image; one that cannot be read is reported and left out. Returns the exit status."""
     images = find_images(options.images)
     make_output_folder(options.output)
-    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else _words(options.vocabulary)
-    background = _words(options.background)
+    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else words_in(options.vocabulary)
+    background = words_in(options.background)
     coco = None
     if "coco" in options.format:
         from san_cliptrase.coco import CocoDataset, refuse_foreign_coco
@@ -181,11 +181,7 @@ def execute(options: Namespace) -> int:
 
 
 def _formats(text: str) -> list[str]:
-    names = _words(text)
+    names = words_in(text)
     if unknown := [name for name in names or [""] if name not in FORMATS]:
         raise ArgumentTypeError(f"unknown format {unknown[0]!r}; {suggest(unknown[0], FORMATS)}")
     return names
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")] if text.strip() else []
