@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from san_cliptrase.choices import FORMATS
 from san_cliptrase.colors import class_colors
 from san_cliptrase.errors import OptionError, OutputError
 from san_cliptrase.segmentation import Segmentation
@@ -119,6 +120,18 @@ def test_label_files_have_the_indices_of_any_number_of_classes(tmp_path, classes
         np.testing.assert_array_equal(np.asarray(image), labels)
         assert image.mode == mode or classes > 256
     assert path.read_bytes()[24] == (8 if classes <= 256 else 16)  # bits of a value
+
+
+def test_every_format_of_an_image_can_be_asked_for(tmp_path):
+    given = np.full((4, *LABELS.shape), 0.25)
+    paths = segmentation(scores=lambda: given).save(tmp_path / "all", [name for name in FORMATS if name != "coco"])
+    ends = ["_overlay.png", "_labels.png", "_scores.npz", "_confidence.png", ".json"]
+    assert [path.name for path in paths] == [f"all{end}" for end in ends]
+    with pytest.raises(OptionError, match="unknown format 'coco'"):
+        segmentation().save(tmp_path / "all", ["coco"])
+    (tmp_path / "other_scores.npz").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="not replaced"):
+        segmentation().save(tmp_path / "other", ["scores"])
 
 
 def test_own_files_are_replaced_and_others_never(tmp_path):

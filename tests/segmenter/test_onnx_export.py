@@ -34,8 +34,8 @@ def compare(path, segmenter, background=()):
         assert json.loads(about["names"]) == list(result.names)
         assert int(about["shorter_side"]) == min(seen.shape[1:])
         assert scores.shape == (1, *result.scores.shape)
-        np.testing.assert_allclose(scores[0], result.scores, atol=1e-4)
-        assert np.ptp(result.scores, axis=(1, 2)).max() > 1e-2
+        np.testing.assert_allclose(scores[0], result.scores, atol=2e-5)  # promised: 1e-4
+        assert np.ptp(result.scores, axis=(1, 2)).max() > 2e-3
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def run(world):
 
 def test_a_san_gives_in_onnxruntime_what_it_gives_in_torch(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = run(model__san__query_init__name="prototypes", model__clip__resolution=0.7, model__clip__cache_gb=0.1)
+    folder = run(model__san__query_init__name="prototypes", model__clip__resolution=0.5, model__clip__cache_gb=0.1)
     words = ["--vocabulary", ", ".join(WORDS), "--background", "wall, floor"]
     assert main(["export", str(folder), "--format", "onnx", "--output", str(tmp_path / "san.onnx"), *words]) == 0
     assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'san.onnx'}\n")
