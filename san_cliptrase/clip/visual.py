@@ -108,6 +108,7 @@ class ClipVisualEncoder(nn.Module):
             raise ValueError("no taps: name at least one block whose input is wanted")
         whole = tuple(images.shape[-2:])
         sizes = [whole] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes]
+        _check_sizes(sizes, (len(images), *whole))
         tokens, valid = self._embed(images, None if all(size == whole for size in sizes) else sizes)
         grid, valid = tuple(valid.shape[-2:]), valid.flatten(1)
         bias = self.key_bias(valid)
@@ -172,7 +173,6 @@ class ClipVisualEncoder(nn.Module):
             patches = patches + self._positions(grid, grid).to(patches.dtype)
             valid = torch.ones_like(patches[:, 0], dtype=torch.bool)
         else:
-            _check_sizes(sizes, (len(images), height, width))
             patches = self.vision.conv1(images * _rectangles(images, sizes))
             grids = [(-(-h // ph), -(-w // pw)) for h, w in sizes]
             positions = {grid: self._positions(grid, patches.shape[-2:]) for grid in set(grids)}

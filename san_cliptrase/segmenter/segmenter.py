@@ -222,7 +222,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         from san_cliptrase.segmenter.onnx_export import export_onnx
 
         names, text, rest = self._vocabulary(words, background)
-        return export_onnx(self.method, names, text, rest, Path(path).expanduser())
+        return export_onnx(self.method, names, text, rest, from_home(path))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.export(save_directory / MODEL_FILE)

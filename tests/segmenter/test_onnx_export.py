@@ -35,7 +35,7 @@ def compare(path, segmenter, background=()):
         assert int(about["shorter_side"]) == min(seen.shape[1:])
         assert scores.shape == (1, *result.scores.shape)
         np.testing.assert_allclose(scores[0], result.scores, atol=2e-5)  # promised: 1e-4
-        assert np.ptp(result.scores, axis=(1, 2)).max() > 2e-3
+        assert np.ptp(result.scores, axis=(1, 2)).max() > 1e-3
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def run(world):
         cfg, model = world.config("san", **changes), world.model("san", **changes).eval()
         with torch.no_grad():  # the masks of an untrained decoder are the same everywhere
             for parameter in model.network.decoder.parameters():
-                parameter.mul_(2.5)
+                parameter.mul_(2)  # with larger ones no mask covers some pixels, where probabilities are 0 / 0
         world.output.mkdir(parents=True, exist_ok=True)
         (world.output / "config.yaml").write_text(cfg.dump())
         SafeCheckpointer(model, str(world.output)).save("model_0000001")
