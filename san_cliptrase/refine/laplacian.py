@@ -5,7 +5,7 @@ The propagation of PEARL (arXiv 2603.21528, 2026), as its published code compute
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -109,25 +109,33 @@ def _resized(maps: Tensor, size: Size) -> Iterator[Tensor]:
 
 def _solve(scores: Tensor, weight: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """25 steps of conjugate gradients for ``(D + L) F = D s`` from ``F = s``; step lengths are those of all classes."""
-
-    def apply(maps: Tensor) -> Tensor:
-        result = weight * maps
-        vertical, horizontal = down * maps.diff(dim=1), right * maps.diff(dim=2)
-        result[:, :-1] -= vertical
-        result[:, 1:] += vertical
-        result[:, :, :-1] -= horizontal
-        result[:, :, 1:] += horizontal
-        return result
-
-    found = scores.clone()
-    residual = weight * scores - apply(found)
+    apply = _system(weight, down, right)
+    # A point is a row of the classes' scores.
+    found = scores.flatten(1).T.contiguous()
+    residual = weight.flatten()[:, None] * found - apply(found)
     direction = residual.clone()
-    length = residual.square().sum()
+    length = _product(residual, residual)
     for _ in range(STEPS):
         applied = apply(direction)
-        step = length / ((direction * applied).sum() + 1e-12)
-        found += step * direction
-        residual -= step * applied
-        previous, length = length, residual.square().sum()
-        direction = residual + length / (previous + 1e-12) * direction
-    return found
+        step = length / (_product(direction, applied) + 1e-12)
+        found.addcmul_(step, direction)
+        residual.addcmul_(-step, applied)
+        previous, length = length, _product(residual, residual)
+        direction.mul_(length / (previous + 1e-12)).add_(residual)
+    return found.T.reshape(scores.shape)
+
+
+def _system(weight: Tensor, down: Tensor, right: Tensor) -> Callable[[Tensor], Tensor]:
+    """What multiplies rows (h w, K) by D + L: each is summed with its four neighbours'."""
+    height, width = weight.shape
+    sides = [F.pad(down, (0, 0, 1, 0)), F.pad(down, (0, 0, 0, 1)), F.pad(right, (1, 0)), F.pad(right, (0, 1))]
+    shares = torch.stack([weight + sum(sides), *(-side for side in sides)], dim=-1).flatten(0, 1)
+    steps = torch.tensor([0, -width, width, -1, 1], dtype=torch.int32, device=weight.device)
+    points = torch.arange(height * width, dtype=torch.int32, device=weight.device)
+    # Beyond the border there is any point: its share is 0.
+    places = (points[:, None] + steps).clamp(0, height * width - 1)
+    return lambda rows: F.embedding_bag(places, rows, per_sample_weights=shares, mode="sum")
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    return torch.dot(first.flatten(), second.flatten())
