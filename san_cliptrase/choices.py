@@ -96,6 +96,7 @@ EXHIBITS = {
 REFINEMENTS = {
     "none": "scores stay as they are",
     "pamr": "means over nearby pixels of similar colour (PAMR, 2020)",
+    "pamr_half": "the same at half the size, a quarter of the time",
     "laplacian": "smoothing that stops at the image's edges (PEARL's propagation, 2026)",
 }
 """Refinement of scores by the image, ``refine.REFINEMENTS``."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from san_cliptrase.structures import Size
+from san_cliptrase.refine.coarse import pooled_strips, resized_strips
 
 GRID = 80
 """Points along a side of the grid, about."""
@@ -23,13 +23,16 @@ STEPS = 25
 """Of conjugate gradients; they stop before they converge."""
 OWN = 10.0
 """What the code adds to a class's similarity with itself."""
-SCORES_AT_ONCE = 2**26
 # Luma, of pixels that are normalised by CLIP's standard deviations.
 GREY = tuple(part / std for part, std in zip((0.299, 0.587, 0.114), (0.26862954, 0.26130258, 0.27577711), strict=True))
 
 
 def laplacian(
-    scores: Iterable[Tensor], image: Tensor, text_weights: Tensor | None = None, grid: int = GRID
+    scores: Iterable[Tensor],
+    image: Tensor,
+    patch: int = 0,
+    text_weights: Tensor | None = None,
+    grid: int = GRID,
 ) -> Iterator[Tensor]:
     """Smooth scores that come in strips from top to bottom; see ``Refinement`` for the other arguments.
 
@@ -38,12 +41,14 @@ def laplacian(
     ``p = softmax(s)`` of a point and ``a = sum_c u_c p_c^2``, u of :func:`own_similarity`.
 
     Args:
+        scores: See ``Refinement``, and ``image``.
+        patch: Changes nothing: the grid is that of the image, whatever CLIP's patches.
         text_weights: (K, E), rows of length 1, for u; None: u as if no two classes were alike.
         grid: Points along a side, about.
     """
     height, width = image.shape[1:]
     cell = tuple(max(1, round(side / grid)) for side in (height, width))
-    pooled = _pooled(scores, cell)
+    pooled = torch.cat(list(pooled_strips(scores, cell)), dim=1)
     own = own_similarity(len(pooled), text_weights).to(pooled)
     shares = pooled.softmax(0)
     agreement = (own[:, None, None] * shares.square()).sum(0)
@@ -51,7 +56,7 @@ def laplacian(
     grey = F.avg_pool2d(image[None].to(pooled), cell, cell)[0]
     grey = (grey * grey.new_tensor(GREY)[:, None, None]).sum(0)
     smooth = _solve(pooled, weight, edges(grey, shares, own, 0), edges(grey, shares, own, 1))
-    yield from _resized(smooth, (height, width))
+    yield from resized_strips(smooth, (height, width))
 
 
 def own_similarity(classes: int, text_weights: Tensor | None) -> Tensor:
@@ -77,34 +82,6 @@ def edges(grey: Tensor, shares: Tensor, own: Tensor, dim: int) -> Tensor:
     length = grey.shape[dim] - 1
     pair = (own[:, None, None] * shares.narrow(dim + 1, 0, length) * shares.narrow(dim + 1, 1, length)).sum(0)
     return ((-SHARPNESS * step / (step.mean() + 1e-6)).exp() * (1 + pair)).clamp(max=1)
-
-
-def _pooled(scores: Iterable[Tensor], cell: tuple[int, int]) -> Tensor:
-    """Means (K, h, w) over cells of strips (K, rows, W); what is left over at the bottom and the right is dropped."""
-    parts, rest = [], None
-    for strip in scores:
-        rest = strip if rest is None else torch.cat([rest, strip], dim=1)
-        full = rest.shape[1] - rest.shape[1] % cell[0]
-        if full:
-            parts.append(F.avg_pool2d(rest[None, :, :full], cell, cell)[0])
-        rest = rest[:, full:]
-    pooled = torch.cat(parts, dim=1)
-    return pooled.to(torch.promote_types(pooled.dtype, torch.float32))
-
-
-def _resized(maps: Tensor, size: Size) -> Iterator[Tensor]:
-    """Maps (K, h, w) bilinearly at another size, in strips of rows."""
-    if tuple(maps.shape[1:]) == size:
-        yield maps
-        return
-    wide = F.interpolate(maps[None], size=(maps.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
-    place = (torch.arange(size[0], device=maps.device) + 0.5) * (maps.shape[1] / size[0]) - 0.5
-    place = place.clamp(0, maps.shape[1] - 1)
-    upper = place.long()
-    lower, share = (upper + 1).clamp(max=maps.shape[1] - 1), (place - upper).to(maps.dtype)[:, None]
-    rows = max(1, SCORES_AT_ONCE // (len(maps) * size[1]))
-    for above, below, part in zip(upper.split(rows), lower.split(rows), share.split(rows), strict=True):
-        yield torch.lerp(wide.index_select(1, above), wide.index_select(1, below), part)
 
 
 def _solve(scores: Tensor, weight: Tensor, down: Tensor, right: Tensor) -> Tensor:
