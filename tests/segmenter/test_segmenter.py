@@ -148,7 +148,7 @@ def test_an_image_of_many_patches_is_segmented_in_windows(clip_segmenter, monkey
         ({"attention": "clap"}, "unknown attention rule"),
         ({"classify": "votes"}, "unknown way to classify"),
         ({"regions": "dino"}, "unknown source of regions"),
-        ({"refine": "crf"}, "unknown refinement 'crf'; known are: none, pamr, laplacian"),
+        ({"refine": "crf"}, "unknown refinement 'crf'; known are: none, pamr, pamr_half, laplacian"),
         ({"scales": (1, 0)}, r"scales is \(1, 0\); numbers above 0"),
         ({"size": 7}, "size 7 is less than one patch"),
         ({"eps": -1.0}, "eps > 0"),

@@ -25,16 +25,16 @@ from san_cliptrase.lab.reproduce.request import Request, evaluated_records, requ
 from san_cliptrase.lab.reproduce.scoring import METRICS, about, score_rows
 from san_cliptrase.lab.reproduce.sources import SOURCE
 from san_cliptrase.lab.reproduce.tables import CLASSIFY, RULE
+from san_cliptrase.refine import REFINEMENTS, Refinement, refinement
 from san_cliptrase.regions.controls import canvas_labels, patch_classes
+from san_cliptrase.regions.maps import own_maps
 from san_cliptrase.regions.pixels import count_classes, pixel_partition
 from san_cliptrase.structures import ClipFeatures, Size
 
 logger = logging.getLogger(__name__)
 
-PARTITIONS: dict[str, tuple[str, ...]] = {
-    "CLIPtrase's regions": (),
-}
-"""Row -> configuration of its regions; every region gets the class that most of its pixels have."""
+RADII = ("1.0", "0.75")
+"""Multiples of DBSCAN's radius: smaller regions, of which perfect names allow more."""
 NAMES: dict[str, tuple[str, ...]] = {
     "true regions, named by cls": (SOURCE, "truth", CLASSIFY, "cls"),
     "true regions, named by cls under clip_surgery": (SOURCE, "truth", CLASSIFY, "cls", RULE, "clip_surgery"),
@@ -53,9 +53,12 @@ def ceilings(request: Request) -> Exhibit:
     """
     cfg = request_config(request)
     rows = [*_grid_rows(cfg)]
-    for name, overrides in PARTITIONS.items():
-        logger.info("true names, %s", name)
-        rows += _partition_rows(f"true names, {name}", request_config(request, overrides), overrides)
+    for radius in RADII:
+        overrides = ("MODEL.REGIONS.SCALES", f"({radius},)")
+        for refine in REFINEMENTS:
+            name = f"true names, regions at radius {radius}" + (f", maps by {refine}" if refine != "none" else "")
+            logger.info("%s", name)
+            rows += _partition_rows(name, request_config(request, overrides), overrides, refinement(refine))
     rows += score_rows(request, NAMES)
     return Exhibit(
         "ceilings",
@@ -66,6 +69,8 @@ def ceilings(request: Request) -> Exhibit:
             "True names: every region gets the class that most of its labelled pixels have. Hard patches: every patch "
             "the class that covers most of it. Shares of patches: the share of each class in each patch, bilinearly to "
             "pixels. These rows are scored at the size of the image that is shown, without words.",
+            "Maps by a refinement: in place of the published smoothing, the regions' maps are resized bilinearly and "
+            "refined by the image; each pixel is of the region whose map is largest.",
             "True regions: those of the ground truth, one for each class, whatever its place.",
         ],
     )
@@ -84,6 +89,21 @@ def perfect_names(regions: Tensor, labels: Tensor, classes: int) -> Tensor:
     """
     counts = count_classes(labels.clamp(max=classes), regions, classes + 1)
     return counts[:, :classes].argmax(1)[regions]
+
+
+def refined_partition(maps: Tensor, image: Tensor, patch: int, refine: Refinement) -> Tensor:
+    """The region of every pixel whose refined map is largest, (H, W) int64.
+
+    Args:
+        maps: (N, h, w), N >= 1, see ``region_maps``.
+        image: (3, H, W) in [0, 1].
+        patch: Side of a patch in pixels of the image.
+        refine: See ``refine``.
+    """
+    canvas = (maps.shape[1] * patch, maps.shape[2] * patch)
+    pixels = F.interpolate(maps[None], size=canvas, mode="bilinear", align_corners=False)[0]
+    pixels = pixels[:, : image.shape[1], : image.shape[2]]
+    return torch.cat(list(refine([pixels], image, patch)), dim=1).max(0).indices
 
 
 def class_shares(labels: Tensor, grid: Size, classes: int) -> Tensor:
@@ -115,13 +135,20 @@ def _grid_rows(cfg: CfgNode) -> list[Row]:
     ]
 
 
-def _partition_rows(name: str, cfg: CfgNode, overrides: Sequence[str]) -> list[Row]:
+def _partition_rows(name: str, cfg: CfgNode, overrides: Sequence[str], refine: Refinement | None) -> list[Row]:
     clip = _clip(cfg)
     source = region_source_from_config(cfg, clip)
+    patch = round(min(clip.visual.patch_size) / cfg.MODEL.CLIP.RESOLUTION)
 
     def predict(features: ClipFeatures, image: Tensor, labels: Tensor, classes: int) -> Tensor:
         images = images_for_source(image, clip.logit_scale.device) if source.needs_images else []
-        (found,) = pixel_partition(source(images, features), features)
+        regions = source(images, features)
+        if refine is None or regions.maps is None:
+            (found,) = pixel_partition(regions, features)
+        else:
+            (maps,) = own_maps(regions.maps, features.valid, features.grid)
+            shown = image[0].to(maps.device) / 255
+            found = refined_partition(maps, shown, patch, refine) if len(maps) else None
         if found is None:
             found = labels.new_zeros(features.sizes[0])
         return perfect_names(resize_labels(found, tuple(labels.shape)), labels, classes)
