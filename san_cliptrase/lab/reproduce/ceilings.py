@@ -33,8 +33,6 @@ from san_cliptrase.structures import ClipFeatures, Size
 
 logger = logging.getLogger(__name__)
 
-RADII = ("1.0", "0.75")
-"""Multiples of DBSCAN's radius: smaller regions, of which perfect names allow more."""
 NAMES: dict[str, tuple[str, ...]] = {
     "true regions, named by cls": (SOURCE, "truth", CLASSIFY, "cls"),
     "true regions, named by cls under clip_surgery": (SOURCE, "truth", CLASSIFY, "cls", RULE, "clip_surgery"),
@@ -53,12 +51,10 @@ def ceilings(request: Request) -> Exhibit:
     """
     cfg = request_config(request)
     rows = [*_grid_rows(cfg)]
-    for radius in RADII:
-        overrides = ("MODEL.REGIONS.SCALES", f"({radius},)")
-        for refine in REFINEMENTS:
-            name = f"true names, regions at radius {radius}" + (f", maps by {refine}" if refine != "none" else "")
-            logger.info("%s", name)
-            rows += _partition_rows(name, request_config(request, overrides), overrides, refinement(refine))
+    for refine in REFINEMENTS:
+        name = "true names, regions that were found" + (f", maps by {refine}" if refine != "none" else "")
+        logger.info("%s", name)
+        rows += _partition_rows(name, cfg, refinement(refine))
     rows += score_rows(request, NAMES)
     return Exhibit(
         "ceilings",
@@ -135,7 +131,7 @@ def _grid_rows(cfg: CfgNode) -> list[Row]:
     ]
 
 
-def _partition_rows(name: str, cfg: CfgNode, overrides: Sequence[str], refine: Refinement | None) -> list[Row]:
+def _partition_rows(name: str, cfg: CfgNode, refine: Refinement | None) -> list[Row]:
     clip = _clip(cfg)
     source = region_source_from_config(cfg, clip)
     patch = round(min(clip.visual.patch_size) / cfg.MODEL.CLIP.RESOLUTION)
@@ -153,8 +149,7 @@ def _partition_rows(name: str, cfg: CfgNode, overrides: Sequence[str], refine: R
             found = labels.new_zeros(features.sizes[0])
         return perfect_names(resize_labels(found, tuple(labels.shape)), labels, classes)
 
-    found = _scores(cfg, clip, source.taps, predict)
-    return [Row(name, dataset, metrics, " ".join(overrides)) for dataset, metrics in found.items()]
+    return [Row(name, dataset, metrics) for dataset, metrics in _scores(cfg, clip, source.taps, predict).items()]
 
 
 def _clip(cfg: CfgNode) -> FrozenClip:
