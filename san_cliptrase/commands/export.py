@@ -103,7 +103,7 @@ def execute(options: Namespace) -> None:
             segmenter = Segmenter.from_san(options.run, device="cpu")
         else:
             given = {name: getattr(options, name) for name in OF_CLIP if name in options}
-            segmenter = Segmenter.from_clip(**given, classify="patches", device="cpu")
+            segmenter = Segmenter.from_clip(**given, classify="patches", refine="none", device="cpu")
         path = segmenter.export_onnx(options.output, words, background)
     else:
         path = Segmenter.from_san(options.run, device="cpu", text_cache="").export(options.output)

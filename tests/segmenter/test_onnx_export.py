@@ -65,15 +65,15 @@ def test_a_san_gives_in_onnxruntime_what_it_gives_in_torch(run, tmp_path, monkey
 
 
 def test_a_dense_reading_gives_in_onnxruntime_what_it_gives_in_torch(clip_segmenter, tmp_path):
-    segmenter = clip_segmenter(pretrained="scenes", classify="patches", attention="naclip", size=96)
+    segmenter = clip_segmenter(pretrained="scenes", classify="patches", attention="naclip", refine="none", size=96)
     compare(segmenter.export_onnx(tmp_path / "clip", WORDS), segmenter)
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "regions come from DBSCAN"),
-        ({"classify": "patches", "attention": "scclip"}, "scclip and cliper"),
+        ({"reading": "cliptrase"}, "regions come from DBSCAN"),
+        ({"classify": "patches", "attention": "scclip", "refine": "none"}, "scclip and cliper"),
         ({"classify": "patches", "flip": True}, "sees an image once"),
     ],
 )
