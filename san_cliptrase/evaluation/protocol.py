@@ -112,7 +112,7 @@ def protocol_title(cfg: Any) -> str:
         "unsupervised": f"k-means over {test.UNSUPERVISED.FEATURES}, matched to classes; squares of {test.SIZE} pixels",
     }
     if test.PROTOCOL in WINDOW_PROTOCOLS:
-        return f"protocol {test.PROTOCOL}: sizes, words and thresholds of that paper's code, by data set; whole labels"
+        detail[test.PROTOCOL] = "sizes, words and thresholds of that paper's code, by data set; whole labels"
     return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}{_scoring_title(test)}"
 
 
@@ -128,14 +128,19 @@ def _scoring_title(test: Any) -> str:
 
 
 def row_setting(cfg: Any, dataset: str) -> dict[str, str]:
-    """How one row of a table was made: "protocol" with its sizes, "words", and "thresholds" of the label decision."""
+    """How one row of a table was made.
+
+    Returns:
+        "protocol" with its sizes and what is added to one look, "words", and "thresholds" of the label decision.
+    """
     test = cfg.TEST
     if test.PROTOCOL in WINDOW_PROTOCOLS:
         rules = window_rules(test.PROTOCOL, dataset)
         seen = f"windows {rules.window} every {rules.stride}" if rules.window else "whole"
         thresholds = f"scale {rules.scale:g}, probability {rules.probability:g}, area {rules.share:g}"
         words = rules.words or CLASS_NAMES
-        return {"protocol": f"{test.PROTOCOL}, {rules.side}, {seen}", "words": words, "thresholds": thresholds}
+        shown = f"{test.PROTOCOL}, {rules.side}, {seen}{_scoring_title(test)}"
+        return {"protocol": shown, "words": words, "thresholds": thresholds}
     side = {
         "whole": cfg.INPUT.MIN_SIZE_TEST,
         "slide": f"{test.SLIDE.SIDE or slide_side(dataset)}, windows {test.SLIDE.WINDOW} every {test.SLIDE.STRIDE}",
@@ -144,7 +149,7 @@ def row_setting(cfg: Any, dataset: str) -> dict[str, str]:
     words = Path(test.VOCABULARY).name if replaced else CLASS_NAMES
     kind = background_kind(cfg, dataset)
     return {
-        "protocol": f"{test.PROTOCOL}, {side}",
+        "protocol": f"{test.PROTOCOL}, {side}{_scoring_title(test)}",
         "words": "none" if test.PROTOCOL == "unsupervised" else words,
         "thresholds": kind.replace("threshold", "probability") if kind.startswith("threshold") else "none",
     }
