@@ -55,6 +55,8 @@ def check_test(cfg: Any) -> None:
         raise ConfigError("TEST.BACKGROUND is 'learned', but CLIPtrase learns none: choose 'words' or 'threshold'")
     if test.BACKGROUND == "threshold" and not 0 < test.BACKGROUND_THRESHOLD < 1:
         raise ConfigError(f"TEST.BACKGROUND_THRESHOLD is {test.BACKGROUND_THRESHOLD}; probabilities lie in 0 to 1")
+    if training_free:
+        _check_thresholds(cfg)
     if test.PROTOCOL == "unsupervised" and not training_free:
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters CLIPtrase's features: META_ARCHITECTURE is not"
@@ -64,6 +66,25 @@ def check_test(cfg: Any) -> None:
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
             f"MODEL.REGIONS.SOURCE is {source!r}: leave it at 'cliptrase'"
+        )
+
+
+def _check_thresholds(cfg: Any) -> None:
+    """CLIPer scores patches by sums of probabilities, in whose softmax nearly every pixel is sure of its class."""
+    node, protocol = cfg.MODEL.CLIPTRASE, cfg.TEST.PROTOCOL
+    if node.ATTENTION != "cliper" or not {"patches", "vote", "mean_logits"} & {*node.CLASSIFY.split("+")}:
+        return
+    if cfg.TEST.BACKGROUND == "threshold":
+        raise ConfigError(
+            "TEST.BACKGROUND is 'threshold', a probability made of cosines, but the scores of ATTENTION cliper are "
+            "none: choose TEST.BACKGROUND words, or MODEL.CLIPTRASE.CLASSIFY cls or pooled"
+        )
+    rules = WINDOW_PROTOCOLS.get(protocol, {}) and {name: window_rules(protocol, name) for name in cfg.DATASETS.TEST}
+    if asked := [name for name, own in rules.items() if own.probability > 0]:
+        raise ConfigError(
+            f"TEST.PROTOCOL {protocol!r} finds the background of {', '.join(asked)} by a probability made of cosines, "
+            "but the scores of ATTENTION cliper are none: leave these out of DATASETS.TEST, or choose "
+            "TEST.PROTOCOL slide"
         )
 
 
