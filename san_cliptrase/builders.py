@@ -52,6 +52,7 @@ def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_g
         sam_model=node.SAM_MODEL,
         sam_grid=node.SAM_GRID,
         grid_side=node.GRID_SIDE,
+        refine=node.REFINE,
         keep_gb=keep_gb,
     )
 

@@ -1,0 +1,70 @@
+"""Regions whose boundaries follow the image's edges: those of any source, refined as class scores are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from san_cliptrase.errors import OptionError
+from san_cliptrase.refine import refinement
+from san_cliptrase.regions.maps import own_maps
+from san_cliptrase.regions.pixels import pixel_partition, regions_from_pixels
+from san_cliptrase.regions.source import RegionSource
+from san_cliptrase.structures import ClipFeatures, Regions, Size
+
+
+class RefinedRegions(RegionSource):
+    """The regions of a source, each pixel given to the one whose refined map is largest there.
+
+    What is refined, at the size of the image as it is given, are the regions' maps, enlarged bilinearly; of sources
+    without maps, one-hot maps of the pixels. A mask holds the share of each patch that is the region's.
+
+    Args:
+        source: Its regions are a partition, found from the image alone.
+        refine: A name in ``REFINEMENTS``, not "none".
+
+    Raises:
+        OptionError: There is no such refinement.
+    """
+
+    needs_images = True
+
+    def __init__(self, source: RegionSource, refine: str) -> None:
+        self.source, self.refine = source, refinement(refine)
+        if self.refine is None:
+            raise OptionError("regions are to be refined by 'none': leave the refinement out")
+        self.taps, self.needs_labels, self.needs_batch = source.taps, source.needs_labels, source.needs_batch
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Sequence[Tensor], features: ClipFeatures, labels: Sequence[Tensor | None] = ()
+    ) -> Regions:
+        """See ``RegionSource``."""
+        found = self.source(images, features, labels)
+        if found.maps is None:
+            scores = [None if own is None else _one_hot(own) for own in pixel_partition(found, features)]
+        else:
+            scores = own_maps(found.maps, features.valid, features.grid)
+        parts = [
+            None if own is None or not len(own) else self._partition(own, *one)
+            for own, *one in zip(scores, images, features.sizes, strict=True)
+        ]
+        return regions_from_pixels(parts, features, shares=True)
+
+    def forget(self) -> None:
+        """See ``RegionSource``."""
+        self.source.forget()
+
+    def _partition(self, scores: Tensor, image: Tensor, size: Size) -> Tensor:
+        """The region (H, W) of each pixel at the size that CLIP sees, from maps (N, h, w) of all of the image."""
+        maps = F.interpolate(scores[None].float(), size=tuple(image.shape[-2:]), mode="bilinear", align_corners=False)
+        strips = [strip.max(0).indices for strip in self.refine(iter(maps), image.to(maps))]
+        labels = torch.cat(strips).to(maps.dtype)
+        return F.interpolate(labels[None, None], size=tuple(size), mode="nearest-exact")[0, 0].long()
+
+
+def _one_hot(regions: Tensor) -> Tensor:
+    return F.one_hot(regions).permute(2, 0, 1)
