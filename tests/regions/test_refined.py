@@ -34,14 +34,11 @@ def features():
     return ClipFeatures({}, (8, 8), torch.ones(1, 64, dtype=torch.bool), ((64, 64),), (PATCH, PATCH))
 
 
-@pytest.mark.parametrize("refine", ["pamr", "laplacian"])
-def test_boundaries_move_to_the_edges_of_the_image(features, refine):
-    found = RefinedRegions(TwoHalves(), refine)([picture()], features)
+def test_boundaries_move_to_the_edges_of_the_image(features):
+    found = RefinedRegions(TwoHalves(), "pamr")([picture()], features)
     (labels,) = found.labels
     assert labels.shape == (64, 64) and found.maps is None
-    truth = (torch.arange(64) >= 36).long().expand(64, 64)
-    before = (torch.arange(64) >= 32).long().expand(64, 64)
-    assert (labels != truth).float().mean() < (before != truth).float().mean()
+    assert torch.equal(labels, (torch.arange(64) >= 36).long().expand(64, 64))
     shares = torch.stack([labels == 0, labels == 1]).float().unflatten(1, (8, 8)).unflatten(3, (8, 8)).mean((2, 4))
     torch.testing.assert_close(found.masks[0], shares)
 
