@@ -67,6 +67,11 @@ def check_test(cfg: Any) -> None:
             "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
             f"MODEL.REGIONS.SOURCE is {source!r}: leave it at 'cliptrase'"
         )
+    if test.PROTOCOL == "unsupervised" and cfg.MODEL.REGIONS.REFINE != "none":
+        raise ConfigError(
+            "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
+            f"MODEL.REGIONS.REFINE is {cfg.MODEL.REGIONS.REFINE!r}: leave it at 'none'"
+        )
 
 
 def _check_thresholds(cfg: Any) -> None:

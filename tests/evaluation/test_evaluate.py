@@ -340,6 +340,7 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),
         ({"test__protocol": "unsupervised", "model__regions__source": "sam"}, "SOURCE is 'sam'"),
+        ({"test__protocol": "unsupervised", "model__regions__refine": "pamr"}, "REFINE is 'pamr': leave it at 'none'"),
         ({"test__background": "threshold", "model__cliptrase__attention": "cliper"}, "made of cosines, .* are none"),
         (
             {"test__protocol": "sclip", **PATCHES, **CLIPER_ON_VOC},
