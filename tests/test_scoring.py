@@ -111,7 +111,7 @@ def test_refinements_are_named():
     assert refinement("none") is None
     with pytest.raises(OptionError, match="unknown refinement 'pamer'; choose one of: none, pamr, laplacian"):
         refinement("pamer")
-    with pytest.raises(OptionError, match=f"known are: {', '.join(REFINEMENTS)}"):
+    with pytest.raises(OptionError, match=f"choose one of: {', '.join(REFINEMENTS)}"):
         refinement("crf")
 
 
