@@ -88,7 +88,7 @@ def look(request: Request) -> tuple[Any, CLIPtrase, PatchView]:
     cfg.DATASETS.TEST = () if cfg.FIGURES.IMAGE_FILE else cfg.DATASETS.TEST[:1]
     torch.manual_seed(cfg.SEED)  # weights may be random
     model = build(build_model, cfg).eval()
-    finder = region_source_from_config(cfg, model.clip, "cliptrase")
+    finder = region_source_from_config(cfg, model.clip, "cliptrase", "none")
     return cfg, model, view_patches(model, finder, title, entry, cfg.INPUT.IGNORE_LABEL)
 
 
