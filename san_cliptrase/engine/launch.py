@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> None:
             what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
             raise ConfigError(f"{what}: add --eval-only to evaluate")
         # Before anything is fetched or built: missing data are found at once.
-        for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for name in () if args.eval_only else cfg.DATASETS.TRAIN:
             dataset_records(name)
+        for name in cfg.DATASETS.TEST:
+            dataset_records(name, cfg.TEST.MAX_IMAGES)
         if args.eval_only:
             _evaluate(cfg, args.resume, trained)
             return

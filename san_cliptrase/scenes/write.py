@@ -30,12 +30,13 @@ SPLITS: dict[str, tuple[int, int]] = {"train": (1, 800), "val": (2, 200), "tune"
 "tune", so that "val" stays unseen until it is scored."""
 
 
-def draw_split(root: Path, split: str) -> None:
+def draw_split(root: Path, split: str, first: int = 0) -> None:
     """Draws a split unless it is there already; a run that was cut off is taken up where it stopped.
 
     Args:
         root: folder to write ``images``, ``annotations`` and ``classes.txt`` into.
         split: a key of :data:`SPLITS`.
+        first: how many of its scenes are needed, from the first one on; 0: all.
 
     Raises:
         OutputError: nothing can be written there.
@@ -50,7 +51,9 @@ def draw_split(root: Path, split: str) -> None:
             f"cannot draw the demo scenes into {root}: {error.strerror or error}. Set DETECTRON2_DATASETS to a folder "
             "that can be written to"
         ) from error
-    missing = [i for i in range(count) if not all((folder / f"{i:04d}.png").exists() for folder in folders)]
+    missing = [
+        i for i in range(count)[: first or None] if not all((folder / f"{i:04d}.png").exists() for folder in folders)
+    ]
     if not missing:
         return
     logger.info("drawing %d demo scenes into %s", len(missing), root)
