@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import logging
 import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +21,11 @@ from san_cliptrase.errors import ConfigError, OutputError
 
 logger = logging.getLogger(__name__)
 
-_UNFINISHED = re.compile(r"\.unfinished-(\d+)-")
+PATIENCE = 10.0
+"""Seconds to wait for another process that changes a file."""
+# The process and its machine: several share a folder, and each knows its own processes alone.
+_UNFINISHED = re.compile(r"\.unfinished-(\d+)(?:@([A-Za-z0-9.]*))?-")
+_HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40]
 _LOCK = "lock"
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -42,6 +48,11 @@ def named_file(folder: Path, kind: str, name: str, ending: str) -> Path:
             f"first, 100 of them at most"
         )
     return folder / f"{kind}_{name}{ending}"
+
+
+def from_home(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder in the place of "~"; as it is where there is no such home."""
+    return Path(os.path.expanduser(path))
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
@@ -96,7 +107,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: the content cannot be written.
     """
-    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")  # two processes may write the same cache
+    temporary = path.with_name(
+        f".unfinished-{os.getpid()}@{_HOST}-{path.name}"
+    )  # two processes may write the same cache
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -141,14 +154,29 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, only_one: bool = False) -> None:
     """Removes what killed processes have left half written in a folder; files of living processes stay.
 
-    A file with the number of this process is of an earlier one: it has written nothing here yet.
+    Args:
+        folder: It may be missing.
+        only_one: No other process writes here, and this one has not begun to: files of other machines, whose processes
+            cannot be seen from here, and of an earlier process with this one's number are left over too.
     """
-    for left_over in folder.glob(".unfinished-*"):
+    _remove_dead(folder.glob(".unfinished-*"), only_one)
+
+
+def remove_unfinished_of(path: Path) -> None:
+    """:func:`remove_unfinished` of one file, as :func:`write_whole` leaves it where its process is killed."""
+    _remove_dead(path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"), only_one=False)
+
+
+def _remove_dead(left_overs: Iterable[Path], only_one: bool) -> None:
+    for left_over in left_overs:
         found = _UNFINISHED.match(left_over.name)
-        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
+        if not found:
+            continue
+        process, elsewhere = int(found[1]), found[2] not in (None, _HOST)
+        if only_one and (elsewhere or process == os.getpid()) or not (elsewhere or _lives(process)):
             with contextlib.suppress(OSError):
                 left_over.unlink()
 
@@ -164,7 +192,7 @@ def _lives(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path) -> Iterator[None]:
+def only_run_in(folder: Path, option: str = "OUTPUT_DIR") -> Iterator[None]:
     """Inside, no other run can work in the folder: not on this machine, nor on others that share its file system.
 
     The system lets go of the lock when the process ends, however it ends, so a dead run blocks nobody. Processes that
@@ -172,6 +200,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
     Args:
         folder: made if it is missing.
+        option: how the user names it, for messages.
 
     Raises:
         ConfigError: another run works in it.
@@ -179,11 +208,10 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """
     path = folder / _LOCK
     try:
-        file = _locked_file(path)
+        file = _locked_file(path, option)
     except OSError as error:
         raise OutputError(
-            f"cannot write to OUTPUT_DIR {folder}: {error.strerror or error}. Check free disk space and write "
-            "permission"
+            f"cannot write to {option} {folder}: {error.strerror or error}. Check free disk space and write permission"
         ) from error
     os.register_at_fork(after_in_child=file.close)
     try:
@@ -195,9 +223,51 @@ def only_run_in(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _locked_file(path: Path) -> FileIO:
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Inside, other processes wait that change a file of the folder too, so that nobody writes what is out of date.
+
+    Raises:
+        OutputError: The folder, which is made if it is missing, cannot be opened, or another process has held it for
+            :data:`PATIENCE` seconds.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        end = time.monotonic() + PATIENCE
+        while not _flocked(descriptor):
+            if time.monotonic() > end:
+                raise OutputError(f"another process has been changing {folder} for {PATIENCE:g} seconds: end it")
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flocked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems know no locks
+        return True
+    return True
+
+
+def _is_lock(file: FileIO) -> bool:
+    """Whether a file is empty or holds the note of a run that was killed."""
+    file.seek(0)
+    return re.fullmatch(rb"(process \d+ on [^\n]*)?", file.read(300)) is not None
+
+
+def _locked_file(path: Path, option: str) -> FileIO:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(path)
         file = open(path, "a+b", buffering=0)  # noqa: SIM115  (its caller closes it)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,11 +277,17 @@ def _locked_file(path: Path) -> FileIO:
             file.close()
             shown = f" ({holder})" if holder and holder.isprintable() else ""
             raise ConfigError(
-                f"another process works in {path.parent}: wait for it or end it{shown}, or name another OUTPUT_DIR"
+                f"another process works in {path.parent}: wait for it or end it{shown}, or name another {option}"
             ) from error
         except OSError as error:  # some network file systems know no locks
             logger.warning("%s cannot be locked (%s): make sure that one run works in it at a time", path.parent, error)
             return file
+        if not _is_lock(file):
+            file.close()
+            raise ConfigError(
+                f"{path} is not a run's lock but a file of another origin, which a run would replace: move it away, or "
+                f"name another {option}"
+            )
         with contextlib.suppress(FileNotFoundError):
             # The run before may have removed the file in the meantime: then this lock is on nothing.
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -11,7 +11,6 @@ import logging
 import struct
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from san_cliptrase.errors import OutputError
 from san_cliptrase.files import write_text_atomically, write_whole
+from san_cliptrase.pools import process_pool
 from san_cliptrase.scenes.scene import CLASS_NAMES, make_scene
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def draw_split(root: Path, split: str, first: int = 0) -> None:
         return
     logger.info("drawing %d demo scenes into %s", len(missing), root)
     write_text_atomically(root / "classes.txt", "\n".join(CLASS_NAMES) + "\n")
-    with ProcessPoolExecutor() as pool:
+    with process_pool() as pool:
         work = pool.map(partial(_write, root, split, seed), missing, chunksize=8)
         for _ in tqdm(work, f"scenes ({split})", len(missing)):
             pass

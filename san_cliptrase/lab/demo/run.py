@@ -28,17 +28,20 @@ from matplotlib.figure import Figure
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.colors import class_colors
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.defaults import load_config, setup_logging
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.engine.panels import region_map
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, TrainingError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
+from san_cliptrase.files import only_run_in, remove_unfinished, write_text_atomically
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.lab.convergence.runner import threads_in_environment
-from san_cliptrase.lab.convergence.worker import cores, end_with_parent
+from san_cliptrase.lab.convergence.worker import cores
 from san_cliptrase.lab.five_seeds import claim
+from san_cliptrase.pools import end_with_parent
 from san_cliptrase.terminal import exit_status
 
 logger = logging.getLogger(__name__)
@@ -189,7 +192,7 @@ def summarise(
         "iterations_of_plain_san": last,
         "minutes": round(minutes, 1),
     }
-    (output / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text_atomically(output / "summary.json", json.dumps(report, indent=2) + "\n")
     table = {f"training-free, {rule}": scores for rule, scores in rules.items()} | rows
     shown = {name: {m: scores[m] for m in ("pAcc", "mAcc", "fwIoU", *METRICS)} for name, scores in table.items()}
     return "\n".join(
@@ -228,7 +231,13 @@ def execute(args: argparse.Namespace) -> None:
     """What ``demo`` does."""
     if not CONFIGS.is_dir():
         raise ConfigError("the demo runs in a clone of the repository, where configs/demo is")
+    with only_run_in(args.output, "--output"):
+        _demo(args)
+
+
+def _demo(args: argparse.Namespace) -> None:
     started = time.monotonic()
+    remove_unfinished(args.output, only_one=True)
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
     configs = {
