@@ -192,7 +192,7 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         ("a: [", "cannot read the datasets registered in"),
         ("- a\n- b\n", "cannot read the datasets registered in"),
         (ENTRY.replace("c]", "c], ignore: 1") + ENTRY, "the key 'mine' is there twice"),
-        ("mine: 5\n", "dataset 'mine': expected the keys images, labels, classes, ignore, background, not 5"),
+        ("mine: 5\n", "dataset 'mine': expected the keys images, labels, .*, colors, ignore_colors, not 5"),
         (
             "mine: {images: 5, labels: b, classes: [c]}\n",
             "dataset 'mine', key 'images': expected the path .*, not 5",
@@ -216,6 +216,15 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         (ENTRY.replace("c]", "c], ignore: yes"), "key 'ignore': the ignore value True is no whole number"),
         (ENTRY.replace("c]", "c], ignore: 99999999999"), "key 'ignore': the ignore value 99999999999 is no"),
         (ENTRY.replace("c]", "c], background: sky"), "key 'background': expected a list"),
+        (ENTRY.replace("c]", "c], colors: [1 2 3, 4 5 6]"), "key 'colors': there are 2 for 1 classes"),
+        (ENTRY.replace("c]", "c], colors: [red]"), "key 'colors': item 1: expected '128 0 0' or .*, not 'red'"),
+        (ENTRY.replace("c]", "c], colors: [1 2 300]"), "key 'colors': item 1: expected"),
+        (ENTRY.replace("c]", "c], colors: [1 2 3], ignore_colors: 7"), "key 'ignore_colors': expected colours such as"),
+        (
+            ENTRY.replace("c]", "c], colors: [1 2 3], ignore_colors: 1 2 3"),
+            "1 2 3 to 'c' and again to 'pixels",
+        ),
+        (ENTRY.replace("c]", "c], ignore_colors: 1 2 3"), "key 'ignore_colors': the classes have no colours"),
         (ENTRY.replace("c]", "c], clases: [c]"), "key 'clases': there is no such key; did you mean classes"),
         (
             ENTRY.replace("mine", "x/../../../../victim"),
