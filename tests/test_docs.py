@@ -13,7 +13,7 @@ from san_cliptrase.config import KEYS, REMOVED, RENAMED
 from tests.conftest import ROOT
 from tests.test_layering import LEVELS
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [page.name if page.parent == ROOT else f"docs/{page.name}" for page in PAGES]
 PLACEHOLDER = re.compile(r"[A-Z_]+")  # FILE, DIR, REPORT, ...
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -213,7 +213,8 @@ def test_links_lead_somewhere(page):
 
 def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    assert not [page.name for page in PAGES if page.name != "README.md" and f"({page.name}" not in index]
+    linked = {target.removeprefix("../") for target in re.findall(r"\]\(([^)#]+)", index)}
+    assert {page.name for page in PAGES} - {"README.md"} <= linked
 
 
 @cache
