@@ -114,7 +114,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
     else:
         more = f", and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
         warning = (
-            f"{len(absent)} of the {len(classes)} classes occur in no label file: "
+            f"no label file shows {len(absent)} of the {len(classes)} classes: "
             f"{', '.join(map(repr, absent[:MOST_NAMED]))}{more}"
         )
         return Findings(problems, [warning])

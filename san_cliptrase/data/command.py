@@ -104,9 +104,7 @@ def register_command(options: argparse.Namespace) -> int:
     if entries[last].colors:
         first, (color, *_) = entries[last].classes[0], entries[last].colors
         _say(f"label maps are read by their colours: {color} is {first!r}, and so on")
-    _say(
-        f"""for example: python train_net.py --config configs/cliptrase.yaml --eval-only DATASETS.TEST "('{last}',)" """
-    )
+    _say(f"""for example: san-cliptrase evaluate --config configs/cliptrase.yaml DATASETS.TEST "('{last}',)" """)
     return 0
 
 

@@ -323,13 +323,13 @@ def test_classes_that_occur_in_no_file_are_named_in_one_line_a_dataset(root, fol
     assert register(folder) == 0
     shown = capsys.readouterr().out
     for name in ("town_train", "town_val"):
-        assert shown.count(f"{name}: warning: 1 of the 4 classes occur in no label file: '\\x1b[31mice'") == 1
+        assert shown.count(f"{name}: warning: no label file shows 1 of the 4 classes: '\\x1b[31mice'") == 1
     assert main(["data", "check", "town_val", "--workers", "1"]) == 0
-    assert "warning: 1 of the 4 classes" in capsys.readouterr().out
+    assert "warning: no label file shows 1 of the 4 classes" in capsys.readouterr().out
     masks(folder, 0, 255)
     (folder / "classes.txt").write_text("".join(f"class {number}\n" for number in range(30)))
     assert register(folder) == 0
-    assert "29 of the 30 classes occur in no label file: 'class 1', " in (shown := capsys.readouterr().out)
+    assert "no label file shows 29 of the 30 classes: 'class 1', " in (shown := capsys.readouterr().out)
     assert "'class 10', and 19 more" in shown
 
 
