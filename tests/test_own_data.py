@@ -10,7 +10,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from san_cliptrase.commands.main import main
 from san_cliptrase.data.own import OWN
-from san_cliptrase.evaluation.evaluate import _ordered_records
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8").partition("## With your photographs")[0]
@@ -42,7 +41,6 @@ def place(tmp_path, monkeypatch):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
         del OWN[name]
-    _ordered_records.cache_clear()  # other tests have a town too
 
 
 def test_its_commands_run_and_print_what_is_shown(place, monkeypatch, capsys):

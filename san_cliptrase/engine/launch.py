@@ -21,7 +21,7 @@ from san_cliptrase.engine.preemption import Preempted
 from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
-from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only, forget_records
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import exit_status
 
@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> None:
         if not args.eval_only and not (trained and cfg.DATASETS.TRAIN):
             what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
             raise ConfigError(f"{what}: add --eval-only to evaluate")
+        forget_records()
         # Before anything is fetched or built: missing data are found at once.
         for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             dataset_records(name)

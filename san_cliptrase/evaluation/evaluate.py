@@ -32,8 +32,14 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def dataset_records(name: str) -> list[dict]:
-    """The dicts of a registered dataset, listed once per process."""
+    """The dicts of a registered dataset, listed once a run."""
     return DatasetCatalog.get(name)
+
+
+def forget_records() -> None:
+    """List datasets anew: in a notebook, they may have been registered again since the last run."""
+    dataset_records.cache_clear()
+    _ordered_records.cache_clear()
 
 
 def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[str, float]]:

@@ -113,11 +113,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
     for split in ("train", "val"):
         for stem in "ab":
-            archives.write_photo(tmp_path / "meadow" / "images" / split / f"{stem}.jpg", (64, 90))
+            archives.write_photo(tmp_path / "town" / "images" / split / f"{stem}.jpg", (64, 90))
             labels = COLORS[np.tile(np.repeat(np.arange(5), 18), (64, 1))]
-            archives.write_png(tmp_path / "meadow" / "annotations" / split / f"{stem}.png", labels)
-    (tmp_path / "meadow" / "classes.txt").write_text(CLASSES)
-    yield tmp_path / "meadow"
+            archives.write_png(tmp_path / "town" / "annotations" / split / f"{stem}.png", labels)
+    (tmp_path / "town" / "classes.txt").write_text(CLASSES)
+    yield tmp_path / "town"
     for name in [*OWN]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
@@ -140,18 +140,18 @@ def test_a_folder_with_colours_is_registered_checked_trained_and_evaluated(folde
     assert "--ignore '0 0 0'" in error
     assert register(folder, "--ignore", "0 0 0") == 0
     assert "read by their colours: 0 128 0 is 'grass'" in capsys.readouterr().out
-    assert main(["data", "check", "meadow_train", "meadow_val", "--workers", "1"]) == 0
-    names = {"datasets__train": "('meadow_train',)", "datasets__test": "('meadow_val',)", "solver__max_iter": 1}
+    assert main(["data", "check", "town_train", "town_val", "--workers", "1"]) == 0
+    names = {"datasets__train": "('town_train',)", "datasets__test": "('town_val',)", "solver__max_iter": 1}
     assert train_net(["--config", str(ROOT / "configs/demo/san.yaml"), *tiny_overrides(**names)]) == 0
-    report = json.loads((tmp_path / "run" / "metrics_meadow_val.json").read_text())
+    report = json.loads((tmp_path / "run" / "metrics_town_val.json").read_text())
     assert list(report["iou"]) == ["grass", "water", "lava"]
     # A colour that appears after registration stops a run, with the same words.
     Image.new("RGB", (90, 64), (9, 9, 9)).save(folder / "annotations/val/a.png")
     capsys.readouterr()
-    assert main(["data", "check", "meadow_val", "--workers", "1"]) == 1
+    assert main(["data", "check", "town_val", "--workers", "1"]) == 1
     assert "the colour 9 9 9 is in no line of the class file: 5760 pixels" in capsys.readouterr().err
     register_own()
-    assert DatasetCatalog.get("meadow_val")[0]["palette"] == PALETTE
+    assert DatasetCatalog.get("town_val")[0]["palette"] == PALETTE
 
 
 @pytest.mark.parametrize(
