@@ -112,7 +112,7 @@ def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_la
     if read:
         raise DataError(
             f"no pixel of the training set has a label: the {read} label files, such as "
-            f"{records[0]['sem_seg_file_name']}, hold nothing but what means that there is none. Check what the values "
+            f"{records[0]['sem_seg_file_name']}, hold only values that mean no label. Check what the values "
             f"of the files mean (docs/datasets.md)"
         )
 
