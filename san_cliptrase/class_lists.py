@@ -54,7 +54,7 @@ def check_class_names(names: Sequence[str], source: str, place: str) -> None:
     places = defaultdict(list)
     for number, name in enumerate(names, 1):
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of a command line that are not UTF-8
-            raise DataError(f"{source} has {name!r:.200} in {place} {number}, which is no text: write it in UTF-8")
+            raise DataError(f"{source} has {name!r:.200} in {place} {number}, which is not text: write it in UTF-8")
         seen = same_for_clip(name)
         if not seen.strip(" ,"):
             raise DataError(

@@ -76,7 +76,7 @@ def test_pipes_sockets_and_devices_are_refused_and_not_waited_for(tmp_path, monk
         listening.bind("socket.txt")
         (tmp_path / "link.txt").symlink_to("/dev/zero")
         for name in ("pipe.txt", "socket.txt", "link.txt", "/dev/zero"):
-            with pytest.raises(DataError, match="cannot read the class file .* no regular file but a pipe"):
+            with pytest.raises(DataError, match="cannot read the class file .* not a regular file but a pipe"):
                 read_class_list(name)
 
 

@@ -71,8 +71,8 @@ def make_entries(
     for key in splits:
         if not is_plain_name(key):
             raise DataError(
-                f"{key!r} is no name for a dataset: use letters, digits, _, . and -, a letter or digit first (option "
-                f"--name, or the split's folder)"
+                f"{key!r} is not a name for a dataset: use letters, digits, _, . and -; begin with a letter or digit "
+                f"(option --name, or the split's folder)"
             )
     words, colors = read_class_file(classes or folder / "classes.txt")
     if background and words[-1] != BACKGROUND:
@@ -97,14 +97,14 @@ def _ignore(text: str, classes: int, colored: bool) -> tuple[int, tuple[Color, .
         return usual, colors
     if colored:
         raise DataError(
-            f"option --ignore: {text!r:.100} is no colour, and the class file gives colours. Say '0 0 0', or several "
-            f"with commas between"
+            f"option --ignore: {text!r:.100} is not a colour, but the class file gives colours. Say '0 0 0', or "
+            f"several with commas between"
         )
     try:
         return int(text), ()
     except ValueError as error:
         advice = "give the names in the class file their colours too" if colors else "say a whole number, such as 255"
-        raise DataError(f"option --ignore: {text!r:.100} is no label value; {advice}") from error
+        raise DataError(f"option --ignore: {text!r:.100} is not a label value; {advice}") from error
 
 
 def _colors_text(colors: Sequence[Color]) -> str:

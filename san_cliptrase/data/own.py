@@ -109,7 +109,9 @@ class _Place:
 def _entry(place: _Place, values: Any) -> OwnDataset:
     """An entry, once every key of it is what it must be."""
     if not isinstance(place.name, str) or not is_plain_name(place.name):
-        place.refuse("", "this is no name for a dataset: use letters, digits, _, . and -, with a letter or digit first")
+        place.refuse(
+            "", "this is not a name for a dataset: use letters, digits, _, . and -; begin with a letter or digit"
+        )
     if place.name in DATASETS:
         raise DataError(f"{place.path} registers {place.name!r}, which is a dataset of this project; {REMEDY}")
     keys = [field.name for field in fields(OwnDataset)]

@@ -157,10 +157,10 @@ def test_a_folder_with_colours_is_registered_checked_trained_and_evaluated(folde
 @pytest.mark.parametrize(
     ("classes", "ignore", "message"),
     [
-        (CLASSES, "255", "option --ignore: '255' is no colour, and the class file gives colours"),
+        (CLASSES, "255", "option --ignore: '255' is not a colour, but the class file gives colours"),
         (CLASSES, "0 0 128", "gives the colour 0 0 128 to 'water' and again to 'pixels without a label'"),
-        ("grass\nwater\nlava\n", "0 0 0", "'0 0 0' is no label value; give the names in the class file their colours"),
-        ("grass\nwater\nlava\n", "none", "'none' is no label value; say a whole number"),
+        ("grass\nwater\nlava\n", "0 0 0", "'0 0 0' is not a label value; give the names in the class file"),
+        ("grass\nwater\nlava\n", "none", "'none' is not a label value; say a whole number"),
         ("grass\nwater\nlava\n", "", "write them behind the names in the class file, as in 'building 128 0 0'"),
     ],
 )

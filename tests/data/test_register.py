@@ -175,7 +175,7 @@ def test_missing_parts_are_named(root, folder, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("my town", "is no name for a dataset"), ("ade150", "'ade150_train' is a dataset of this project")],
+    [("my town", "is not a name for a dataset"), ("ade150", "'ade150_train' is a dataset of this project")],
 )
 def test_a_name_that_cannot_be_used_is_refused(root, folder, capsys, name, message):
     assert message in error_of(capsys, folder, "--name", name)
@@ -212,9 +212,9 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         ),
         ("mine: {images: a, labels: b, classes: [c, d, C]}\n", "the same for CLIP, 'c' and 'C', in items 1 and 3"),
         (ENTRY.replace("c]", "c], ignore: 0"), "key 'ignore': the ignore value 0 is the class 'c'"),
-        (ENTRY.replace("c]", "c], ignore: .inf"), "key 'ignore': the ignore value inf is no whole number"),
-        (ENTRY.replace("c]", "c], ignore: 7.0"), "key 'ignore': the ignore value 7.0 is no whole number"),
-        (ENTRY.replace("c]", "c], ignore: yes"), "key 'ignore': the ignore value True is no whole number"),
+        (ENTRY.replace("c]", "c], ignore: .inf"), "key 'ignore': the ignore value inf is not a whole number"),
+        (ENTRY.replace("c]", "c], ignore: 7.0"), "key 'ignore': the ignore value 7.0 is not a whole number"),
+        (ENTRY.replace("c]", "c], ignore: yes"), "key 'ignore': the ignore value True is not a whole number"),
         (ENTRY.replace("c]", "c], ignore: 99999999999"), "key 'ignore': the ignore value 99999999999 is no"),
         (ENTRY.replace("c]", "c], background: sky"), "key 'background': expected a list"),
         (ENTRY.replace("c]", "c], colors: [1 2 3, 4 5 6]"), "key 'colors': there are 2 for 1 classes"),
@@ -229,13 +229,13 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         (ENTRY.replace("c]", "c], clases: [c]"), "key 'clases': there is no such key; did you mean classes"),
         (
             ENTRY.replace("mine", "x/../../../../victim"),
-            "dataset 'x/../../../../victim': this is no name",
+            "dataset 'x/../../../../victim': this is not a name",
         ),
-        (ENTRY.replace("mine", "..") + ENTRY, r"dataset '\.\.': this is no name"),
-        (ENTRY.replace("mine", "a b"), "dataset 'a b': this is no name"),
-        (ENTRY.replace("mine", "a" * 101), "this is no name"),
-        (ENTRY.replace("mine", "no"), "dataset False: this is no name"),
-        ('"\\x1b[31m": {images: a, labels: b, classes: [c]}\n', r"dataset '\\x1b\[31m': this is no name"),
+        (ENTRY.replace("mine", "..") + ENTRY, r"dataset '\.\.': this is not a name"),
+        (ENTRY.replace("mine", "a b"), "dataset 'a b': this is not a name"),
+        (ENTRY.replace("mine", "a" * 101), "this is not a name"),
+        (ENTRY.replace("mine", "no"), "dataset False: this is not a name"),
+        ('"\\x1b[31m": {images: a, labels: b, classes: [c]}\n', r"dataset '\\x1b\[31m': this is not a name"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "aliases upon aliases"),
         ("a: &a [" + 9999 * "x, " + "x]\n" + "".join(f"b{i}: *a\n" for i in range(90)), "repeat more than"),
         ("mine: {images: a, labels: b}\n", "classes"),
@@ -262,7 +262,7 @@ def test_a_registry_that_is_a_pipe_or_a_folder_is_refused_and_an_empty_one_is_no
     assert read_registry() == {}
     (root / "datasets.yaml").unlink()
     os.mkfifo(root / "datasets.yaml")
-    with pytest.raises(DataError, match="datasets.yaml cannot be read: it is no regular file but a pipe"):
+    with pytest.raises(DataError, match="datasets.yaml cannot be read: it is not a regular file but a pipe"):
         read_registry()
     (root / "datasets.yaml").unlink()
     (root / "datasets.yaml").mkdir()
@@ -286,7 +286,7 @@ def test_usual_things_may_be_left_out_of_an_entry_and_lists_shared(root):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "x/../victim"}, "is no name for a dataset"),
+        ({"name": "x/../victim"}, "is not a name for a dataset"),
         ({"classes": "abc"}, "needs a list of class names, not 'abc'"),
         ({"classes": []}, "needs a list of class names"),
         ({"classes": ["a", "A"]}, "the same for CLIP"),
