@@ -177,7 +177,7 @@ _TEST = (
     Key("SLIDE.STRIDE", 112, SIDE, "slide: step of the windows in pixels, at most WINDOW.", "with PROTOCOL"),
     Key("SCALES", (1.0,), listed(real(0, 8, above=True), 1), "Sizes at which an image is seen, relative to its own; the scores are averaged (test-time augmentation). In windows, each window is.", "for accuracy at the cost of time"),
     Key("FLIP", False, BOOL, "See the mirror image too, at every size, and average.", "for accuracy at twice the time"),
-    Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
+    Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement), pamr_half (the same at half the size) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
     Key("BACKGROUND", "words", one_of(BACKGROUNDS), "What makes a pixel the dataset's background: words, threshold (no class has this probability) or learned (SAN's own).", "for data sets with a background class"),
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),

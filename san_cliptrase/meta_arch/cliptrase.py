@@ -64,7 +64,8 @@ class CLIPtrase(nn.Module):
         super().__init__()
         self.clip, self.reader = clip, reader
         self.resolution, self.templates = resolution, templates
-        self.background, self.scoring = background, scoring
+        self.background = background
+        self.scoring = dataclasses.replace(scoring, patch=max(1, round(min(clip.visual.patch_size) / resolution)))
         self.ignore_label = ignore_label
         if not scoring.is_plain and (reader.needs_labels or reader.needs_batch):
             raise OptionError(

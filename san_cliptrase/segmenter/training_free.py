@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -46,7 +47,8 @@ class TrainingFree(Method):
         size: int | None = None,
         scoring: Scoring = PLAIN,
     ) -> None:
-        self.clip, self.reader, self.templates, self.scoring = clip, reader, templates, scoring
+        self.clip, self.reader, self.templates = clip, reader, templates
+        self.scoring = dataclasses.replace(scoring, patch=min(clip.visual.patch_size))
         if reader.needs_labels or reader.needs_batch:
             raise OptionError(
                 "an attention rule with '+truth' and the sources of regions truth and shuffled are controls of "
