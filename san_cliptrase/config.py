@@ -133,6 +133,7 @@ _REGIONS = (
     Key("PRETRAINED", "default", NAME, "timm:MODEL: default (the weights that the name stands for), a weights file, or random.", "offline, or with weights of your own"),
     Key("SAM_MODEL", "facebook/sam-vit-base", NAME, "sam, sam_points: id on the Hugging Face hub, or a folder with its files.", "for a larger SAM, or offline"),
     Key("SAM_GRID", 32, whole(1, 256), "sam: points along each side of the image.", "fewer for speed, more for small objects"),
+    Key("REFINE", "none", one_of(REFINEMENTS), "Refine the regions by the image's edges before they are classified or begin SAN's queries: none, pamr, pamr_half or laplacian; not controls without CLIP.", "for sharper regions at some cost (docs/training_free.md)"),
     Key("GRID_SIDE", 3, whole(1, 64), "grid: squares along each side; random: the square root of the number of cells.", "to give a control as many regions as there are"),
 )  # fmt: skip
 

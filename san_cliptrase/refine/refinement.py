@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from torch import Tensor
 
-from san_cliptrase.errors import OptionError, suggest
+from san_cliptrase.errors import OptionError
 from san_cliptrase.refine.laplacian import laplacian
 from san_cliptrase.refine.pamr import pamr, pamr_half
 
@@ -28,5 +28,5 @@ def refinement(name: str) -> Refinement | None:
         OptionError: There is none of this name; the message lists what there is.
     """
     if name not in REFINEMENTS:
-        raise OptionError(f"unknown refinement {name!r}; {suggest(name, REFINEMENTS)}")
+        raise OptionError(f"unknown refinement {name!r}; choose one of: {', '.join(REFINEMENTS)}")
     return REFINEMENTS[name]

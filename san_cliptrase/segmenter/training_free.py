@@ -96,13 +96,14 @@ class TrainingFree(Method):
         return decided(scores, None if self.reader.votes else background)
 
     def normalise(self, scores: Tensor, background: Background | None) -> Tensor:
-        """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all."""
-        if self.reader.votes:
-            return shares(scores)
-        if background is not None:
+        """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all.
+
+        CLIPer's scores are sums of probabilities: divided by their sum over the classes.
+        """
+        if background is not None and not self.reader.votes:
             best = scores[background.index :].amax(dim=0, keepdim=True)
             scores = torch.cat([scores[: background.index], best])
-        return (self.clip.logit_scale * scores.float()).softmax(dim=0)
+        return (self.clip.logit_scale * scores.float()).softmax(dim=0) if self.reader.gives_cosines else shares(scores)
 
     @torch.no_grad()
     def regions(self, image: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ def test_an_image_of_many_patches_is_segmented_in_windows(clip_segmenter, monkey
         ({"attention": "clap"}, "unknown attention rule"),
         ({"classify": "votes"}, "unknown way to classify"),
         ({"regions": "dino"}, "unknown source of regions"),
-        ({"refine": "crf"}, "unknown refinement 'crf'; known are: none, pamr, pamr_half, laplacian"),
+        ({"refine": "crf"}, "unknown refinement 'crf'; choose one of: none, pamr, pamr_half, laplacian"),
         ({"scales": (1, 0)}, r"scales is \(1, 0\); numbers above 0"),
         ({"size": 7}, "size 7 is less than one patch"),
         ({"eps": -1.0}, "eps > 0"),
@@ -227,10 +227,13 @@ def test_who_says_nothing_gets_the_default_reading():
     assert np.array_equal(labels[0], labels[1]) and not np.array_equal(labels[0], labels[2])
 
 
-@pytest.mark.parametrize("classify", ["vote", "patches", "cls"])
-def test_refined_scores_and_labels_belong_together(clip_segmenter, monkeypatch, classify):
+@pytest.mark.parametrize(
+    ("attention", "classify"),
+    [("cliptrase", "vote"), ("cliptrase", "patches"), ("cliptrase", "cls"), ("cliper", "patches")],
+)
+def test_refined_scores_and_labels_belong_together(clip_segmenter, monkeypatch, attention, classify):
     image = make_scene((5, 0), size=96).image
-    options = {"pretrained": "scenes", "classify": classify, "scales": (1, 1.25), "flip": True}
+    options = {"pretrained": "scenes", "attention": attention, "classify": classify, "scales": (1, 1.25), "flip": True}
     plain, refined = (clip_segmenter(**options, refine=name)(image, CLASS_NAMES) for name in ("none", "pamr"))
     assert not np.array_equal(plain.labels, refined.labels)
     assert refined.scores.shape == (len(CLASS_NAMES), 96, 96)

@@ -29,6 +29,7 @@ from san_cliptrase.refine import REFINEMENTS, Refinement, refinement
 from san_cliptrase.regions.controls import canvas_labels, patch_classes
 from san_cliptrase.regions.maps import own_maps
 from san_cliptrase.regions.pixels import count_classes, pixel_partition
+from san_cliptrase.regions.refined import refined_partition
 from san_cliptrase.structures import ClipFeatures, Size
 
 logger = logging.getLogger(__name__)
@@ -87,21 +88,6 @@ def perfect_names(regions: Tensor, labels: Tensor, classes: int) -> Tensor:
     return counts[:, :classes].argmax(1)[regions]
 
 
-def refined_partition(maps: Tensor, image: Tensor, patch: int, refine: Refinement) -> Tensor:
-    """The region of every pixel whose refined map is largest, (H, W) int64.
-
-    Args:
-        maps: (N, h, w), N >= 1, see ``region_maps``.
-        image: (3, H, W) in [0, 1].
-        patch: Side of a patch in pixels of the image.
-        refine: See ``refine``.
-    """
-    canvas = (maps.shape[1] * patch, maps.shape[2] * patch)
-    pixels = F.interpolate(maps[None], size=canvas, mode="bilinear", align_corners=False)[0]
-    pixels = pixels[:, : image.shape[1], : image.shape[2]]
-    return torch.cat(list(refine([pixels], image, patch)), dim=1).max(0).indices
-
-
 def class_shares(labels: Tensor, grid: Size, classes: int) -> Tensor:
     """The share of each class in each patch of a grid that divides the label map: (h, w, K); -1 is no class."""
     masks = F.one_hot(labels.clamp(min=-1) + 1, classes + 1)[..., 1:].permute(2, 0, 1).float()
@@ -144,7 +130,8 @@ def _partition_rows(name: str, cfg: CfgNode, refine: Refinement | None) -> list[
         else:
             (maps,) = own_maps(regions.maps, features.valid, features.grid)
             shown = image[0].to(maps.device) / 255
-            found = refined_partition(maps, shown, patch, refine) if len(maps) else None
+            canvas = tuple(n * patch for n in maps.shape[1:])
+            found = refined_partition(maps, canvas, shown, patch, refine) if len(maps) else None
         if found is None:
             found = labels.new_zeros(features.sizes[0])
         return perfect_names(resize_labels(found, tuple(labels.shape)), labels, classes)

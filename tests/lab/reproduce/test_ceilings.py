@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from san_cliptrase.commands.main import main
-from san_cliptrase.lab.reproduce.ceilings import class_shares, perfect_names, refined_partition
-from san_cliptrase.refine.pamr import pamr
+from san_cliptrase.lab.reproduce.ceilings import class_shares, perfect_names
 
 
 def test_a_region_gets_the_class_that_most_of_its_labelled_pixels_have():
@@ -19,15 +18,6 @@ def test_a_region_gets_the_class_that_most_of_its_labelled_pixels_have():
 def test_shares_of_a_patch_are_those_of_its_pixels():
     labels = torch.tensor([[0, 0, 1, -1], [1, 0, 1, -1]])
     torch.testing.assert_close(class_shares(labels, (1, 2), 2), torch.tensor([[[0.75, 0.25], [0, 0.5]]]))
-
-
-def test_refined_maps_follow_the_edges_of_the_image():
-    image = torch.zeros(3, 64, 64)
-    image[:, :, 28:] = 1  # not where patches meet
-    maps = torch.zeros(2, 4, 4)
-    maps[0, :, :2], maps[1, :, 2:] = 1, 1
-    found = refined_partition(maps, image, 16, pamr)
-    assert (found == (torch.arange(64) >= 28)).all()
 
 
 @pytest.mark.parametrize("few", [("TEST.MAX_IMAGES", "2", "MODEL.DEVICE", "cpu", "MODEL.CLIP.TEMPLATES", "none")])
