@@ -11,8 +11,8 @@ LEVELS = [  # rooms of one level do not know each other
     {"texts"},
     {"errors", "colors", "choices", "protocols"},
     {"files", "structures", "terminal", "weights_files", "raster_files", "pools"},
-    {"__init__", "class_lists", "config", "compat", "device", "images", "drawing", "scenes", "text_tables"}
-    | {"yaml_files"},
+    {"__init__", "class_lists", "config", "compat", "coco", "device", "images", "drawing", "scenes"}
+    | {"text_tables", "yaml_files"},
     {"clip", "refine"},
     {"regions"},
     {"windows", "strips"},
@@ -34,6 +34,9 @@ HOMES = {
     "timm": {"san/side_adapter", "regions/timm_vit", "lab/pretrain/dino", "lab/pretrain/scenes_dino"},
     "transformers": {"regions/sam"},
     "tabulate": {"text_tables"},
+    "pycocotools": {"coco"},
+    "supervision": {"segmentation"},
+    "onnxscript": {"segmenter/onnx_export"},
     "sklearn": {"engine/prototypes", "evaluation/unsupervised"},
     "detectron2": {
         "compat",
