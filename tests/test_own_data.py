@@ -6,7 +6,6 @@ import shlex
 import sys
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from san_cliptrase.commands.main import main
 from san_cliptrase.data.own import OWN
@@ -37,6 +36,8 @@ def place(tmp_path, monkeypatch):
     for name in ("configs", "examples"):
         (tmp_path / name).symlink_to(ROOT / name)
     yield tmp_path
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     for name in [*OWN]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
