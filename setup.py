@@ -27,7 +27,7 @@ setup(
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
         "san_cliptrase.lab": ["five_seeds.json"],
-        "san_cliptrase.lab.reproduce": ["patches_page.html"],
+        "san_cliptrase.patches": ["page.html"],
     },
     entry_points={"console_scripts": ["san-cliptrase = san_cliptrase.commands.main:main"]},
     install_requires=[

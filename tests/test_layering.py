@@ -15,7 +15,7 @@ LEVELS = [  # rooms of one level do not know each other
     | {"yaml_files"},
     {"clip", "refine"},
     {"regions"},
-    {"windows", "strips"},
+    {"windows", "strips", "patches"},
     {"scoring"},
     {"cliptrase", "san"},
     {"builders"},

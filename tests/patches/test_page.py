@@ -9,8 +9,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from san_cliptrase.lab.reproduce.patch_view import AFTER, BEFORE, CORRELATION, PatchView
-from san_cliptrase.lab.reproduce.patches_page import page_data, write_page
+from san_cliptrase.patches.page import page_data, write_page
+from san_cliptrase.patches.view import AFTER, BEFORE, CORRELATION, PatchView
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Runs in the page once it is drawn; what it sees is left in an attribute for --dump-dom.

@@ -13,10 +13,9 @@ import numpy as np
 from PIL import Image
 
 from san_cliptrase.files import write_text_atomically
-from san_cliptrase.lab.reproduce.patch_scores import patch_classes
-from san_cliptrase.lab.reproduce.patch_view import COLOUR_MAP, PatchView, unit
+from san_cliptrase.patches.view import COLOUR_MAP, PatchView, patch_classes, unit
 
-TEMPLATE = Path(__file__).with_name("patches_page.html")
+TEMPLATE = Path(__file__).with_name("page.html")
 PLACE = "{{ data }}"
 """Where the data stand in the template, once: names of images and classes reach the page in no other way."""
 _NEVER_IN_HTML = {letter: f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
