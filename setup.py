@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
 SAM = ["transformers>=5.0"]
+APP = ["gradio>=6.0"]
 
 setup(
     name="san_cliptrase",
@@ -50,7 +51,10 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "app": APP,
         "sam": SAM,
         "test": ["hypothesis>=6.100", "pytest>=9.1", "pytest-xdist>=3.5", "ruff>=0.6", *SAM],
+        # Apart from "test": gradio needs an older Pillow than the newest.
+        "test-app": [*APP, "playwright>=1.50"],
     },
 )

@@ -91,6 +91,11 @@ def result_names(images: Sequence[Path]) -> list[str]:
     return names
 
 
+def split_words(text: str) -> list[str]:
+    """Words with commas between; none of a blank text."""
+    return [word.strip() for word in text.split(",")] if text.strip() else []
+
+
 def make_output_folder(folder: Path) -> None:
     """Make a folder if it is missing, and make sure that files can be written into it.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS, REGION_SOURCES, TEMPLATES
 from san_cliptrase.class_lists import read_class_list
-from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
+from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names, split_words
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.errors import SanCliptraseError, suggest
 from san_cliptrase.terminal import complain
@@ -105,8 +105,8 @@ def execute(options: Namespace) -> int:
     """Segment every image; one that cannot be read is reported and left out. Returns the exit status."""
     images = find_images(options.images)
     make_output_folder(options.output)
-    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else _words(options.vocabulary)
-    background = _words(options.background)
+    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else split_words(options.vocabulary)
+    background = split_words(options.background)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("san_cliptrase").setLevel(logging.INFO)
 
@@ -149,7 +149,3 @@ def _save(result: Segmentation, stem: Path) -> Exception | None:
     except SanCliptraseError as error:
         return error
     return None
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")] if text.strip() else []

@@ -1,0 +1,238 @@
+"""The page: what can be chosen on the left, what comes of it on the right."""
+
+from __future__ import annotations
+
+import html
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from san_cliptrase.app.offers import ABOUT_EMBEDDED, ABOUT_OTHERS, EMBEDDED, EMBEDDED_SIZE, Example, Offers, examples
+from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS
+from san_cliptrase.commands.inputs import split_words
+from san_cliptrase.errors import OptionError
+from san_cliptrase.images import load_image
+from san_cliptrase.terminal import told
+
+# Fonts of the reader's system: those of gradio's themes come from a server.
+THEME = gr.themes.Default(
+    font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"], primary_hue="blue", radius_size="sm"
+)
+CSS = """
+.gradio-container { max-width: 90rem !important; }
+#result iframe { border: 0; display: block; height: 30rem; width: 100%; }
+#message p { margin: 0; overflow-wrap: anywhere; }
+#message .problem { border: 2px solid #c62828; border-radius: 4px; padding: 0.5rem 0.7rem; }
+"""
+TRAINING_FREE, TRAINED = "training-free", "trained SAN"
+LONGEST_PREVIEW = 1024
+FORGET_EVERY, FORGET_AFTER = 600, 3600
+"""Seconds: files that were uploaded or made are looked for so often, and deleted when they are so old."""
+EMPTY = "<p>Here your image will be: names under the pointer, regions, confidence, and points to click on.</p>"
+DOWNLOADS = ("Overlay (PNG)", "Label map (PNG)", "COCO (JSON)")
+
+
+def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
+    """The page.
+
+    Args:
+        offers: The models to choose from.
+        device: See ``Segmenter.from_clip``.
+        folder: For the files of examples and results; whoever calls removes it.
+    """
+    shipped = examples(folder / "examples")
+    with gr.Blocks(title="san_cliptrase", analytics_enabled=False, delete_cache=(FORGET_EVERY, FORGET_AFTER)) as page:
+        gr.Markdown("# Segment an image by words")
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                source = gr.State(None)
+                photo = gr.Image(label="Image", sources=["upload", "clipboard"], height=240, elem_id="photo")
+                # The file as it is: it is read, or refused, as the command does it. (A subclass would say this better,
+                # but gradio writes a stub file beside the source of one.)
+                photo.preprocess = _path_of
+                pictures = gr.Dataset(
+                    components=[gr.Image(render=False)],
+                    samples=[[example.path] for example in shipped],
+                    label="Examples: two demo scenes, two photographs",
+                    type="index",
+                    elem_id="examples",
+                )
+                words = gr.Textbox(label="Words", placeholder="sky, sea, boat", elem_id="words")
+                background = gr.Textbox(
+                    label="Background words",
+                    placeholder="may be empty; all of them mean background",
+                    elem_id="background",
+                )
+                run = gr.Button("Segment", variant="primary", elem_id="run")
+                settings = _settings(offers)
+            with gr.Column(scale=5, min_width=300):
+                message = gr.HTML(elem_id="message")
+                result = gr.HTML(EMPTY, elem_id="result")
+                with gr.Row():
+                    downloads = [
+                        gr.DownloadButton(text, interactive=False, size="sm", min_width=130) for text in DOWNLOADS
+                    ]
+
+        def segment(
+            request: gr.Request,
+            path: str | None,
+            typed: str,
+            typed_background: str,
+            kind: str,
+            clip: str | None,
+            attention: str | None,
+            classify: str,
+            size: float | None,
+            san: str | None,
+            refine: str,
+            progress: gr.Progress = gr.Progress(),  # noqa: B008
+        ) -> list[Any]:
+            own = _own_folder(folder, request)
+            shutil.rmtree(own, ignore_errors=True)
+            progress(0, desc="Reading the choices")  # the first word takes the time of importing torch
+            try:
+                from san_cliptrase.app.work import Choice, show
+
+                if path is None:
+                    raise OptionError("there is no image: drop one, paste one, or take an example")
+                choice = Choice(
+                    clip or "", attention or "", classify, refine, None if size is None else int(size), device=device
+                )
+                if kind == TRAINED:
+                    if not san:
+                        raise OptionError(
+                            "there is no trained SAN: name the folder of its run, or choose training-free"
+                        )
+                    choice = Choice(san=san, refine=refine, device=device)
+                shown = show(Path(path), split_words(typed), split_words(typed_background), choice, own, progress)
+            except Exception as error:
+                return [
+                    _problem(error, path),
+                    EMPTY,
+                    *(gr.DownloadButton(value=None, interactive=False) for _ in DOWNLOADS),
+                ]
+            frame = f'<iframe title="Segments of the image" srcdoc="{html.escape(shown.html)}"></iframe>'
+            files = (shown.overlay, shown.labels, shown.coco)
+            return [
+                f'<p role="status">{html.escape(shown.about)}</p>',
+                frame,
+                *(gr.DownloadButton(value=str(file), interactive=True) for file in files),
+            ]
+
+        def forget(request: gr.Request) -> None:
+            shutil.rmtree(_own_folder(folder, request), ignore_errors=True)
+
+        quiet = {"api_visibility": "private", "show_progress": "hidden"}
+        photo.input(_take, photo, [source, photo, message], **quiet)
+        pictures.click(
+            lambda index: _take_example(shipped[index]), pictures, [source, photo, words, background, message], **quiet
+        )
+        gr.on(
+            [run.click, words.submit, background.submit],
+            segment,
+            [source, words, background, *settings],
+            [message, result, *downloads],
+            api_visibility="private",
+            show_progress_on=result,
+            concurrency_limit=1,
+        )
+        page.unload(forget)
+    return page
+
+
+def _settings(offers: Offers) -> list[Any]:
+    """The components of the model's settings, in the order of ``segment``'s arguments."""
+    about = gr.Markdown(_about(offers.clips[0]), elem_id="about")
+    with gr.Accordion("Model", open=False, elem_id="model"):
+        kind = gr.Radio([TRAINING_FREE, TRAINED], value=TRAINING_FREE, label="Method")
+        with gr.Group() as training_free:
+            clip = gr.Dropdown(
+                list(offers.clips), label="CLIP, MODEL@WEIGHTS", allow_custom_value=offers.others, elem_id="clip"
+            )
+            attention = gr.Dropdown(
+                _named(ATTENTION_RULES),
+                value="cliptrase",
+                label="Attention rule of the last block",
+                allow_custom_value=True,
+            )
+            classify = gr.Dropdown(_named(CLASSIFY), value="vote", label="What names a region")
+            size = gr.Number(
+                _size(offers.clips[0]), precision=0, label="Shorter side that CLIP sees, in pixels (empty: as trained)"
+            )
+        san = gr.Dropdown(
+            list(offers.sans),
+            value=offers.sans[0] if offers.sans else None,
+            label="Folder of its run, or a file that export wrote",
+            allow_custom_value=offers.others,
+            visible=False,
+        )
+        refine = gr.Dropdown(_named(REFINEMENTS), value="none", label="Refinement")
+    quiet = {"api_visibility": "private", "show_progress": "hidden"}
+    kind.change(
+        lambda kind: [
+            gr.Group(visible=kind == TRAINING_FREE),
+            gr.Dropdown(visible=kind == TRAINED),
+            gr.Markdown(visible=kind == TRAINING_FREE),
+        ],
+        kind,
+        [training_free, san, about],
+        **quiet,
+    )
+    clip.change(lambda clip: [_about(clip), _size(clip)], clip, [about, size], **quiet)
+    return [kind, clip, attention, classify, size, san, refine]
+
+
+def _named(names: dict[str, str]) -> list[tuple[str, str]]:
+    return [(f"{name}: {about}", name) for name, about in names.items()]
+
+
+def _about(clip: str | None) -> str:
+    return ABOUT_EMBEDDED if clip == EMBEDDED else ABOUT_OTHERS
+
+
+def _size(clip: str | None) -> int | None:
+    return EMBEDDED_SIZE if clip == EMBEDDED else None
+
+
+def _path_of(payload: Any) -> str | None:
+    """The path of an uploaded file."""
+    return None if payload is None else payload.path
+
+
+def _take(path: str | None) -> list[Any]:
+    """What becomes of an image that was chosen: its file, a preview, and why it cannot be used if that is so."""
+    if path is None:
+        return [None, None, ""]
+    try:
+        preview = Image.fromarray(load_image(path))
+    except Exception as error:
+        return [None, None, _problem(error, path)]
+    preview.thumbnail((LONGEST_PREVIEW, LONGEST_PREVIEW))
+    return [path, preview, ""]
+
+
+def _take_example(example: Example) -> list[Any]:
+    path, preview, message = _take(example.path)
+    return [path, preview, example.words, "", message]
+
+
+def _problem(error: Exception, path: str | None) -> str:
+    """The message that the command would print.
+
+    Raises:
+        Exception: The error itself, if it was not raised on purpose.
+    """
+    message = told(error)
+    if message is None:
+        raise error
+    if path is not None:
+        message = message.replace(f"{Path(path).parent}/", "")  # where the upload lies is nobody's business
+    return f'<p class="problem" role="alert">error: {html.escape(message)}</p>'
+
+
+def _own_folder(folder: Path, request: gr.Request) -> Path:
+    """Where the results of one open page lie."""
+    return folder / "results" / str(request.session_hash)
