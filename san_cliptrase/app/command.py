@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from argparse import Namespace
 from pathlib import Path
 
@@ -44,6 +45,12 @@ def execute(options: Namespace) -> None:
             port = listening.getsockname()[1]
             local = is_local(options.host)
             page = build_page(Offers.of(options.clip, options.san, local), options.device, Path(folder))
+            threading.Thread(target=_prepare, daemon=True).start()
             sys.stdout.write(f"http://{options.host}:{port} (Ctrl-C stops it)\n")
             sys.stdout.flush()
             serve(page, listening, local, options.max_upload)
+
+
+def _prepare() -> None:
+    """Import torch and what needs it while the reader looks at the page."""
+    from san_cliptrase.app import work  # noqa: F401

@@ -21,10 +21,10 @@ ABOUT_EMBEDDED = (
 ABOUT_OTHERS = "Published weights come from a model hub on first use (ViT-B-16: 0.6 GB) and are kept for the next time."
 
 _SCENES = (
-    (25, "brick, bubbles, fish scales, grass, lava, snow, water"),
-    (5, "brick, circuit board, clouds, grass, mosaic, rainbow, sand"),
+    (25, "lava, grass", "brick, bubbles, fish scales, grass, lava, snow, water"),
+    (5, "clouds, sand", "brick, circuit board, clouds, grass, mosaic, rainbow, sand"),
 )
-_PHOTOS = (("china.jpg", "temple, sky, tree, lawn"), ("flower.jpg", "flower, leaf"))
+_PHOTOS = (("china.jpg", "temple, sky, tree"), ("flower.jpg", "flower, leaf"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Offers:
 
 @dataclass(frozen=True)
 class Example:
-    """An image file and words for it."""
+    """An image file, words for it, and what it is called."""
 
     path: str
     words: str
@@ -63,12 +63,12 @@ def examples(folder: Path) -> list[Example]:
 
     folder.mkdir(parents=True, exist_ok=True)
     found = []
-    for index, words in _SCENES:
+    for index, about, words in _SCENES:
         path = folder / f"scene_{index}.png"
         Image.fromarray(make_scene((2, index)).image).save(path)
-        found.append(Example(str(path), words, "a demo scene"))
+        found.append(Example(str(path), words, about))
     for name, words in _PHOTOS:
         path = folder / name
         Image.fromarray(load_sample_image(name)).save(path, quality=92)
-        found.append(Example(str(path), words, "a photograph"))
+        found.append(Example(str(path), words, words.split(",")[0]))
     return found

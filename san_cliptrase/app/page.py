@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,13 @@ THEME = gr.themes.Default(
 )
 CSS = """
 .gradio-container { max-width: 90rem !important; }
+.gradio-container > main { padding: 0 1rem; }
+#examples { display: grid; gap: 0.4rem; grid-template-columns: 1fr 1fr; }
+#examples button { flex-wrap: nowrap; font-weight: 400; justify-content: flex-start; min-width: 0; padding: 0.2rem; }
+#examples button { text-align: left; }
+#examples img { border-radius: 3px; flex: none; height: 2.6rem; margin: 0 0.4rem 0 0; object-fit: cover; width: 2.6rem }
+#model input[role=combobox] { padding-right: 1.6rem !important; text-overflow: ellipsis; }
+#message .html-container, #result .html-container { padding: 0 !important; }
 #result iframe { border: 0; display: block; height: 30rem; width: 100%; }
 #message p { margin: 0; overflow-wrap: anywhere; }
 #message .problem { border: 2px solid #c62828; border-radius: 4px; padding: 0.5rem 0.7rem; }
@@ -46,35 +54,32 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
     shipped = examples(folder / "examples")
     with gr.Blocks(title="san_cliptrase", analytics_enabled=False, delete_cache=(FORGET_EVERY, FORGET_AFTER)) as page:
         gr.Markdown("# Segment an image by words")
+        about = gr.Markdown(_about(offers.clips[0]), elem_id="about")
         with gr.Row():
-            with gr.Column(scale=2, min_width=300):
+            with gr.Column(scale=1, min_width=300):
                 source = gr.State(None)
                 photo = gr.Image(label="Image", sources=["upload", "clipboard"], height=240, elem_id="photo")
                 # The file as it is: it is read, or refused, as the command does it. (A subclass would say this better,
                 # but gradio writes a stub file beside the source of one.)
                 photo.preprocess = _path_of
-                pictures = gr.Dataset(
-                    components=[gr.Image(render=False)],
-                    samples=[[example.path] for example in shipped],
-                    label="Examples: two demo scenes, two photographs",
-                    type="index",
-                    elem_id="examples",
-                )
+                gr.Markdown("Examples: two demo scenes, two photographs")
+                with gr.Row(elem_id="examples"):
+                    pictures = [gr.Button(example.about, icon=example.path, size="sm") for example in shipped]
                 words = gr.Textbox(label="Words", placeholder="sky, sea, boat", elem_id="words")
                 background = gr.Textbox(
-                    label="Background words",
-                    placeholder="may be empty; all of them mean background",
+                    label="Words that mean background",
+                    placeholder="may be empty",
                     elem_id="background",
                 )
                 run = gr.Button("Segment", variant="primary", elem_id="run")
-                settings = _settings(offers)
-            with gr.Column(scale=5, min_width=300):
-                message = gr.HTML(elem_id="message")
-                result = gr.HTML(EMPTY, elem_id="result")
+                settings = _settings(offers, about)
+            with gr.Column(scale=3, min_width=300):
+                message = gr.HTML(elem_id="message", padding=False)
                 with gr.Row():
                     downloads = [
                         gr.DownloadButton(text, interactive=False, size="sm", min_width=130) for text in DOWNLOADS
                     ]
+                result = gr.HTML(EMPTY, elem_id="result", padding=False)
 
         def segment(
             request: gr.Request,
@@ -88,7 +93,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
             size: float | None,
             san: str | None,
             refine: str,
-            progress: gr.Progress = gr.Progress(),  # noqa: B008
+            progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
         ) -> list[Any]:
             own = _own_folder(folder, request)
             shutil.rmtree(own, ignore_errors=True)
@@ -127,9 +132,8 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
 
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
         photo.input(_take, photo, [source, photo, message], **quiet)
-        pictures.click(
-            lambda index: _take_example(shipped[index]), pictures, [source, photo, words, background, message], **quiet
-        )
+        for example, button in zip(shipped, pictures, strict=True):
+            button.click(partial(_take_example, example), None, [source, photo, words, background, message], **quiet)
         gr.on(
             [run.click, words.submit, background.submit],
             segment,
@@ -143,9 +147,8 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
     return page
 
 
-def _settings(offers: Offers) -> list[Any]:
+def _settings(offers: Offers, about: gr.Markdown) -> list[Any]:
     """The components of the model's settings, in the order of ``segment``'s arguments."""
-    about = gr.Markdown(_about(offers.clips[0]), elem_id="about")
     with gr.Accordion("Model", open=False, elem_id="model"):
         kind = gr.Radio([TRAINING_FREE, TRAINED], value=TRAINING_FREE, label="Method")
         with gr.Group() as training_free:
