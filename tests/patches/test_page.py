@@ -4,7 +4,6 @@ import base64
 import html
 import json
 import re
-import shutil
 import subprocess
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 from san_cliptrase.patches.page import page_data, page_text, write_page
 from san_cliptrase.patches.view import AFTER, BEFORE, CORRELATION, PatchView
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Runs in the page once it is drawn; what it sees is left in an attribute for --dump-dom.
 SCRIPT = """
 <script>
@@ -100,14 +98,6 @@ def test_a_row_of_equal_values_is_no_division_by_zero(view):
     view.maps[CORRELATION][:] = 0.25
     shown = page_data(view, (0, 0))["maps"][0]
     assert set(shown["low"]) == set(shown["high"]) == {0.25}
-
-
-@pytest.fixture
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)})")
-    return found
 
 
 def test_click_arrow_and_number_change_maps_and_words(view, tmp_path, browser):
