@@ -52,6 +52,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
         folder: For the files of examples and results; whoever calls removes it.
     """
     shipped = examples(folder / "examples")
+    gr.set_static_paths(folder / "examples")  # served from there: what gradio copies is deleted after an hour
     with gr.Blocks(title="san_cliptrase", analytics_enabled=False, delete_cache=(FORGET_EVERY, FORGET_AFTER)) as page:
         gr.Markdown("# Segment an image by words")
         about = gr.Markdown(_about(offers.clips[0]), elem_id="about")
@@ -103,6 +104,8 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
 
                 if path is None:
                     raise OptionError("there is no image: drop one, paste one, or take an example")
+                if not Path(path).exists():
+                    raise OptionError("the image was deleted, as every upload is after an hour: choose it again")
                 choice = Choice(
                     clip or "", attention or "", classify, refine, None if size is None else int(size), device=device
                 )
@@ -131,7 +134,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
             shutil.rmtree(_own_folder(folder, request), ignore_errors=True)
 
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
-        photo.input(_take, photo, [source, photo, message], **quiet)
+        gr.on([photo.input, photo.clear], _take, photo, [source, photo, message], **quiet)
         for example, button in zip(shipped, pictures, strict=True):
             button.click(partial(_take_example, example), None, [source, photo, words, background, message], **quiet)
         gr.on(

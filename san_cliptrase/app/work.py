@@ -25,8 +25,8 @@ from san_cliptrase.segmenter.trained_san import TrainedSan
 
 MOST_PATCHES = 1600
 """Of an image whose patches can be clicked on: the page holds the square of it, four times."""
-MOST_SCORES = 2**28
-"""Classes times pixels whose probabilities are computed: 1 GB."""
+MOST_SCORES = 2**26
+"""Classes times pixels whose probabilities are computed for the confidence: 256 MB, and a few times that on the way."""
 KEPT_MODELS = 2
 
 Say = Callable[[float, str], object]

@@ -56,8 +56,9 @@ def page(server, chromium):
     opened = chromium.new_page(viewport={"width": 400, "height": 800}, accept_downloads=True)
     opened.set_default_timeout(PATIENCE)
     opened.elsewhere, opened.errors = [], []
-    opened.on("request", lambda request: _is_own(request.url, server[1]) or opened.elsewhere.append(request.url))
-    opened.on("pageerror", opened.errors.append)
+    for event in ("requestfinished", "requestfailed"):
+        opened.on(event, lambda request: opened.elsewhere.extend(_elsewhere(request, server[1])))
+    opened.on("pageerror", lambda error: opened.errors.append(str(error)))
     opened.goto(server[1])
     opened.get_by_role("button", name="lava, grass").click()
     opened.wait_for_function("document.querySelector('#words textarea').value.includes('lava')")
@@ -66,8 +67,10 @@ def page(server, chromium):
     return opened
 
 
-def _is_own(url, address):
-    return url.startswith((address, "data:", "blob:"))
+def _elsewhere(request, address):
+    """The address of a request that was sent to another machine; "csp": the page's own policy stopped it."""
+    if not request.url.startswith((address, "data:", "blob:")) and request.failure != "csp":
+        yield request.url, request.failure
 
 
 def test_words_become_names_under_the_pointer(page):
@@ -75,7 +78,7 @@ def test_words_become_names_under_the_pointer(page):
     image = view.get_by_role("application")
     view.locator("#status").filter(has_text="Patch row 6").wait_for()
     image.hover(position={"x": 60, "y": 30})
-    assert re.fullmatch(r"lava, region \d+, confidence 0\.\d\d", view.locator("#tip").inner_text())
+    assert re.fullmatch(r"lava, region \d+, confidence [01]\.\d\d", view.locator("#tip").inner_text())
     for layer in ("regions", "confidence", "segments"):
         view.get_by_label(layer, exact=True).check()
 
@@ -128,7 +131,6 @@ def test_a_bad_image_is_told_as_the_command_tells_it(page, capsys, tmp_path, mon
     Image.fromarray(make_scene((2, 25)).image).save("whole.png")
     Path("half.png").write_bytes(Path("whole.png").read_bytes()[:3000])
     said = message_of_the_command(["half.png", "--vocabulary", "lava"], capsys, tmp_path)
-    page.locator("#photo").get_by_label("Clear").or_(page.locator("#photo").get_by_title("Clear")).first.click()
     page.locator("#photo input[type=file]").set_input_files("half.png")
     page.get_by_role("alert").filter(has_text="half.png").wait_for()
     assert page.get_by_role("alert").inner_text() == said
