@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from san_cliptrase.colors import class_colors
-from san_cliptrase.drawing import count_labels, percent
+from san_cliptrase.drawing import OPACITY, count_labels, percent
 from san_cliptrase.files import write_text_atomically
 from san_cliptrase.patches.view import (
     COLOUR_MAP,
@@ -86,6 +86,7 @@ def page_data(
         "start": list(start),
         "photo": _data_url(view.photo),
         "colors": _base64(_colour_map()),
+        "opacity": OPACITY,
         "maps": [
             {"name": name, "note": NOTES.get(name, "attention; 1 is even"), "unit": unit(name), **_coded(values)}
             for name, values in maps
@@ -125,15 +126,23 @@ def _indexed(name: str, indices: np.ndarray, names: list[str], colors: np.ndarra
 
 
 def _legend(view: PatchView, confidence: np.ndarray | None) -> list[dict[str, Any]]:
-    """Name, colour, area and mean confidence of the classes that are there, the largest first."""
+    """Name, colours, area and mean confidence of the classes that are there, the largest first.
+
+    A class's colour is mixed with the mean of its pixels, as it looks in the image; its outline has the colour itself.
+    """
     counts, colors = count_labels(view.labels, len(view.names)), class_colors(len(view.names))
+    labels = view.labels.ravel()
     sums = np.zeros(len(counts))
     if confidence is not None:
-        sums = np.bincount(view.labels.ravel(), weights=confidence.ravel(), minlength=len(counts))
+        sums = np.bincount(labels, weights=confidence.ravel(), minlength=len(counts))
+    channels = [np.bincount(labels, weights=view.photo[..., c].ravel(), minlength=len(counts)) for c in range(3)]
+    means = np.stack(channels, axis=-1) / counts.clip(min=1)[:, None]
+    fills = (OPACITY * colors + (1 - OPACITY) * means).round().astype(int)
     return [
         {
             "name": view.names[index],
-            "color": colors[index].tolist(),
+            "color": fills[index].tolist(),
+            "edge": colors[index].tolist(),
             "area": percent(counts[index] / view.labels.size),
             "confidence": None if confidence is None else f"{sums[index] / counts[index]:.2f}",
         }
