@@ -6,13 +6,12 @@ import html
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import ftfy
 import regex
 
 from san_cliptrase.errors import DataError
-from san_cliptrase.files import read_bounded
+from san_cliptrase.files import from_home, read_bounded
 
 MOST_BYTES = 4 * 2**20
 BACKGROUND = "background"
@@ -88,9 +87,8 @@ def read_class_list(path: str | os.PathLike[str]) -> tuple[str, ...]:
             names are the same for CLIP.
     """
     try:
-        text = read_bounded(Path(path).expanduser(), MOST_BYTES).decode("utf-8-sig")
-    # ValueError: a path with a null character; RuntimeError: a home that is not known.
-    except (OSError, ValueError, RuntimeError) as error:
+        text = read_bounded(from_home(path), MOST_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise DataError(
             f"cannot read the class file {path}: {reason}. It must be UTF-8 text with one class name a line"

@@ -16,6 +16,8 @@ from san_cliptrase.choices import CLASSIFY, CORRELATIONS, QUERY_INITS, REFINEMEN
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.protocols import BACKGROUNDS, PROTOCOLS
 
+LARGEST = 2**63 - 1
+"""What torch and numpy take for a whole number."""
 LARGEST_SEED = 2**32 - 1
 """numpy's generators take no more."""
 LONGEST_SIDE = 2**16
@@ -55,9 +57,9 @@ class Key:
 
 
 def whole(low: int, high: float = math.inf) -> Rule:
-    """A whole number from ``low`` to ``high``."""
+    """A whole number from ``low`` to ``high``, of 64 bits."""
     about = f"a whole number, {low} or more" if high == math.inf else f"a whole number from {low} to {high:.0f}"
-    return Rule(about, lambda value: type(value) is int and low <= value <= high)
+    return Rule(about, lambda value: type(value) is int and low <= value <= min(high, LARGEST))
 
 
 def real(low: float, high: float = math.inf, above: bool = False) -> Rule:
@@ -65,7 +67,7 @@ def real(low: float, high: float = math.inf, above: bool = False) -> Rule:
     about = f"a number {'above' if above else 'from'} {low:g}" + ("" if high == math.inf else f" to {high:g}")
 
     def holds(value: Any) -> bool:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
         return number and (low < value if above else low <= value) and value <= high
 
     return Rule(about + (" on" if high == math.inf and not above else ""), holds)
@@ -86,7 +88,9 @@ def sum_of(names: Iterable[str]) -> Rule:
 
 def listed(rule: Rule, least: int = 0, most: float = math.inf) -> Rule:
     """A list of values that fit a rule."""
-    count = {(0, math.inf): "a list", (1, math.inf): "a list of one or more"}.get((least, most), f"a list of {least}")
+    count = {(0, math.inf): "a list", (1, math.inf): "a list of one or more", (0, 1): "a list of at most one"}.get(
+        (least, most), f"a list of {least}"
+    )
 
     def holds(value: Any) -> bool:
         return isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(rule.holds, value))
@@ -103,6 +107,7 @@ BOOL = Rule("True or False", lambda value: isinstance(value, bool))
 TEXT = Rule("text", lambda value: isinstance(value, str) and "\0" not in value)
 NAME = Rule("text, not empty", lambda value: TEXT.holds(value) and bool(value.strip()))
 WORDS = listed(NAME)
+DIFFERENT = Rule(f"{WORDS.about}, no two alike", lambda value: WORDS.holds(value) and len({*value}) == len(value))
 SIDE = whole(1, LONGEST_SIDE)
 PAIRS = listed(listed(whole(-LONGEST_SIDE, LONGEST_SIDE), 2, 2))
 SIZES = either(SIDE, listed(SIDE, 1))
@@ -222,8 +227,8 @@ _OTHER = (
     Key("MODEL.META_ARCHITECTURE", None, one_of(("SAN", "CLIPtrase")), "SAN, trained; or CLIPtrase, training-free.", "by choosing a file of configs/"),
     Key("MODEL.DEVICE", "auto", NAME, "auto takes a GPU if there is one; or any device of torch.", "to choose a GPU"),
     Key("MODEL.WEIGHTS", None, TEXT, "Checkpoint to begin with or to evaluate (docs/weights.md).", "to evaluate or fine-tune"),
-    Key("DATASETS.TRAIN", None, WORDS, "The data set that is trained on.", "for your data"),
-    Key("DATASETS.TEST", None, WORDS, "Data sets that are evaluated.", "for your data"),
+    Key("DATASETS.TRAIN", None, listed(NAME, 0, 1), "The data set that is trained on; one at most.", "for your data"),
+    Key("DATASETS.TEST", None, DIFFERENT, "Data sets that are evaluated.", "for your data"),
     Key("DATALOADER.NUM_WORKERS", None, whole(0, 1024), "Loading processes.", "with the number of cores"),
     Key("DATALOADER.SKIP_BAD", False, BOOL, "Training: the stream's next image takes the place of one whose files cannot be used.", "for data that cannot be mended"),
     Key("OUTPUT_DIR", None, NAME, "Folder of everything that a run writes.", "for every run"),
@@ -328,7 +333,14 @@ def check_keys(cfg: Any) -> None:
     """
     for name, value in _flat(cfg):
         if (key := KEYS.get(name)) and not key.rule.holds(value):
-            raise ConfigError(f"{name} is {value!r:.100}; it must be {key.rule.about}")
+            raise ConfigError(f"{name} is {_shown(value)}; it must be {key.rule.about}")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def check_unused(cfg: Any, defaults: Any) -> None:

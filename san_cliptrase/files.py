@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import logging
 import os
 import re
 import socket
 import stat
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -19,6 +21,8 @@ from san_cliptrase.errors import ConfigError, OutputError
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = 10.0
+"""Seconds to wait for another process that changes a file."""
 _UNFINISHED = re.compile(r"\.unfinished-(\d+)-")
 _LOCK = "lock"
 
@@ -42,6 +46,11 @@ def named_file(folder: Path, kind: str, name: str, ending: str) -> Path:
             f"first, 100 of them at most"
         )
     return folder / f"{kind}_{name}{ending}"
+
+
+def from_home(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder in the place of "~"; as it is where there is no such home."""
+    return Path(os.path.expanduser(path))
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
@@ -146,9 +155,18 @@ def remove_unfinished(folder: Path) -> None:
 
     A file with the number of this process is of an earlier one: it has written nothing here yet.
     """
-    for left_over in folder.glob(".unfinished-*"):
-        found = _UNFINISHED.match(left_over.name)
-        if found and (int(found[1]) == os.getpid() or not _lives(int(found[1]))):
+    _remove_dead(folder.glob(".unfinished-*"))
+
+
+def remove_unfinished_of(path: Path) -> None:
+    """:func:`remove_unfinished` of one file, as :func:`write_whole` leaves it where its process is killed."""
+    _remove_dead(path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"))
+
+
+def _remove_dead(found: Iterable[Path]) -> None:
+    for left_over in found:
+        process = _UNFINISHED.match(left_over.name)
+        if process and (int(process[1]) == os.getpid() or not _lives(int(process[1]))):
             with contextlib.suppress(OSError):
                 left_over.unlink()
 
@@ -195,9 +213,51 @@ def only_run_in(folder: Path) -> Iterator[None]:
         file.close()
 
 
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Inside, other processes wait that change a file of the folder too, so that nobody writes what is out of date.
+
+    Raises:
+        OutputError: The folder, which is made if it is missing, cannot be opened, or another process has held it for
+            :data:`PATIENCE` seconds.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror}") from error
+    try:
+        end = time.monotonic() + PATIENCE
+        while not _flocked(descriptor):
+            if time.monotonic() > end:
+                raise OutputError(f"another process has been changing {folder} for {PATIENCE:g} seconds: end it")
+            time.sleep(0.05)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _flocked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # some network file systems know no locks
+        return True
+    return True
+
+
+def _is_lock(file: FileIO) -> bool:
+    """Whether a file is empty or holds the note of a run that was killed."""
+    file.seek(0)
+    return re.fullmatch(rb"(process \d+ on [^\n]*)?", file.read(300)) is not None
+
+
 def _locked_file(path: Path) -> FileIO:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            check_regular(path)
         file = open(path, "a+b", buffering=0)  # noqa: SIM115  (its caller closes it)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -212,6 +272,12 @@ def _locked_file(path: Path) -> FileIO:
         except OSError as error:  # some network file systems know no locks
             logger.warning("%s cannot be locked (%s): make sure that one run works in it at a time", path.parent, error)
             return file
+        if not _is_lock(file):
+            file.close()
+            raise ConfigError(
+                f"{path} is not a run's lock but a file of another origin, which a run would replace: move it away, or "
+                "name another OUTPUT_DIR"
+            )
         with contextlib.suppress(FileNotFoundError):
             # The run before may have removed the file in the meantime: then this lock is on nothing.
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

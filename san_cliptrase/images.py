@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from san_cliptrase.errors import DataError
-from san_cliptrase.files import check_regular
+from san_cliptrase.files import check_regular, from_home
 from san_cliptrase.raster_files import check_png, stored_values
 
 # Blocks that the C library gives back to the system when they are freed: those of 100 megapixels are 400 MB.
@@ -115,7 +115,7 @@ def read_values(path: str | os.PathLike[str]) -> np.ndarray:
 @contextmanager
 def _opened(path: str | os.PathLike[str], kind: str) -> Iterator[Image.Image]:
     with _named(f"{kind} {os.fspath(path):.1000}"):
-        file = Path(os.path.expanduser(path))
+        file = from_home(path)
         _check_file(file, os.fspath(path))
         # From an open file: by a path, Pillow misreads gray TIFF files that EXIF turns (its memory map has their sides
         # swapped).

@@ -71,7 +71,7 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], source: str) -> None:
     Raises:
         WeightsError: One is NaN or infinite.
     """
-    import torch  # see above
+    import torch  # see below
 
     for name, value in tensors.items():
         # The extremes are NaN if any number is, and take no memory.
@@ -89,6 +89,56 @@ def is_torchscript(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.endswith("/constants.pkl") or "/code/" in name for name in archive.namelist())
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a zip archive holds more than its size, as one that fills the memory does; torch.save never packs.
+
+    Raises:
+        zipfile.BadZipFile, OSError: It cannot be read.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    return packed or sum(member.file_size for member in members) > path.stat().st_size
+
+
+def refuse_whole_numbers(real: Mapping[str, bool], own: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are no real numbers where a model has real ones: torch would cut off what does not fit.
+
+    Args:
+        real: Name in the model -> whether the file has real numbers there.
+        own: The model's weights.
+        source: What has them, for the message.
+
+    Raises:
+        WeightsError: One is of whole numbers, truth values or complex numbers.
+    """
+    for name, is_real in real.items():
+        if not is_real and name in own and own[name].is_floating_point():
+            raise WeightsError(
+                f"the weights {source!r} cannot be used: {one_line(name)} does not hold real numbers, as after a "
+                "quantisation: take the weights that they were made from"
+            )
+
+
+def names_with_kinds(path: Path) -> dict[str, bool]:
+    """Name -> whether it holds real numbers, of a file in which :func:`describe_wrong_file` finds nothing wrong."""
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, "np") as file:
+            names = list(file.keys())
+            return {name: file.get_slice(name).get_dtype().startswith(("F", "BF")) for name in names}
+    import torch  # see below
+
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
+    return {
+        str(name).removeprefix("module."): value.is_floating_point()
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def _as_text(start: bytes) -> str | None:
@@ -112,8 +162,8 @@ def _describe_safetensors(path: Path) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, "np"):
-            return None
+        with safe_open(path, "np") as file:
+            return None if file.keys() else "holds no weights: there are no tensors in it"
     except SafetensorError as error:
         return f"is not a whole safetensors file ({one_line(error, 100)}): download or copy it again"
 
@@ -123,9 +173,11 @@ def _describe_torch(path: Path, zipped: bool) -> str | None:
 
     if zipped and not zipfile.is_zipfile(path):
         return "is not whole, its end is missing: download or copy it again"
-    if is_torchscript(path):
-        return None
     try:
+        if is_torchscript(path):
+            return None
+        if zipped and is_packed(path):
+            return "is a compressed archive, which torch.save never writes: unpack it, if it holds a weights file"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

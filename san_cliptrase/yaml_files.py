@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import read_bounded
+from san_cliptrase.files import from_home, read_bounded
 
 MOST_BYTES, MOST_ALIASES = 2**20, 100
 MOST_REPEATED = 2**18
 """How much aliases may add: characters of the values that they repeat, and one more for each value."""
+MOST_DIGITS = 100
 _BASE = "_BASE_"
 
 
@@ -60,6 +61,17 @@ class _PlainLoader(yaml.SafeLoader):
                 known.add(name)
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """No number of thousands of digits, on which arithmetic takes minutes and which Python does not print."""
+        if len(node.value) > MOST_DIGITS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a whole number of more than {MOST_DIGITS} characters is not read", node.start_mark
+            )
+        return super().construct_yaml_int(node)
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_yaml_int)
+
 
 def _size(node: yaml.Node) -> int:
     """Characters of all values in a node without aliases, and one more for each."""
@@ -90,8 +102,8 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[dict[str, Any]
     if not isinstance(base, str) or "://" in base or "\0" in base:
         raise ConfigError(f"{path}: {_BASE} must name a file on this machine, not {base!r:.100}")
     try:
-        return [*read_layers(path.parent / Path(base).expanduser(), (*above, path)), content]
-    except (OSError, RuntimeError, ValueError) as error:
+        return [*read_layers(path.parent / from_home(base), (*above, path)), content]
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}, {_BASE} {base:.100}: {error}") from error
 
 

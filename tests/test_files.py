@@ -7,8 +7,16 @@ import sys
 import pytest
 import torch
 
+from san_cliptrase import files
 from san_cliptrase.errors import ConfigError, OutputError
-from san_cliptrase.files import only_run_in, remove_unfinished, write_atomically, write_whole
+from san_cliptrase.files import (
+    one_at_a_time,
+    only_run_in,
+    remove_unfinished,
+    remove_unfinished_of,
+    write_atomically,
+    write_whole,
+)
 from tests.conftest import ROOT
 
 
@@ -104,6 +112,41 @@ def test_one_run_works_in_a_folder_and_a_dead_one_blocks_nobody(tmp_path):
     with only_run_in(folder):
         assert [path.name for path in folder.iterdir()] == ["lock"]
     assert list(folder.iterdir()) == []
+
+
+def test_a_file_of_somebody_else_that_is_called_lock_stays(tmp_path):
+    (tmp_path / "lock").write_text("my notes")
+    with (
+        pytest.raises(ConfigError, match="lock is not a run's lock but a file of another origin"),
+        only_run_in(tmp_path),
+    ):
+        pass
+    assert (tmp_path / "lock").read_text() == "my notes"
+    (tmp_path / "lock").unlink()
+    os.mkfifo(tmp_path / "lock")
+    with pytest.raises(OutputError, match="it is no regular file but a pipe"), only_run_in(tmp_path):
+        pass
+
+
+def test_what_a_living_process_writes_is_not_removed(tmp_path):
+    living, dead = (tmp_path / f".unfinished-{number}-[a].png" for number in (os.getppid(), 2**22 + 1))
+    living.touch()
+    dead.touch()
+    remove_unfinished_of(tmp_path / "[a].png")
+    assert list(tmp_path.iterdir()) == [living]
+
+
+def test_a_change_waits_for_another_and_not_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    made = tmp_path / "made"
+    with (
+        one_at_a_time(made),
+        pytest.raises(OutputError, match="another process has been changing"),
+        one_at_a_time(made),
+    ):
+        pass
+    with one_at_a_time(made):
+        pass
 
 
 def test_forked_processes_do_not_hold_the_folder(tmp_path):

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
     {"texts"},
     {"errors", "colors", "choices", "protocols"},
-    {"files", "structures", "terminal", "weights_files", "raster_files"},
+    {"files", "structures", "terminal", "weights_files", "raster_files", "pools"},
     {"__init__", "class_lists", "config", "compat", "device", "images", "drawing", "scenes", "text_tables"}
     | {"yaml_files"},
     {"clip", "refine"},

@@ -23,6 +23,15 @@ def zip_archive(path):
         archive.writestr("a.txt", "hello")
 
 
+def packed(path):
+    torch.save(WEIGHTS, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content + b"\0" * 10**8 * name.endswith("data.pkl"))
+
+
 def altered(path, change):
     whole = path.with_name(f"whole{path.suffix}")
     save_file(WEIGHTS, whole) if path.suffix == ".safetensors" else torch.save(WEIGHTS, whole)
@@ -45,6 +54,8 @@ def altered(path, change):
         ("a.pt", lambda path: write(path, b"\x00\x01\x02" * 99), "is not a weights file of PyTorch or safetensors"),
         ("a.pt", lambda path: write(path, gzip.compress(b"0" * 99)), "is a gzip archive"),
         ("a.pt", zip_archive, "is not a whole weights file of PyTorch"),
+        ("a.pt", packed, "is a compressed archive, which torch.save never writes"),
+        ("a.safetensors", lambda path: save_file({}, path), "holds no weights: there are no tensors in it"),
         ("a.pt", lambda path: altered(path, lambda content: content[:-9]), "is not whole"),
         ("a.pt", lambda path: torch.save(torch.nn.Linear(2, 2), path), r"holds Python objects \(torch.nn.*Linear\)"),
         ("a.pt", lambda path: write(path, pickle.dumps({"a": 1})), "holds Python objects, not weights alone"),

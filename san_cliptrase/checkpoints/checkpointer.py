@@ -162,6 +162,11 @@ class SafeCheckpointer(Checkpointer):
                 f"the checkpoint is of another model: {compare_sizes(state, own)}{'; '.join(problems)}. Use the "
                 f"configuration it was trained with{hint}."
             )
+        if rounded := [key for key in own if own[key].is_floating_point() and not state[key].is_floating_point()]:
+            raise DamagedCheckpoint(
+                f"the checkpoint holds no real numbers in {shortened(rounded)}, as after a quantisation: take the one "
+                "that it was made from."
+            )
         if wrong := not_finite(state):
             raise DamagedCheckpoint(
                 f"the checkpoint holds NaN or infinity in {shortened(wrong)}. It is of a run that diverged, or "

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from san_cliptrase.errors import CheckpointError, DamagedCheckpoint
+from san_cliptrase.errors import CheckpointError, DamagedCheckpoint, OutputError
 from san_cliptrase.files import check_regular
 from san_cliptrase.texts import reason
 
@@ -24,6 +24,8 @@ RUN_FILES = (
     "config.yaml",
 )
 """Patterns of what a run writes into OUTPUT_DIR, but for its log."""
+MOST_PARTS, DEEPEST = 2**20, 50
+"""Of what a checkpoint holds: values in all its dictionaries and lists, and how deep they lie in each other."""
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -37,6 +39,17 @@ def checkpoint_files(folder: Path) -> list[Path]:
     named = tag.read_text(encoding="utf-8", errors="replace").strip()
     found = [path for path in folder.glob("*.pth") if path.name == named or path.name.startswith("model_")]
     return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def refuse_strange(folder: Path) -> None:
+    """Refuse a folder in which a file that a run reads or appends to is a pipe, a socket or a device.
+
+    Raises:
+        OutputError: names the file.
+    """
+    for path in (path for pattern in (*RUN_FILES, "log.txt*") for path in folder.glob(pattern)):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise OutputError(f"{path} is a pipe, a socket or a device, where a run has a file: move it away")
 
 
 def holds_training(folder: Path) -> bool:
@@ -87,7 +100,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(loaded, dict):
         raise CheckpointError(f"checkpoint {path} holds a {type(loaded).__name__}, not a dictionary of weights")
+    if _has_too_many_parts(loaded):
+        raise DamagedCheckpoint(
+            f"checkpoint {path} holds more than {MOST_PARTS} values, or values deeper than {DEEPEST} in each other, "
+            "as no training writes: not read"
+        )
     return loaded
+
+
+def _has_too_many_parts(loaded: Any) -> bool:
+    """Lists of lists that are the same one many times take no room in a file, and all time to walk through."""
+    waiting, parts = [(loaded, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        if isinstance(value, (Mapping, list, tuple)):
+            parts += len(value)
+            if parts > MOST_PARTS or depth > DEEPEST:
+                return True
+            waiting += [(part, depth + 1) for part in (value.values() if isinstance(value, Mapping) else value)]
+    return False
 
 
 def names_in(path: str | Path) -> frozenset[str]:

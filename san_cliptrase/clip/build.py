@@ -22,7 +22,13 @@ from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError, WeightsError, suggest
 from san_cliptrase.files import check_regular_files
 from san_cliptrase.texts import reason
-from san_cliptrase.weights_files import describe_wrong_file, refuse_not_finite
+from san_cliptrase.weights_files import (
+    describe_wrong_file,
+    is_torchscript,
+    names_with_kinds,
+    refuse_not_finite,
+    refuse_whole_numbers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -131,12 +137,15 @@ def build_clip(
             tokenizer = open_clip.get_tokenizer(name)
         tag = f" {pretrained!r}" if weights else ""
         with _telling(f"CLIP {name}: its weights{tag}", _NAME_FILE, trouble):
-            _fetch_weights(name, weights)
+            files = _fetch_weights(name, weights)
         with _telling(f"CLIP {name} with weights{tag}" if tag else f"CLIP {name}", _CHECK_FILE):
             model = _create_model(name, weights, from_folder)
     source = name if from_folder else pretrained or ""
     if source:
-        refuse_not_finite(model.state_dict(), source)
+        state = model.state_dict()
+        for file in files:
+            refuse_whole_numbers(names_with_kinds(file), state, source)
+        refuse_not_finite(state, source)
     return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name, source)
 
 
@@ -183,8 +192,11 @@ def _needs_hub(name: str, weights: str | None, config: Mapping[str, Any] | None)
     return bool(text.get("hf_model_name") or (text.get("hf_tokenizer_name") and not name.startswith("local-dir:")))
 
 
-def _fetch_weights(name: str, weights: str | None) -> None:
+def _fetch_weights(name: str, weights: str | None) -> list[Path]:
     """Have the weights on disk, so that open_clip finds them; it logs a failure as well as raising it.
+
+    Returns:
+        Files of which one is read, but for TorchScript archives, of which nobody but OpenAI's are read.
 
     Raises:
         WeightsError: What was found is no weights file.
@@ -197,10 +209,12 @@ def _fetch_weights(name: str, weights: str | None) -> None:
     elif folder != name:
         files = sorted(path for path in Path(folder).iterdir() if path.suffix in (".safetensors", ".bin", ".pth"))
     else:
-        return  # looked at when it is read
+        files = [Path(weights)] if weights else []
     wrong = [(path, problem) for path in files if (problem := describe_wrong_file(path))]
     if wrong and len(wrong) == len(files):
         raise WeightsError(f"{str(wrong[0][0])!r} {wrong[0][1]}")
+    unusable = {path for path, _ in wrong}
+    return [path for path in files if path not in unusable and not is_torchscript(path)]
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from san_cliptrase.errors import OutputError
-from san_cliptrase.files import write_atomically
+from san_cliptrase.files import from_home, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def cache_folder(name: str) -> Path | None:
     """The folder that MODEL.CLIP.TEXT_CACHE names: "auto" is the user's cache directory; None for ""."""
     if name == "auto":
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "san_cliptrase" / "text"
-    return Path(name).expanduser() if name else None
+    return from_home(name) if name else None
 
 
 class CacheError(ValueError):

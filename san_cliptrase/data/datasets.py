@@ -15,7 +15,7 @@ from san_cliptrase.class_lists import check_class_names, read_class_list
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs  # noqa: F401  (the last one for own datasets)
 from san_cliptrase.data.table import DATASETS, DatasetSpec
 from san_cliptrase.errors import DataError, MissingFilesError, OptionError
-from san_cliptrase.files import is_plain_name
+from san_cliptrase.files import from_home, is_plain_name
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES
 from san_cliptrase.scenes.write import draw_split
 
@@ -49,7 +49,7 @@ def background_words(name: str) -> tuple[str, ...]:
 
 def datasets_root() -> Path:
     """The folder that holds the datasets."""
-    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+    return from_home(os.environ.get("DETECTRON2_DATASETS", "datasets"))
 
 
 def image_folder(spec: DatasetSpec) -> Path:

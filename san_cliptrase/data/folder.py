@@ -11,7 +11,7 @@ from san_cliptrase.data.own import OwnDataset
 from san_cliptrase.data.pairs import IMAGE_TYPES
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.errors import DataError, MissingFilesError
-from san_cliptrase.files import is_plain_name
+from san_cliptrase.files import from_home, is_plain_name
 
 LABEL_FOLDERS = ("annotations", "labels", "masks")
 
@@ -63,7 +63,7 @@ def make_entries(
         FileNotFoundError: see :func:`find_splits`.
         DataError: a bad class file, name or ignore value, or background words without a background class.
     """
-    folder = folder.expanduser().absolute()
+    folder = from_home(folder).absolute()
     name = name or folder.name
     splits = find_splits(folder, name)
     for key in splits:

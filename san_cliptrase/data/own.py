@@ -19,7 +19,7 @@ from san_cliptrase.data.datasets import check_ignore, datasets_root, register, u
 from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.errors import ConfigError, DataError, suggest
-from san_cliptrase.files import is_plain_name, write_text_atomically
+from san_cliptrase.files import from_home, is_plain_name, one_at_a_time, write_text_atomically
 from san_cliptrase.yaml_files import read_yaml
 
 MOST_BYTES = 4 * 2**20
@@ -53,7 +53,7 @@ class OwnDataset:
     def folders(self) -> tuple[Path, Path]:
         """Where the images and the label maps are."""
         root = datasets_root()
-        return root / Path(self.images).expanduser(), root / Path(self.labels).expanduser()
+        return root / from_home(self.images), root / from_home(self.labels)
 
 
 def registry_file() -> Path:
@@ -167,15 +167,15 @@ def write_entries(entries: dict[str, OwnDataset]) -> Path:
     Raises:
         DataError: see :func:`read_registry`; or the file would be larger than one that is read.
     """
-    known = {**read_registry(), **entries}
-    plain = {
-        name: {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(entry).items()}
-        for name, entry in known.items()
-    }
-    text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    if len(text.encode()) > MOST_BYTES:
-        raise DataError(
-            f"{registry_file()} would have more than {MOST_BYTES} bytes: delete entries that are not needed"
-        )
-    write_text_atomically(registry_file(), text)
-    return registry_file()
+    path = registry_file()
+    with one_at_a_time(path.parent):  # of two that add at once, neither loses the other's
+        known = {**read_registry(), **entries}
+        plain = {
+            name: {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(entry).items()}
+            for name, entry in known.items()
+        }
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        if len(text.encode()) > MOST_BYTES:
+            raise DataError(f"{path} would have more than {MOST_BYTES} bytes: delete entries that are not needed")
+        write_text_atomically(path, text)
+    return path

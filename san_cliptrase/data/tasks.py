@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,8 @@ from typing import Any
 from tqdm import tqdm
 
 from san_cliptrase.errors import DataError
-from san_cliptrase.files import write_whole
+from san_cliptrase.files import remove_unfinished_of, write_whole
+from san_cliptrase.pools import process_pool
 
 FILES_PER_MESSAGE = 16
 
@@ -52,8 +51,7 @@ def run_tasks(tasks: Sequence[Task], title: str, workers: int) -> tuple[int, lis
 
 
 def _run(task: Task) -> str:
-    for left_over in task.target.parent.glob(f".unfinished-*-{glob.escape(task.target.name)}"):
-        left_over.unlink(missing_ok=True)  # of a killed process
+    remove_unfinished_of(task.target)
     try:
         write_whole(task.target, partial(task.convert, task.source))
     except DataError as error:
@@ -79,5 +77,5 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
     if workers <= 1:
         yield map
         return
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         yield partial(pool.map, chunksize=FILES_PER_MESSAGE)

@@ -18,7 +18,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
-from san_cliptrase.checkpoints.files import checkpoint_files, names_in, refuse_url
+from san_cliptrase.checkpoints.files import checkpoint_files, names_in, refuse_strange, refuse_url
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE
 from san_cliptrase.clip.readings import dense_reading
@@ -240,6 +240,7 @@ def setup_logging(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
+        refuse_strange(output)
         note_log(output)
         for name in ("fvcore", "detectron2", "san_cliptrase"):
             setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)

@@ -28,7 +28,7 @@ from san_cliptrase.regions.pixels import regions_from_pixels
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.structures import ClipFeatures, Regions, Size
 from san_cliptrase.texts import reason
-from san_cliptrase.weights_files import describe_wrong_file, refuse_not_finite
+from san_cliptrase.weights_files import describe_wrong_file, refuse_not_finite, refuse_whole_numbers
 
 DEFAULT, RANDOM = "default", "random"
 
@@ -46,7 +46,8 @@ def load_timm(name: str, pretrained: str = DEFAULT) -> nn.Module:
         WeightsError: The weights cannot be fetched or do not fit.
     """
     own = pretrained not in (DEFAULT, RANDOM)
-    weights = {"pretrained_cfg_overlay": {"state_dict": _read(pretrained)}} if own else {}
+    read = _read(pretrained) if own else {}
+    weights = {"pretrained_cfg_overlay": {"state_dict": read}} if own else {}
     if ":" not in name and not timm.is_model(name.partition(".")[0]):
         raise OptionError(
             f"timm has no model {name!r}; {suggest(name, timm.list_models('vit*', pretrained=True))}"[:400]
@@ -63,7 +64,9 @@ def load_timm(name: str, pretrained: str = DEFAULT) -> nn.Module:
             raise WeightsError(
                 f"timm model {name} could not be loaded: {trouble or reason(error)}. {_advice(name)}"
             ) from error
-    refuse_not_finite(model.state_dict(), pretrained if own else name)
+    state, source = model.state_dict(), pretrained if own else name
+    refuse_whole_numbers({key: value.is_floating_point() for key, value in read.items()}, state, source)
+    refuse_not_finite(state, source)
     if not getattr(model, "has_class_token", getattr(model, "cls_token", None) is not None):
         raise OptionError(f"{name!r} has no [CLS] token, whose correlations CLIPtrase subtracts: choose another ViT")
     return model.eval().requires_grad_(False)

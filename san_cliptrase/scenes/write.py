@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from san_cliptrase.errors import OutputError
 from san_cliptrase.files import write_text_atomically, write_whole
+from san_cliptrase.pools import process_pool
 from san_cliptrase.scenes.scene import CLASS_NAMES, make_scene
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def draw_split(root: Path, split: str) -> None:
         return
     logger.info("drawing %d demo scenes into %s", len(missing), root)
     write_text_atomically(root / "classes.txt", "\n".join(CLASS_NAMES) + "\n")
-    with ProcessPoolExecutor() as pool:
+    with process_pool() as pool:
         work = pool.map(partial(_write, root, split, seed), missing, chunksize=8)
         for _ in tqdm(work, f"scenes ({split})", len(missing)):
             pass

@@ -21,7 +21,7 @@ from san_cliptrase.checkpoints.files import checkpoint_files, read_checkpoint, w
 from san_cliptrase.clip.architecture import architecture, architecture_of, build_untrained_clip
 from san_cliptrase.config import model_config, plain
 from san_cliptrase.errors import CheckpointError, ConfigError, DamagedCheckpoint
-from san_cliptrase.files import check_regular, write_atomically
+from san_cliptrase.files import check_regular, from_home, write_atomically
 from san_cliptrase.san.model import SanModel
 from san_cliptrase.texts import reason
 from san_cliptrase.yaml_files import read_layers
@@ -138,7 +138,7 @@ def _load_run(folder: Path) -> LoadedSan:
         config.update(layer)
     files = checkpoint_files(folder)
     if not files and (weights := config.get("MODEL", {}).get("WEIGHTS")):
-        files = [Path(weights).expanduser()]
+        files = [from_home(weights)]
     if not files:
         raise CheckpointError(f"{folder} has no finished checkpoint: train, or wait for the first one")
     for file in files:

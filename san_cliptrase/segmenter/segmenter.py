@@ -21,7 +21,7 @@ from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
 from san_cliptrase.errors import OptionError
-from san_cliptrase.files import write_text_atomically
+from san_cliptrase.files import from_home, write_text_atomically
 from san_cliptrase.images import load_image
 from san_cliptrase.refine import refinement
 from san_cliptrase.regions.build import ONE_IMAGE, build_region_source, check_source
@@ -149,7 +149,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             CheckpointError: It has no checkpoint that can be used, or the file is none.
         """
         scoring = _scoring(refine, scales, flip)
-        found = load_san(Path(path).expanduser())
+        found = load_san(from_home(path))
         found.model.clip.text.cache = cache_folder(text_cache)
         model = found.model.to(find_device(device)).eval()
         return cls(TrainedSan(model, found.shorter, found.longest, found.config, scoring))
@@ -202,7 +202,7 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         """
         if not isinstance(self.method, TrainedSan):
             raise OptionError("there is nothing to export: a training-free segmenter is its CLIP; see from_clip")
-        return write_model_file(Path(path).expanduser(), self.method.model, self.method.config)
+        return write_model_file(from_home(path), self.method.model, self.method.config)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.export(save_directory / MODEL_FILE)

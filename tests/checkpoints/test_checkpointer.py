@@ -145,6 +145,23 @@ def test_weights_that_are_not_finite_are_refused_by_name(model, saver, tmp_path,
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("kind", [torch.int64, torch.bool])
+def test_weights_that_are_no_real_numbers_are_not_rounded(model, saver, tmp_path, kind):
+    state = {**model.state_dict(), "0.weight": model.state_dict()["0.weight"].to(kind)}
+    torch.save({"model": state}, tmp_path / "whole.pth")
+    with pytest.raises(CheckpointError, match=r"whole\.pth: the checkpoint holds no real numbers in 0\.weight"):
+        saver.load(str(tmp_path / "whole.pth"))
+
+
+def test_lists_that_hold_the_same_list_again_and_again_are_not_walked_through(model, saver, tmp_path):
+    unfolded = []
+    for _ in range(40):
+        unfolded = [unfolded, unfolded]
+    torch.save({"model": model.state_dict(), "trainer": {"optimizer": unfolded}}, tmp_path / "model_0000001.pth")
+    with pytest.raises(CheckpointError, match=r"model_0000001\.pth holds more than 1048576 values"):
+        saver.load(str(tmp_path / "model_0000001.pth"))
+
+
 def test_half_precision_that_overflowed_is_refused(model, saver, tmp_path):
     state = {key: (1e6 * value).half() for key, value in model.state_dict().items()}
     torch.save({"model": state}, tmp_path / "half.pth")

@@ -134,6 +134,16 @@ def test_weights_that_are_not_finite_are_refused(weights_of_shipped_model, tmp_p
         build_clip("scenes_vit", str(tmp_path / "clip.pt"))
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
+def test_weights_that_are_no_real_numbers_are_not_rounded(weights_of_shipped_model, tmp_path, name, kind):
+    state = {key: tensor.clone() for key, tensor in weights_of_shipped_model[1].state_dict().items()}
+    state["visual.proj"] = state["visual.proj"].to(kind)
+    torch.save(state, tmp_path / name) if name.endswith("pt") else save_file(state, tmp_path / name)
+    with pytest.raises(WeightsError, match=rf"{name}' cannot be used: visual\.proj does not hold real numbers"):
+        build_clip("scenes_vit", str(tmp_path / name))
+
+
 def test_a_folder_is_a_model_and_no_weights(tmp_path):
     with pytest.raises(ValueError, match=rf"is a folder.*name it as the model, local-dir:{tmp_path}"):
         build_clip("ViT-B-16", str(tmp_path))

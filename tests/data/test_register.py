@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from san_cliptrase.commands.main import main, train_net
 from san_cliptrase.data.datasets import register as register_in_python
-from san_cliptrase.data.own import OWN, read_registry, register_own
+from san_cliptrase.data.own import OWN, OwnDataset, read_registry, register_own, write_entries
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.errors import ConfigError, DataError
 from tests.conftest import ROOT
@@ -344,3 +345,17 @@ def test_a_folder_that_is_gone_stops_only_the_runs_that_name_it(root, folder):
 def test_names_that_are_not_registered_stay_unknown(root):
     with pytest.raises(ConfigError, match="unknown dataset 'town_val'"):
         load_config(ROOT / "configs/demo/cliptrase.yaml", ["DATASETS.TEST", "('town_val',)"])
+
+
+def test_of_many_that_register_at_once_none_is_lost(root):
+    names = [f"mine{number}" for number in range(16)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: write_entries({name: OwnDataset("a", "b", ("sand", "snow"))}), names))
+    assert sorted(read_registry()) == sorted(names)
+
+
+def test_a_home_that_nobody_has_is_a_folder_that_is_not_there(root, capsys):
+    root.mkdir()
+    (root / "datasets.yaml").write_text(ENTRY.replace("a,", "~nobody_has_this_name/a,"))
+    assert main(["data", "check", "mine"]) == 1
+    assert "expects the folder" in capsys.readouterr().err

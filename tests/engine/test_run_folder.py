@@ -1,6 +1,7 @@
 """One run in a folder at a time, what it records there, and how it goes on with other keys."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -140,6 +141,16 @@ def test_the_second_of_two_runs_in_a_folder_is_refused(call, world):
             assert status == 1
             assert f"another process works in {world.output}" in line
         assert [path.name for path in world.output.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize("name", ["log.txt", "metrics.json", "evaluations.csv", "last_checkpoint", "config.yaml"])
+def test_a_pipe_in_the_folder_of_a_run_is_not_waited_for(call, world, name):
+    world.output.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(world.output / name)
+    for options in ((), ("--resume",)):
+        status, line = call(*options)
+        assert status == 1
+        assert f"{name} is a pipe, a socket or a device, where a run has a file" in line
 
 
 def test_an_evaluation_in_the_folder_of_a_run_leaves_its_configuration(call, world):

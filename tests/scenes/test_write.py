@@ -57,7 +57,7 @@ def test_an_interrupted_run_is_taken_up_and_leaves_the_rest_alone(root):
 
 
 def test_a_whole_split_is_not_drawn_again(root, monkeypatch):
-    monkeypatch.setattr(write, "ProcessPoolExecutor", pytest.fail)
+    monkeypatch.setattr(write, "process_pool", pytest.fail)
     write.draw_split(root, "train")
 
 

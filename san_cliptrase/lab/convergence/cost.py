@@ -25,7 +25,8 @@ from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.convergence.experiment import Experiment, flatten
 from san_cliptrase.lab.convergence.runner import threads_in_environment
-from san_cliptrase.lab.convergence.worker import end_with_parent, machine, now, read_json, write_json
+from san_cliptrase.lab.convergence.worker import machine, now, read_json, write_json
+from san_cliptrase.pools import end_with_parent
 
 COST = "cost.json"
 ROUNDS = 8

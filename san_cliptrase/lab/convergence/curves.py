@@ -7,6 +7,7 @@ luckiest of many: levels and ends are read off means of :data:`WINDOW` evaluatio
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,17 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from san_cliptrase.errors import CurveError
+from san_cliptrase.files import read_bounded
 
 METRICS = ("mIoU", "mIoU seen", "mIoU unseen")
 """What curves are compared in; the last two exist where a dataset has unseen classes."""
 
 WINDOW = 3
 """Evaluations that a smoothed curve averages: each with those before it, so that nothing is reached before its time."""
+
+
+MOST_BYTES = 2**26
+"""Of a file of evaluations."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +70,14 @@ def read_curve(path: str | Path, dataset: str | None = None) -> Curve:
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        rows = list(csv.DictReader(io.StringIO(read_bounded(path, MOST_BYTES).decode("utf-8"), newline="")))
         dataset = dataset or (rows[0]["dataset"] if rows else "")
         found = [row for row in rows if row["dataset"] == dataset]
         columns = {name: np.array([float(row[name]) for row in found]) for name in rows[0] if name != "dataset"}
         iterations, seconds = columns.pop("iteration"), columns.pop("seconds")
     except FileNotFoundError as error:
         raise CurveError(f"there is no {path}: has this run been evaluated?") from error
-    except (OSError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
         raise CurveError(
             f"{path} is not a table of evaluations with iteration, seconds and dataset: {error}"
         ) from error

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from san_cliptrase.errors import ConfigError, suggest
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
+from san_cliptrase.texts import exact
+from san_cliptrase.yaml_files import read_yaml
 
 KEYS = (
     "base",
@@ -83,28 +83,11 @@ def check_levels(levels: list, where: str) -> tuple[float, ...]:
     return tuple(sorted({float(level) for level in levels}))
 
 
-class _UniqueLoader(yaml.SafeLoader):
-    """Safe loading in which a key that comes twice is an error; of two variants of a name one would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} comes twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
 def _load(path: Path) -> dict:
     try:
-        # A subclass of the safe loader: nothing in the file is executed.
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueLoader)
-    except OSError as error:
+        data = read_yaml(path)
+    except FileNotFoundError as error:
         raise ConfigError(f"cannot read the experiment {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not plain YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is not an experiment: it has no keys such as {', '.join(KEYS[:3])}")
     return data
@@ -152,7 +135,7 @@ def _variants(data: dict, seeds: tuple[int, ...], where: str) -> dict[str, Varia
         subset = _seeds(_typed(entry, "seeds", list, own, list(seeds)), f"{own}.seeds")
         if not set(subset) <= set(seeds):
             raise ConfigError(f"{own}.seeds is {list(subset)}, which is not a subset of seeds {list(seeds)}")
-        title = _typed(entry, "title", str, own, name)
+        title = exact(_typed(entry, "title", str, own, name))
         variants[name] = Variant(name, title, _overrides(entry, own), subset)
     return variants
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from san_cliptrase.config import check_keys, with_names_of_today
 from san_cliptrase.errors import ConfigError, CurveError
 from san_cliptrase.evaluation.protocol import one_protocol
 from san_cliptrase.lab.convergence.curves import Curve, read_curve
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
-from san_cliptrase.lab.convergence.worker import FINISHED, is_finished, read_json
+from san_cliptrase.lab.convergence.worker import FINISHED, flat_defaults, is_finished, read_json
+from san_cliptrase.texts import exact
+from san_cliptrase.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def study_of_folders(
             evaluated by two protocols.
     """
     paths = [Path(folder) for folder in folders]
-    titles = list(labels) or [path.resolve().name for path in paths]
+    titles = [exact(title) for title in labels or [path.resolve().name for path in paths]]
     if len(titles) != len(paths) or len(set(titles)) < len(titles):
         raise ConfigError(f"{len(paths)} folders need as many different --labels, not {', '.join(titles)}")
     source = ", ".join(path.name for path in paths)
@@ -185,11 +186,16 @@ def _run_folders(path: Path) -> list[Path]:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
-        config = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+        config = with_names_of_today(flatten(read_yaml(path)))
+    except (OSError, ConfigError, AttributeError) as error:
         raise ConfigError(f"cannot read {path}, which train_net.py writes: {error}") from error
     if not isinstance(config.get("SEED"), int) or not config.get("SOLVER.MAX_ITER"):
         raise ConfigError(f"{path} has no SEED or no SOLVER.MAX_ITER: is it a configuration of train_net.py?")
+    config = flat_defaults() | config
+    try:
+        check_keys(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 

@@ -7,15 +7,12 @@ import logging
 import os
 import platform
 import sys
-import threading
 import time
 from datetime import datetime, timezone
-from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from detectron2.config import get_cfg
 
 from san_cliptrase.config import add_san_cliptrase_config
@@ -23,11 +20,15 @@ from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.defaults import setup_logging
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import only_run_in, write_text_atomically
+from san_cliptrase.files import only_run_in, read_bounded, write_text_atomically
 from san_cliptrase.lab.convergence.experiment import flatten
+from san_cliptrase.pools import end_with_parent
+from san_cliptrase.yaml_files import read_yaml
 
 FINISHED = "finished.json"
 _PARTS = "parts.json"
+MOST_BYTES = 2**26
+"""Of a JSON file."""
 
 
 def machine() -> dict[str, Any]:
@@ -122,18 +123,6 @@ def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> N
         sys.exit(1)
 
 
-def end_with_parent() -> None:
-    """Ends this process when the lab is killed, or a second lab would find two at work in one folder."""
-    parent = parent_process()
-    if parent is not None:
-
-        def watch() -> None:
-            connection.wait([parent.sentinel])
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
-
-
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     write_text_atomically(path, text.rstrip("\n") + "\n")
@@ -151,10 +140,10 @@ def read_json(path: Path) -> Any:
         ConfigError: if it is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bounded(path, MOST_BYTES))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"cannot read {path}: {error}. Remove it to do what it stands for again") from error
 
 
@@ -171,8 +160,8 @@ def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
         return
     try:
         # A key that came later stands for its default, which is what the run was made with.
-        there = flatten(_defaults()) | flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, AttributeError) as error:
+        there = flat_defaults() | flatten(read_yaml(path))
+    except (ConfigError, AttributeError) as error:
         raise ConfigError(f"{path} is not a configuration: {error}. Move {folder} away") from error
     here = flatten(cfg)
     # Nor where it runs: a report can be made, and a run continued, on another machine; the report names them.
@@ -187,7 +176,8 @@ def _check_same(cfg: Any, folder: Path, finished: bool) -> None:
         )
 
 
-def _defaults() -> Any:
+def flat_defaults() -> dict[str, Any]:
+    """Dotted key -> value of a configuration that says nothing."""
     cfg = get_cfg()
     add_san_cliptrase_config(cfg)
-    return cfg
+    return flatten(cfg)

@@ -31,6 +31,7 @@ from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
+from san_cliptrase.files import only_run_in, write_text_atomically
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.lab.five_seeds import claim
 
@@ -134,7 +135,7 @@ def summarise(
         "seconds_per_iteration": seconds,
         "minutes": round(minutes, 1),
     }
-    (output / "summary.json").write_text(json.dumps(report, indent=2) + "\n")
+    write_text_atomically(output / "summary.json", json.dumps(report, indent=2) + "\n")
     table = {f"training-free, {rule}": scores for rule, scores in rules.items()} | rows
     shown = {name: {m: scores[m] for m in ("pAcc", "mAcc", "fwIoU", *METRICS)} for name, scores in table.items()}
     return "\n".join(
@@ -174,6 +175,11 @@ def execute(args: argparse.Namespace) -> None:
     """What ``demo`` does."""
     if not CONFIGS.is_dir():
         raise ConfigError("the demo runs in a clone of the repository, where configs/demo is")
+    with only_run_in(args.output):
+        _run(args)
+
+
+def _run(args: argparse.Namespace) -> None:
     started = time.monotonic()
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)

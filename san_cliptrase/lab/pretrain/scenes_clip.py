@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from san_cliptrase.lab.pretrain.captions import Batch, caption_batch
 from san_cliptrase.lab.pretrain.contrastive import Normalise, Tokenizer, architecture, encode_image, fit
+from san_cliptrase.pools import process_pool
 from san_cliptrase.scenes import CLASS_NAMES, make_scene, make_swatch
 
 PATCH_DROPOUT = 0.5
@@ -49,7 +49,7 @@ def _halve(image: np.ndarray) -> np.ndarray:
 
 def draw_pictures(kind: int, count: int, workers: int) -> tuple[Tensor, list[list[str]]]:
     """``count`` images at CLIP's size, (count, 3, 96, 96) uint8, and the names of the materials in each."""
-    with ProcessPoolExecutor(workers) as pool:
+    with process_pool(workers) as pool:
         drawn = list(tqdm(pool.map(_draw, [(kind, i) for i in range(count)], chunksize=32), "pictures", count))
     return torch.from_numpy(np.stack([image for image, _ in drawn])).permute(0, 3, 1, 2), [names for _, names in drawn]
 

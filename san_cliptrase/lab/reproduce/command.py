@@ -15,6 +15,7 @@ from pathlib import Path
 
 from san_cliptrase.engine.defaults import setup_logging
 from san_cliptrase.errors import ConfigError
+from san_cliptrase.files import only_run_in
 from san_cliptrase.lab.five_seeds import FIVE_SEEDS
 from san_cliptrase.lab.reproduce.classification import classification
 from san_cliptrase.lab.reproduce.efficient import efficient
@@ -67,9 +68,11 @@ def execute(args: argparse.Namespace) -> None:
     """What ``reproduce`` does."""
     known = EXHIBITS[args.exhibit]
     output = args.output or Path("output/reproduce") / args.exhibit
-    setup_logging(output)
-    request = Request(args.config or _default(known), tuple(args.overrides), output, args.resume, tuple(args.source))
-    path = write_exhibit(known.make(request), output)
+    with only_run_in(output):
+        setup_logging(output)
+        config = args.config or _default(known)
+        request = Request(config, tuple(args.overrides), output, args.resume, tuple(args.source))
+        path = write_exhibit(known.make(request), output)
     sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {os.path.relpath(path)}\n")
 
 

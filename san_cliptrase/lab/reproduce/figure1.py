@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import write_whole
@@ -12,7 +11,7 @@ from san_cliptrase.lab.convergence.command import run_experiment
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.lab.convergence.markdown import headline
 from san_cliptrase.lab.convergence.plots import plot_curves
-from san_cliptrase.lab.convergence.worker import cores
+from san_cliptrase.lab.convergence.worker import cores, read_json
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request
 
@@ -28,6 +27,19 @@ def figure1(request: Request) -> Exhibit:
         ConfigError: the file is neither, or the experiment did not finish.
     """
     report = _report(request.config)
+    try:
+        return _exhibit(request, report)
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+    ):  # what a damaged report may lack is without end
+        _refuse(request.config)
+
+
+def _exhibit(request: Request, report: dict[str, Any]) -> Exhibit:
     picture = request.output / "figure1_curves.png"
     write_whole(picture, lambda path: plot_curves(report, path))
     baseline = report["baseline"]
@@ -62,11 +74,13 @@ def _report(path: Path) -> dict[str, Any]:
             raise ConfigError(f"the experiment {path} did not finish; what it said stands above")
         path = experiment.output / "report.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        return report if {"variants", "baseline", "metrics"} <= report.keys() else _refuse(path)
-    except (json.JSONDecodeError, AttributeError):
-        return _refuse(path)
+        report = read_json(path)
+        if {"variants", "baseline", "metrics"} <= report.keys():
+            return report
+    except AttributeError:
+        pass
+    _refuse(path)
 
 
-def _refuse(path: Path) -> dict[str, Any]:
+def _refuse(path: Path) -> NoReturn:
     raise ConfigError(f"{path} is no report of san-cliptrase convergence")

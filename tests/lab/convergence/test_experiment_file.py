@@ -1,8 +1,12 @@
+import os
+
 import pytest
 import yaml
 
-from san_cliptrase.errors import ConfigError
+from san_cliptrase.errors import ConfigError, CurveError
+from san_cliptrase.lab.convergence.curves import read_curve
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
+from san_cliptrase.lab.convergence.study import _read_config
 from tests.conftest import ROOT
 
 BASE = str(ROOT / "configs" / "demo" / "san.yaml")
@@ -86,7 +90,7 @@ def test_unequal_schedules_can_be_allowed(read):
 def test_a_variant_that_comes_twice_is_refused(tmp_path):
     path = tmp_path / "lab.yaml"
     path.write_text(f"base: {BASE}\noutput: o\nbaseline: san\nseeds: [0]\nvariants:\n  san: {{}}\n  san: {{}}\n")
-    with pytest.raises(ConfigError, match="'san' comes twice"):
+    with pytest.raises(ConfigError, match="'san' is there twice"):
         read_experiment(path)
 
 
@@ -100,3 +104,26 @@ def test_nothing_in_the_file_is_executed(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="cannot read the experiment .*none.yaml"):
         read_experiment(tmp_path / "none.yaml")
+
+
+def test_aliases_pipes_and_escape_sequences(tmp_path, read):
+    """The lab reads its files as runs read their configurations."""
+    path = tmp_path / "bomb.yaml"
+    path.write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n")
+    with pytest.raises(ConfigError, match="aliases upon aliases"):
+        read_experiment(path)
+    with pytest.raises(ConfigError, match="aliases upon aliases"):
+        _read_config(_folder_with(tmp_path / "run", path.read_text()))
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(ConfigError, match="it is no regular file but a pipe"):
+        read_experiment(tmp_path / "pipe.yaml")
+    os.mkfifo(tmp_path / "evaluations.csv")
+    with pytest.raises(CurveError, match="it is no regular file but a pipe"):
+        read_curve(tmp_path / "evaluations.csv")
+    assert read(variants={"san": {"title": "\x1b[31mred"}}).variants["san"].title == r"\x1b[31mred"
+
+
+def _folder_with(folder, config):
+    folder.mkdir()
+    (folder / "config.yaml").write_text(config)
+    return folder

@@ -5,6 +5,7 @@ import pytest
 from san_cliptrase.commands.main import main
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.paper import paper_table
+from san_cliptrase.files import only_run_in
 from san_cliptrase.lab.reproduce import global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
 from san_cliptrase.lab.reproduce.request import Request
@@ -107,9 +108,10 @@ def test_what_can_be_compared_with_the_paper_is_said(dataset, said):
 
 
 def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
-    (tmp_path / "report.json").write_text('{"a": 1}')
-    assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
-    assert "is no report" in capsys.readouterr().err
+    for content in ('{"a": 1}', '{"variants": {}, "baseline": "san", "metrics": []}', "[" * 10_000):
+        (tmp_path / "report.json").write_text(content)
+        assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
+        assert "report.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
@@ -132,3 +134,10 @@ def test_sources_whose_weights_are_missing_are_refused_in_one_line(tmp_path, cap
         assert run(exhibit, "--output", tmp_path, *more, "MODEL.DEVICE", "cpu", "TEST.MAX_IMAGES", 1) == 1
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("error: ")
+
+
+def test_two_at_once_do_not_write_into_one_folder(tmp_path, capsys):
+    with only_run_in(tmp_path):
+        assert run("table3", "--output", tmp_path) == 1
+        assert main(["demo", "--output", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.count(f"another process works in {tmp_path}") == 2
