@@ -46,7 +46,8 @@ def execute(options: Namespace) -> None:
             local = is_local(options.host)
             page = build_page(Offers.of(options.clip, options.san, local), options.device, Path(folder))
             threading.Thread(target=_prepare, daemon=True).start()
-            sys.stdout.write(f"http://{options.host}:{port} (Ctrl-C stops it)\n")
+            host = f"[{options.host}]" if ":" in options.host else options.host
+            sys.stdout.write(f"http://{host}:{port} (Ctrl-C stops it)\n")
             sys.stdout.flush()
             serve(page, listening, local, options.max_upload)
 

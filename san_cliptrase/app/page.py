@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import html
 import shutil
 from functools import partial
@@ -37,6 +38,7 @@ CSS = """
 """
 TRAINING_FREE, TRAINED = "training-free", "trained SAN"
 LONGEST_PREVIEW = 1024
+LARGEST_SIZE = 2048
 FORGET_EVERY, FORGET_AFTER = 600, 3600
 """Seconds: files that were uploaded or made are looked for so often, and deleted when they are so old."""
 EMPTY = "<p>Here your image will be: names under the pointer, regions, confidence, and points to click on.</p>"
@@ -96,7 +98,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
             refine: str,
             progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
         ) -> list[Any]:
-            own = _own_folder(folder, request)
+            own = results_folder(folder, request.session_hash)
             shutil.rmtree(own, ignore_errors=True)
             progress(0, desc="Reading the choices")  # the first word takes the time of importing torch
             try:
@@ -131,7 +133,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
             ]
 
         def forget(request: gr.Request) -> None:
-            shutil.rmtree(_own_folder(folder, request), ignore_errors=True)
+            shutil.rmtree(results_folder(folder, request.session_hash), ignore_errors=True)
 
         quiet = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on([photo.input, photo.clear], _take, photo, [source, photo, message], **quiet)
@@ -166,7 +168,11 @@ def _settings(offers: Offers, about: gr.Markdown) -> list[Any]:
             )
             classify = gr.Dropdown(_named(CLASSIFY), value="vote", label="What names a region")
             size = gr.Number(
-                _size(offers.clips[0]), precision=0, label="Shorter side that CLIP sees, in pixels (empty: as trained)"
+                _size(offers.clips[0]),
+                precision=0,
+                minimum=1,
+                maximum=LARGEST_SIZE,
+                label="Shorter side that CLIP sees, in pixels (empty: as trained)",
             )
         san = gr.Dropdown(
             list(offers.sans),
@@ -239,6 +245,6 @@ def _problem(error: Exception, path: str | None) -> str:
     return f'<p class="problem" role="alert">error: {html.escape(message)}</p>'
 
 
-def _own_folder(folder: Path, request: gr.Request) -> Path:
-    """Where the results of one open page lie."""
-    return folder / "results" / str(request.session_hash)
+def results_folder(folder: Path, session: str | None) -> Path:
+    """Where the results of one open page lie. The browser names its session: no such name may lead elsewhere."""
+    return folder / "results" / hashlib.sha256(str(session).encode()).hexdigest()

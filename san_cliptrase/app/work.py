@@ -128,10 +128,10 @@ def _confidence(result: Segmentation) -> np.ndarray | None:
     return result.confidence if len(result.names) * result.labels.size <= MOST_SCORES else None
 
 
-def _regions(segmenter: Segmenter, result: Segmentation) -> np.ndarray | None:
-    """(h, w): the region whose mask is largest at each place, -1 where all are 0; None: there are no regions."""
+def _regions(segmenter: Segmenter, result: Segmentation) -> np.ndarray:
+    """(h, w): the region whose mask is largest at each place, -1 where all are 0 and where there are no regions."""
     if segmenter.method.is_large(segmenter.method.see(result.image)) or not len(result.regions):
-        return None
+        return np.full((1, 1), -1)
     return np.where(result.regions.max(0) > 0, result.regions.argmax(0), -1)
 
 

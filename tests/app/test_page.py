@@ -152,6 +152,31 @@ def test_too_large_a_file_and_a_foreign_name_are_refused(page, server):
     assert "default-src 'self'" in request.get(address).headers["content-security-policy"]
 
 
+def test_no_name_of_a_session_leads_out_of_the_folder(tmp_path):
+    from san_cliptrase.app.page import results_folder
+
+    for session in ("../../home", "/etc", "", None, "a/b"):
+        assert results_folder(tmp_path, session).parent == tmp_path / "results"
+    assert results_folder(tmp_path, "a") != results_folder(tmp_path, "b")
+
+
+def test_on_another_address_only_what_is_offered_can_be_chosen(tmp_path):
+    import gradio
+
+    from san_cliptrase.app.offers import Offers
+    from san_cliptrase.app.page import build_page
+
+    for others in (True, False):
+        blocks = build_page(Offers(("scenes_vit@scenes",), ("run",), others), "cpu", tmp_path / str(others)).blocks
+        for label, value in (("CLIP, MODEL@WEIGHTS", "a@b"), ("Folder of its run, or a file that export wrote", "/x")):
+            (choice,) = [block for block in blocks.values() if getattr(block, "label", None) == label]
+            if others:
+                assert choice.preprocess(value) == value
+            else:
+                with pytest.raises(gradio.Error, match="not in the list of choices"):
+                    choice.preprocess(value)
+
+
 def test_nothing_is_left_behind(server, page):
     process, _, temporary = server
     assert any(temporary.rglob("scene_25.png"))

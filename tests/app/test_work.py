@@ -59,6 +59,11 @@ def test_more_patches_than_can_be_clicked_on_are_told(scene, tmp_path):
     assert [layer["name"] for layer in data["layers"]] == ["segments", "confidence"]
 
 
+def test_without_regions_none_are_shown(scene, tmp_path):
+    data = data_of(show(scene, WORDS, [], quick(classify="patches"), tmp_path, lambda *_: None))
+    assert [layer["name"] for layer in data["layers"]] == ["segments", "confidence"] and len(data["maps"]) == 4
+
+
 @pytest.mark.parametrize(
     ("choice", "error", "said"),
     [
