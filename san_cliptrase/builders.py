@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from san_cliptrase.clip.build import FrozenClip, build_clip
@@ -9,7 +11,7 @@ from san_cliptrase.clip.text_cache import cache_folder
 from san_cliptrase.clip.visual import resolve_layer
 from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
-from san_cliptrase.errors import ConfigError
+from san_cliptrase.errors import ConfigError, OptionError
 from san_cliptrase.protocols import OTHER, WINDOW_PROTOCOLS
 from san_cliptrase.refine import refinement
 from san_cliptrase.regions.build import build_region_source
@@ -23,10 +25,22 @@ from san_cliptrase.scoring import Scoring
 from san_cliptrase.windows import Windows
 
 
+@contextmanager
+def _naming(*keys: str) -> Iterator[None]:
+    """Says which keys ask for what is refused inside, where the message names no key."""
+    try:
+        yield
+    except OptionError as error:
+        message = str(error)
+        told = message if "MODEL." in message else f"{' or '.join(keys)}: {message}"
+        raise ConfigError(told) from error
+
+
 def clip_from_config(cfg: Any) -> FrozenClip:
     """The CLIP that MODEL.CLIP names."""
     node = cfg.MODEL.CLIP
-    clip = build_clip(node.NAME, node.PRETRAINED, node.INTERPOLATE_OFFSET, node.TRAINABLE, node.SYNONYMS)
+    with _naming("MODEL.CLIP.NAME", "MODEL.CLIP.PRETRAINED"):
+        clip = build_clip(node.NAME, node.PRETRAINED, node.INTERPOLATE_OFFSET, node.TRAINABLE, node.SYNONYMS)
     clip.text.cache = cache_folder(node.TEXT_CACHE)
     return clip
 
@@ -41,33 +55,36 @@ def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_g
         keep_gb: see ``build_region_source``.
     """
     node = cfg.MODEL.REGIONS
-    return build_region_source(
-        name or node.SOURCE,
-        clip.visual,
-        eps=node.EPS or None,
-        min_samples=node.MIN_SAMPLES or None,
-        correlation=node.CORRELATION,
-        scales=node.SCALES,
-        pretrained=node.PRETRAINED,
-        sam_model=node.SAM_MODEL,
-        sam_grid=node.SAM_GRID,
-        grid_side=node.GRID_SIDE,
-        keep_gb=keep_gb,
-    )
+    with _naming("MODEL.REGIONS.SOURCE"):
+        return build_region_source(
+            name or node.SOURCE,
+            clip.visual,
+            eps=node.EPS or None,
+            min_samples=node.MIN_SAMPLES or None,
+            correlation=node.CORRELATION,
+            scales=node.SCALES,
+            pretrained=node.PRETRAINED,
+            sam_model=node.SAM_MODEL,
+            sam_grid=node.SAM_GRID,
+            grid_side=node.GRID_SIDE,
+            keep_gb=keep_gb,
+        )
 
 
 def reader_from_config(cfg: Any, clip: FrozenClip) -> TrainingFreeReader:
     """The training-free reading of MODEL.CLIPTRASE on that CLIP, with a source of regions where any are used."""
     node = cfg.MODEL.CLIPTRASE
     needed = classify_parts(node.CLASSIFY) != ("patches",) or cfg.TEST.PROTOCOL == "unsupervised"
-    return TrainingFreeReader(
-        clip.visual,
-        region_source_from_config(cfg, clip) if needed else None,
-        attention=node.ATTENTION,
-        classify=node.CLASSIFY,
-        cls_layer=node.CLS_LAYER,
-        cls_prior=node.CLS_PRIOR,
-    )
+    source = region_source_from_config(cfg, clip) if needed else None
+    with _naming("MODEL.CLIPTRASE.ATTENTION"):  # the other keys' refusals name them
+        return TrainingFreeReader(
+            clip.visual,
+            source,
+            attention=node.ATTENTION,
+            classify=node.CLASSIFY,
+            cls_layer=node.CLS_LAYER,
+            cls_prior=node.CLS_PRIOR,
+        )
 
 
 def scoring_from_config(cfg: Any) -> Scoring:
@@ -109,6 +126,16 @@ def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
     }
 
 
+def _fusion(pairs: Iterable[Sequence[int]], depth: int) -> dict[int, int]:
+    """Block of the side adapter -> tap of CLIP."""
+    key, taps = "MODEL.SAN.SIDE.FUSION", {}
+    for tap, block in pairs:
+        if block in taps:
+            raise ConfigError(f"{key} has two blocks of CLIP for block {block} of the side adapter, which takes one")
+        taps[block] = resolve_layer(tap, depth, key)
+    return taps
+
+
 def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
     side, init, depth = san.SIDE, san.QUERY_INIT, clip.visual.depth
     adapter = SideAdapter(
@@ -119,7 +146,7 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         heads=side.HEADS,
         num_queries=san.NUM_QUERIES,
         clip_width=clip.visual.width,
-        fusion={block: resolve_layer(tap, depth, "MODEL.SAN.SIDE.FUSION") for tap, block in side.FUSION},
+        fusion=_fusion(side.FUSION, depth),
         supervised=tuple(side.SUPERVISED),
     )
     decoder = MaskDecoder(side.WIDTH, san.DECODER_WIDTH, clip.visual.heads)

@@ -16,6 +16,8 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.empty(0, device=name).device
+        found = torch.empty(1, device=name)
+        found.cpu()  # a device such as meta holds no numbers
+        return found.device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         raise OptionError(f"device {name!r} cannot be used: {error}") from error

@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 10.0
 """Seconds to wait for another process that changes a file."""
-_UNFINISHED = re.compile(r"\.unfinished-(\d+)-")
+# The process and its machine: several share a folder, and each knows its own processes alone.
+_UNFINISHED = re.compile(r"\.unfinished-(\d+)(?:@([A-Za-z0-9.]*))?-")
+_HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40]
 _LOCK = "lock"
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -105,7 +107,9 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: the content cannot be written.
     """
-    temporary = path.with_name(f".unfinished-{os.getpid()}-{path.name}")  # two processes may write the same cache
+    temporary = path.with_name(
+        f".unfinished-{os.getpid()}@{_HOST}-{path.name}"
+    )  # two processes may write the same cache
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
@@ -150,23 +154,29 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
 
 
-def remove_unfinished(folder: Path) -> None:
+def remove_unfinished(folder: Path, only_one: bool = False) -> None:
     """Removes what killed processes have left half written in a folder; files of living processes stay.
 
-    A file with the number of this process is of an earlier one: it has written nothing here yet.
+    Args:
+        folder: It may be missing.
+        only_one: No other process writes here, and this one has not begun to: files of other machines, whose processes
+            cannot be seen from here, and of an earlier process with this one's number are left over too.
     """
-    _remove_dead(folder.glob(".unfinished-*"))
+    _remove_dead(folder.glob(".unfinished-*"), only_one)
 
 
 def remove_unfinished_of(path: Path) -> None:
     """:func:`remove_unfinished` of one file, as :func:`write_whole` leaves it where its process is killed."""
-    _remove_dead(path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"))
+    _remove_dead(path.parent.glob(f".unfinished-*-{glob.escape(path.name)}"), only_one=False)
 
 
-def _remove_dead(found: Iterable[Path]) -> None:
-    for left_over in found:
-        process = _UNFINISHED.match(left_over.name)
-        if process and (int(process[1]) == os.getpid() or not _lives(int(process[1]))):
+def _remove_dead(left_overs: Iterable[Path], only_one: bool) -> None:
+    for left_over in left_overs:
+        found = _UNFINISHED.match(left_over.name)
+        if not found:
+            continue
+        process, elsewhere = int(found[1]), found[2] not in (None, _HOST)
+        if only_one and (elsewhere or process == os.getpid()) or not (elsewhere or _lives(process)):
             with contextlib.suppress(OSError):
                 left_over.unlink()
 
@@ -182,7 +192,7 @@ def _lives(process: int) -> bool:
 
 
 @contextlib.contextmanager
-def only_run_in(folder: Path) -> Iterator[None]:
+def only_run_in(folder: Path, option: str = "OUTPUT_DIR") -> Iterator[None]:
     """Inside, no other run can work in the folder: not on this machine, nor on others that share its file system.
 
     The system lets go of the lock when the process ends, however it ends, so a dead run blocks nobody. Processes that
@@ -190,6 +200,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
     Args:
         folder: made if it is missing.
+        option: how the user names it, for messages.
 
     Raises:
         ConfigError: another run works in it.
@@ -197,11 +208,10 @@ def only_run_in(folder: Path) -> Iterator[None]:
     """
     path = folder / _LOCK
     try:
-        file = _locked_file(path)
+        file = _locked_file(path, option)
     except OSError as error:
         raise OutputError(
-            f"cannot write to OUTPUT_DIR {folder}: {error.strerror or error}. Check free disk space and write "
-            "permission"
+            f"cannot write to {option} {folder}: {error.strerror or error}. Check free disk space and write permission"
         ) from error
     os.register_at_fork(after_in_child=file.close)
     try:
@@ -253,7 +263,7 @@ def _is_lock(file: FileIO) -> bool:
     return re.fullmatch(rb"(process \d+ on [^\n]*)?", file.read(300)) is not None
 
 
-def _locked_file(path: Path) -> FileIO:
+def _locked_file(path: Path, option: str) -> FileIO:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -267,7 +277,7 @@ def _locked_file(path: Path) -> FileIO:
             file.close()
             shown = f" ({holder})" if holder and holder.isprintable() else ""
             raise ConfigError(
-                f"another process works in {path.parent}: wait for it or end it{shown}, or name another OUTPUT_DIR"
+                f"another process works in {path.parent}: wait for it or end it{shown}, or name another {option}"
             ) from error
         except OSError as error:  # some network file systems know no locks
             logger.warning("%s cannot be locked (%s): make sure that one run works in it at a time", path.parent, error)
@@ -276,7 +286,7 @@ def _locked_file(path: Path) -> FileIO:
             file.close()
             raise ConfigError(
                 f"{path} is not a run's lock but a file of another origin, which a run would replace: move it away, or "
-                "name another OUTPUT_DIR"
+                f"name another {option}"
             )
         with contextlib.suppress(FileNotFoundError):
             # The run before may have removed the file in the meantime: then this lock is on nothing.

@@ -88,9 +88,17 @@ def test_unfinished_files_of_dead_processes_are_removed_and_those_of_living_ones
     for process in (dead.pid, os.getpid(), os.getppid(), 10**30):
         (tmp_path / f".unfinished-{process}-model.pth").touch()
     (tmp_path / ".unfinished-notes").touch()
+    written = []
+    write_whole(tmp_path / "own", lambda path: written.append(path) or path.touch())
+    (tmp_path / "own").rename(written[0])
+    elsewhere = tmp_path / f".unfinished-{dead.pid}@other.host-model.pth"
+    elsewhere.touch()
+    kept = {f".unfinished-{os.getppid()}-model.pth", ".unfinished-notes"}
     remove_unfinished(tmp_path)
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == sorted([f".unfinished-{os.getppid()}-model.pth", ".unfinished-notes"])
+    alive = {written[0].name, elsewhere.name, f".unfinished-{os.getpid()}-model.pth"}
+    assert {path.name for path in tmp_path.iterdir()} == kept | alive
+    remove_unfinished(tmp_path, only_one=True)
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 HOLD = "import sys, time; from pathlib import Path; from san_cliptrase.files import only_run_in\n"

@@ -11,19 +11,24 @@ from fvcore.common.checkpoint import Checkpointer
 from torch import Tensor
 
 from san_cliptrase.checkpoints.files import (
+    check_file,
     checkpoint_files,
     named_tensors,
+    none_readable,
     not_finite,
     read_checkpoint,
-    refuse_url,
     shortened,
     weights_in,
 )
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE, weights_of_release
 from san_cliptrase.checkpoints.same_clip import check_frozen_clip, compare_sizes
+from san_cliptrase.clip.build import FrozenClip
+from san_cliptrase.clip.probe import ONE_CLASS, useless_clip
 from san_cliptrase.errors import CheckpointError, DamagedCheckpoint, DivergedError
 from san_cliptrase.files import write_atomically, write_text_atomically
+from san_cliptrase.san.model import SanModel
+from san_cliptrase.san.probe import useless_san
 
 
 class SafeCheckpointer(Checkpointer):
@@ -46,9 +51,8 @@ class SafeCheckpointer(Checkpointer):
         Raises:
             CheckpointError: if there is no such file, it cannot be read, or it is of another model.
         """
-        refuse_url(path)
-        if path and not Path(path).is_file():
-            raise CheckpointError(f"there is no checkpoint {path}")
+        if path:
+            check_file(path)
         try:
             return super().load(path, checkpointables)
         except CheckpointError as error:
@@ -74,7 +78,7 @@ class SafeCheckpointer(Checkpointer):
             except DamagedCheckpoint as error:
                 self.logger.warning("%s Trying the one before it.", error)
         if resume and self.has_checkpoint():
-            raise CheckpointError(f"none of the {len(found)} checkpoints in {self.save_dir} can be read")
+            raise none_readable(found, self.save_dir)
         return self.load(path, checkpointables=[])
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -183,7 +187,16 @@ class SafeCheckpointer(Checkpointer):
             check_frozen_clip(state, self.model)
         except ValueError as error:
             raise CheckpointError(f"cannot use the checkpoint: {error}") from error
-        return super()._load_model(checkpoint)
+        loaded = super()._load_model(checkpoint)
+        if wrong := self._useless():
+            raise DamagedCheckpoint(f"the weights in the checkpoint cannot be used: {'; '.join(wrong)}. {ONE_CLASS}")
+        return loaded
+
+    def _useless(self) -> list[str]:
+        """What is wrong with finite weights, see ``clip.probe`` and ``san.probe``."""
+        clip = getattr(self.model, "clip", None)
+        wrong = useless_clip(clip) if isinstance(clip, FrozenClip) else []
+        return wrong + (useless_san(self.model) if isinstance(self.model, SanModel) else [])
 
 
 def diverged_weights(names: Sequence[str]) -> DivergedError:

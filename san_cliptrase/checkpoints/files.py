@@ -41,6 +41,51 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name == named, path.stat().st_mtime_ns, path.name), reverse=True)
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run in the folder has finished a checkpoint, whatever has become of it since."""
+    return (folder / "last_checkpoint").exists()
+
+
+def check_start(folder: Path, weights: str, resumes: bool) -> None:
+    """Looks at what a run is going to begin with, before a model is built for it; what is in it is seen when it loads.
+
+    Args:
+        folder: of the run.
+        weights: the file that it begins with, or "".
+        resumes: whether it goes on from a checkpoint in the folder instead.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no whole checkpoint; or none of the folder's is.
+    """
+    if resumes:
+        found = checkpoint_files(folder)
+        if not any(map(names_in, found)):
+            raise none_readable(found, folder)
+    elif weights:
+        check_file(weights)
+        weights_in(_read(weights, whole=False), weights)
+
+
+def check_file(path: str) -> None:
+    """Refuses what is no file.
+
+    Raises:
+        CheckpointError: it is an address, there is none, or it is a folder, a pipe or a device.
+    """
+    refuse_url(path)
+    if not Path(path).exists():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+
+
+def none_readable(files: Sequence[Path], folder: str | Path) -> CheckpointError:
+    """What to raise where a run cannot go on from any of its checkpoints."""
+    return CheckpointError(f"none of the {len(files)} checkpoints in {folder} can be read")
+
+
 def refuse_strange(folder: Path) -> None:
     """Refuse a folder in which a file that a run reads or appends to is a pipe, a socket or a device.
 
@@ -90,9 +135,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         DamagedCheckpoint: the file is cut off, altered since it was written, compressed, or holds anything else.
         CheckpointError: it holds no dictionary.
     """
-    _check_archive(path)
+    return _read(path, whole=True)
+
+
+def _read(path: str | Path, whole: bool) -> dict[str, Any]:
+    """See :func:`read_checkpoint`; not whole: without the tensors' values and their check sums."""
+    _check_archive(path, sums=whole)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=not whole)
     except Exception as error:  # torch's reader meets damage with errors of almost any type
         raise DamagedCheckpoint(
             f"cannot read the checkpoint {path}: {reason(error)}. Is the file whole, and does it hold tensors and "
@@ -124,8 +174,7 @@ def _has_too_many_parts(loaded: Any) -> bool:
 def names_in(path: str | Path) -> frozenset[str]:
     """The names of a checkpoint's weights, read without its tensors; none if it cannot be read: loading will tell."""
     try:
-        _check_archive(path, sums=False)
-        return frozenset(weights_in(torch.load(path, map_location="cpu", weights_only=True, mmap=True), path))
+        return frozenset(weights_in(_read(path, whole=False), path))
     except Exception:  # see read_checkpoint
         return frozenset()
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from san_cliptrase.clip.hub import without_retries
 from san_cliptrase.clip.openai_files import read_openai_file
+from san_cliptrase.clip.probe import refuse_useless_clip
 from san_cliptrase.clip.support import reject_unsupported_config
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.clip.visual import ClipVisualEncoder
@@ -121,7 +122,7 @@ def build_clip(
 
     Raises:
         OptionError: Unknown model or tag (the message names close matches), or an image tower that is not supported.
-        WeightsError: The weights cannot be fetched, are not finite, or do not fit the model.
+        WeightsError: The weights cannot be fetched, are not finite, do not fit the model, or give one class everywhere.
     """
     register_shipped_models()
     name = name if ":" in name else name.replace("/", "-")
@@ -146,7 +147,10 @@ def build_clip(
         for file in files:
             refuse_whole_numbers(names_with_kinds(file), state, source)
         refuse_not_finite(state, source)
-    return FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name, source)
+    clip = FrozenClip(model, tokenizer, interpolate_offset, trainable, synonyms, name, source)
+    if source:
+        refuse_useless_clip(clip, source)
+    return clip
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from san_cliptrase.errors import OutputError
-from san_cliptrase.files import from_home, write_atomically
+from san_cliptrase.files import from_home, remove_unfinished, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class TextCache:
 
     def __init__(self, folder: Path, model: nn.Module) -> None:
         self.folder, self.tower = folder, tower_digest(model)
+        remove_unfinished(folder)
 
     def path(self, sentences: tuple[str, ...]) -> Path:
         """The file of a set of templates."""

@@ -76,7 +76,7 @@ class ClipVisualEncoder(nn.Module):
     def _freeze(self, trainable: tuple[str, ...]) -> None:
         parameters = dict(self.vision.named_parameters())
         if missing := sorted(set(trainable) - set(parameters)):
-            raise OptionError(f"the vision tower has no parameter named {', '.join(missing)}")
+            raise OptionError(f"MODEL.CLIP.TRAINABLE: the vision tower has no parameter named {', '.join(missing)}")
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in trainable)
         self.train()

@@ -55,8 +55,8 @@ def classification_blocks(visual: ClipVisualEncoder, classify: str, cls_layer: i
         return 0
     if not -visual.depth <= cls_layer < visual.depth:
         raise OptionError(
-            f"a region's [CLS] token cannot begin at block {cls_layer} (CLS_LAYER, predict: --cls-layer): this tower "
-            f"has {visual.depth} blocks; choose -{visual.depth} to -1"
+            f"a region's [CLS] token cannot begin at block {cls_layer} (MODEL.CLIPTRASE.CLS_LAYER, predict: "
+            f"--cls-layer): this tower has {visual.depth} blocks; choose -{visual.depth} to -1"
         )
     return visual.depth - resolve_layer(cls_layer, visual.depth)
 

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from san_cliptrase.clip.cliper import Cliper
 from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.layers import grid_by_grid
+from san_cliptrase.clip.probe import ONE_CLASS, differ
 from san_cliptrase.clip.readings import dense_reading
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
@@ -25,7 +26,7 @@ from san_cliptrase.cliptrase.voting import (
     pixel_logits,
     vote_shares,
 )
-from san_cliptrase.errors import OptionError
+from san_cliptrase.errors import OptionError, WeightsError
 from san_cliptrase.regions.controls import patch_classes
 from san_cliptrase.regions.maps import image_grids
 from san_cliptrase.regions.pixels import patch_masks, pixel_partition
@@ -105,8 +106,20 @@ class TrainingFreeReader:
         Args:
             features: With ``taps``.
             classes: (B, L), the true class of each patch, for a rule with ``truth``.
+
+        Raises:
+            WeightsError: Patches that differ where they enter are all alike where they leave, as after a last block
+                whose weights are zero: every pixel would silently be of one class.
         """
-        return F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
+        found = F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
+        entering = features.tokens[max(features.tokens)]
+        for own, before, valid in zip(found[:, 1:], entering[:, 1:], features.valid, strict=True):
+            if valid.sum() > 1 and not differ(own[valid]) and differ(before[valid]):
+                raise WeightsError(
+                    "CLIP's features, read densely, are the same at every patch of an image, though the patches are "
+                    f"not. {ONE_CLASS}"
+                )
+        return found
 
     @torch.no_grad()
     def segment(

@@ -14,6 +14,7 @@ from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names, split_words
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.errors import SanCliptraseError, suggest
+from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import complain
 from san_cliptrase.texts import exact, one_line
 
@@ -105,6 +106,7 @@ def execute(options: Namespace) -> int:
     """Segment every image; one that cannot be read is reported and left out. Returns the exit status."""
     images = find_images(options.images)
     make_output_folder(options.output)
+    remove_unfinished(options.output)
     words = read_class_list(options.vocabulary_file) if options.vocabulary_file else split_words(options.vocabulary)
     background = split_words(options.background)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

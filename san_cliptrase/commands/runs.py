@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import REMAINDER, Namespace
 from collections.abc import Sequence
 
@@ -63,11 +62,10 @@ def _add_run_options(parser: Parser, eval_only: bool | None) -> None:
     """What ``train``, ``evaluate`` and ``train_net.py`` have in common; defaults are detectron2's."""
     training, evaluation = "go on from the folder's last checkpoint", "go on with what an evaluation has counted"
     resume = {True: evaluation, False: training, None: f"{training}; with --eval-only: {evaluation}"}
-    port = 2**15 + 2**14 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 2**14
     add = parser.add_argument
     add("--resume", action="store_true", help=resume[eval_only])
     add("--skip-bad", action="store_true", help="leave unreadable files out (TEST.SKIP_BAD, DATALOADER.SKIP_BAD)")
     add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of this machine, one process each")
     add("--num-machines", type=int, default=1, metavar="N", help="machines of the run")
     add("--machine-rank", type=int, default=0, metavar="N", help="which of them this one is, from 0")
-    add("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL", help="where the processes meet")
+    add("--dist-url", default="auto", metavar="URL", help="where machines meet: tcp://HOST:PORT of the first")

@@ -6,8 +6,7 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,9 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 import san_cliptrase.meta_arch  # noqa: F401  (registers the models, as the line below registers the datasets)
-from san_cliptrase.checkpoints.files import checkpoint_files, names_in, refuse_strange, refuse_url
+from san_cliptrase.checkpoints.files import checkpoint_files, names_in, refuse_url
 from san_cliptrase.checkpoints.official_keys import is_official
 from san_cliptrase.checkpoints.release import SHARE
 from san_cliptrase.clip.readings import dense_reading
@@ -30,18 +28,18 @@ from san_cliptrase.data.mapper import WIDE_IGNORE
 from san_cliptrase.data.own import OWN, register_own
 from san_cliptrase.data.vocabularies import replacement_words
 from san_cliptrase.device import find_device
-from san_cliptrase.engine.logs import note_log
 from san_cliptrase.engine.resume import check_resumed
-from san_cliptrase.errors import ConfigError, OutputError, SanCliptraseError, suggest
-from san_cliptrase.evaluation.protocol import check_test, settle_protocol
-from san_cliptrase.files import is_plain_name, only_run_in, write_text_atomically
+from san_cliptrase.engine.run_folder import RunFolder
+from san_cliptrase.errors import ConfigError, suggest
+from san_cliptrase.evaluation.protocol import check_test, config_value, settle_protocol
+from san_cliptrase.files import is_plain_name
 from san_cliptrase.regions.build import check_source
 from san_cliptrase.yaml_files import read_layers
 
 # At the beginning of a value, behind "local-dir:", and behind "NAME@" and "NAME=" of FIGURES.MODELS.
 _HOME = re.compile(r"(?:^|(?<=[:@=]))~[^/,]*(?=/|,|$)")
 
-__all__ = ["load_config", "setup", "setup_logging"]
+__all__ = ["enter_folder", "load_config", "setup"]
 
 _ALONE = re.compile(
     r"<class 'tuple'> vs\. <class '(str|int|float)'>.* vs\. (.{1,100})\) for config key: (\S+)", re.DOTALL
@@ -141,17 +139,37 @@ def _check_values(cfg: CfgNode) -> None:
         known = sorted({*DATASETS, *OWN, *unknown} - set(unknown))
         raise ConfigError(f"unknown dataset {unknown[0]!r} in DATASETS; {suggest(unknown[0], known)}")
     _make_room_for_classes(cfg)
+    _check_crop(cfg.INPUT.CROP)
     for name in cfg.DATASETS.TEST:  # before a long training, not at its first evaluation
         replacement_words(cfg.TEST.VOCABULARY, name, MetadataCatalog.get(name).get("stuff_classes", ()))
-    try:
-        load_templates(cfg.MODEL.CLIP.TEMPLATES)
-        # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
-        dense_reading(cfg.MODEL.CLIPTRASE.ATTENTION)
-        classify_parts(cfg.MODEL.CLIPTRASE.CLASSIFY)
-        check_source(cfg.MODEL.REGIONS.SOURCE)
-        cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
-    except ValueError as error:
-        raise ConfigError(f"MODEL: {error}") from error
+    # Also where nothing reads them, as in a SAN: what is misspelled is told before a long training.
+    checks: dict[str, Callable[[str], object]] = {
+        "MODEL.CLIP.TEMPLATES": load_templates,
+        "MODEL.CLIPTRASE.ATTENTION": dense_reading,
+        "MODEL.CLIPTRASE.CLASSIFY": classify_parts,
+        "MODEL.REGIONS.SOURCE": check_source,
+        "MODEL.DEVICE": find_device,
+    }
+    for key, check in checks.items():
+        try:
+            check(config_value(cfg, key))
+        except ValueError as error:
+            raise ConfigError(f"{key}: {error}") from error
+    cfg.MODEL.DEVICE = str(find_device(cfg.MODEL.DEVICE))
+
+
+def _check_crop(crop: CfgNode) -> None:
+    """Refuses sizes that do not mean what the kind of crop means by them."""
+    shares, sizes = crop.TYPE.startswith("relative"), list(crop.SIZE)
+    problem = ""
+    if shares and max(sizes) > 1:
+        problem = "a share of the image is at most 1"
+    elif not shares and not all(isinstance(side, int) for side in sizes):
+        problem = "pixels are whole numbers"
+    elif crop.TYPE == "absolute_range" and sizes[0] > sizes[1]:
+        problem = "the shortest side comes first, then the longest"
+    if problem:
+        raise ConfigError(f"INPUT.CROP.SIZE is {sizes} with INPUT.CROP.TYPE {crop.TYPE}: {problem}")
 
 
 def _make_room_for_classes(cfg: CfgNode) -> None:
@@ -182,70 +200,32 @@ def _keys(node: CfgNode, prefix: str = "") -> Iterable[str]:
             yield from _keys(value, f"{prefix}{key}.")
 
 
-def setup(args: argparse.Namespace, until: ExitStack | None = None) -> CfgNode:
-    """Configuration of a run; makes its folder, and writes the log and, where there is none, the configuration into it.
-
-    Args:
-        args: the command line.
-        until: when it closes, the folder is free for other runs; None: it is not claimed.
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Configuration of a run, from its command line; nothing is written.
 
     Raises:
-        ConfigError: see :func:`load_config`; or another run works in the folder, or the run that is to be resumed has
-            another configuration.
-        OutputError: nothing can be written to OUTPUT_DIR.
+        ConfigError, CheckpointError, DataError: see :func:`load_config`.
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.TEST.SKIP_BAD |= args.skip_bad
     cfg.DATALOADER.SKIP_BAD |= args.skip_bad
-    output = Path(cfg.OUTPUT_DIR)
-    if until is not None:
-        _claim(output, until)
-    if args.resume:
-        _settle_start(cfg, checkpoint_files(output))
-        if not args.eval_only and checkpoint_files(output):
-            check_resumed(cfg, output / "config.yaml")
-    cfg.freeze()
-    setup_logging(output)
-    seed_all_rng(cfg.SEED)
-    if comm.is_main_process():
-        # That of an earlier run stays until this one has loaded what it begins with.
-        if not (output / "config.yaml").exists():
-            record_config(cfg, output)
-        logging.getLogger(__name__).info("device %s, output %s", cfg.MODEL.DEVICE, output)
     return cfg
 
 
-def record_config(cfg: CfgNode, folder: Path) -> None:
-    """Writes ``config.yaml``."""
-    write_text_atomically(folder / "config.yaml", cfg.dump())
-
-
-def _claim(output: Path, until: ExitStack) -> None:
-    """The main process holds the folder for all; where it may not, all end."""
-    refusal = None
-    if comm.is_main_process():
-        try:
-            until.enter_context(only_run_in(output))
-        except SanCliptraseError as error:
-            refusal = error
-    if refusal := comm.all_gather(refusal)[0]:
-        raise refusal
-
-
-def setup_logging(output: Path) -> None:
-    """Log lines of detectron2 and of this project to the screen and to ``output/log.txt``.
+def enter_folder(cfg: CfgNode, args: argparse.Namespace, place: RunFolder) -> None:
+    """Claims the folder of a run, settles what a resumed run takes over from it, and freezes the configuration.
 
     Raises:
-        OutputError: the folder or the file cannot be made.
+        ConfigError: another run works in the folder, or the run that is to be resumed has another configuration.
+        OutputError: nothing can be written to OUTPUT_DIR.
     """
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        refuse_strange(output)
-        note_log(output)
-        for name in ("fvcore", "detectron2", "san_cliptrase"):
-            setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write to OUTPUT_DIR {output}: {error.strerror or error}. Check free disk space and write "
-            "permission"
-        ) from error
+    place.claim()
+    if args.resume:
+        _settle_start(cfg, checkpoint_files(place.folder))
+        if not args.eval_only and checkpoint_files(place.folder):
+            check_resumed(cfg, place.folder / "config.yaml")
+    cfg.freeze()
+    place.open_log()
+    seed_all_rng(cfg.SEED)
+    if comm.is_main_process():
+        logging.getLogger(__name__).info("device %s, output %s", cfg.MODEL.DEVICE, place.folder)

@@ -15,7 +15,7 @@ from san_cliptrase.checkpoints.official_keys import to_official
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.launch import build
 from san_cliptrase.errors import CheckpointError, ConfigError, OptionError
-from san_cliptrase.files import write_atomically
+from san_cliptrase.files import remove_unfinished, write_atomically
 from san_cliptrase.meta_arch import SAN
 from san_cliptrase.san.model import DIVISIBILITY
 
@@ -101,5 +101,6 @@ def export_official(
         raise CheckpointError(f"the folder {run} has no checkpoint")
     checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=run.is_dir())
     state = build(official_state, model)
+    remove_unfinished(output.parent)
     write_atomically(output, lambda file: torch.save({"model": state}, file))
     return official_settings(model)

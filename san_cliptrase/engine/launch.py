@@ -6,7 +6,6 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +14,11 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
-from san_cliptrase.checkpoints.files import holds_training
-from san_cliptrase.engine.defaults import record_config, setup
+from san_cliptrase.checkpoints.files import check_start, has_checkpoint, holds_training
+from san_cliptrase.engine.defaults import enter_folder, setup
 from san_cliptrase.engine.preemption import Preempted
 from san_cliptrase.engine.processes import run_processes
+from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
@@ -31,41 +31,41 @@ Built = TypeVar("Built")
 
 def run(args: argparse.Namespace) -> None:
     """One process's part of a run."""
-    with ExitStack() as until:
-        cfg = setup(args, until)
-        trained = cfg.MODEL.META_ARCHITECTURE != "CLIPtrase"
-        if not args.eval_only and not (trained and cfg.DATASETS.TRAIN):
-            what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
-            raise ConfigError(f"{what}: add --eval-only to evaluate")
-        # Before anything is fetched or built: missing data are found at once.
+    cfg = setup(args)
+    trained = cfg.MODEL.META_ARCHITECTURE != "CLIPtrase"
+    if not args.eval_only and not (trained and cfg.DATASETS.TRAIN):
+        what = "DATASETS.TRAIN is empty" if trained else "CLIPtrase has nothing to train"
+        raise ConfigError(f"{what}: add --eval-only to evaluate")
+    with RunFolder(Path(cfg.OUTPUT_DIR)) as place:
+        enter_folder(cfg, args, place)
+        # Before anything is fetched or built: missing data and checkpoints are found at once.
         for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
             dataset_records(name)
+        # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a
+        # run that was given its weights, or has none to train, goes on with those.
+        resumes = args.resume and trained and has_checkpoint(place.folder)
+        if args.eval_only and args.resume and trained and not resumes and not cfg.MODEL.WEIGHTS:
+            raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE")
+        check_start(place.folder, cfg.MODEL.WEIGHTS, resumes)
         if args.eval_only:
-            _evaluate(cfg, args.resume, trained)
+            _evaluate(cfg, args.resume, trained, resumes, place)
             return
         trainer = build(Trainer, cfg, args.resume)
-        if comm.is_main_process():
-            record_config(cfg, Path(cfg.OUTPUT_DIR))
+        place.begin(cfg)
         trainer.train()
 
 
-def _evaluate(cfg: CfgNode, resume_counts: bool, trained: bool) -> None:
-    output = Path(cfg.OUTPUT_DIR)
+def _evaluate(cfg: CfgNode, resume_counts: bool, trained: bool, resumes: bool, place: RunFolder) -> None:
+    output = place.folder
     model = build(build_model, cfg)
-    checkpointer = SafeCheckpointer(model, cfg.OUTPUT_DIR)
-    # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a run
-    # that was given its weights, or has none to train, goes on with those.
-    resume = resume_counts and trained and checkpointer.has_checkpoint()
-    if resume_counts and trained and not resume and not cfg.MODEL.WEIGHTS:
-        raise ConfigError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint; name one with MODEL.WEIGHTS FILE")
-    if cfg.MODEL.WEIGHTS or resume:
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    if cfg.MODEL.WEIGHTS or resumes:
+        SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resumes)
     elif trained:
         logger.warning("no MODEL.WEIGHTS and no --resume: what is evaluated has not been trained")
     if comm.is_main_process():
-        remove_unfinished(output)
-        # That of a training says what its checkpoints are.
-        record_config(cfg, output / "eval_only" if holds_training(output) else output)
+        remove_unfinished(output, only_one=True)
+    # That of a training says what its checkpoints are.
+    place.begin(cfg, output / "eval_only" if holds_training(output) else output)
     evaluate_only(cfg, model, resume_counts)
 
 

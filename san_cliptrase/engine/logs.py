@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
-from san_cliptrase.errors import DataError
+from san_cliptrase.checkpoints.files import refuse_strange
+from san_cliptrase.errors import DataError, OutputError
 from san_cliptrase.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
@@ -77,10 +81,58 @@ def keep_lines(path: Path, done: int) -> None:
         write_text_atomically(path, text)
 
 
+def setup_logging(output: Path) -> None:
+    """Log lines of detectron2 and of this project to the screen and to ``output/log.txt``.
+
+    Raises:
+        OutputError: the folder or the file cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        refuse_strange(output)
+        note_log(output)
+        for name in ("fvcore", "detectron2", "san_cliptrase"):
+            setup_logger(str(output), distributed_rank=comm.get_rank(), name=name)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to OUTPUT_DIR {output}: {error.strerror or error}. Check free disk space and write "
+            "permission"
+        ) from error
+
+
+@contextlib.contextmanager
+def writer_failures() -> Iterator[list[OSError]]:
+    """Inside, TensorBoard's own thread tells what it cannot write by this list, and not by a traceback."""
+    usual, failures = threading.excepthook, []
+
+    def keep(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard."):
+            failures.append(args.exc_value)
+        else:
+            usual(args)
+
+    threading.excepthook = keep
+    try:
+        yield failures
+    finally:
+        threading.excepthook = usual
+
+
 def note_log(folder: Path) -> None:
     """Takes down where this run's lines begin in ``log.txt``, before it is opened."""
     path = _log(folder)
     _LOG_BEGINS[path] = path.stat().st_size if path.exists() else 0
+
+
+def forget_log(folder: Path) -> None:
+    """Takes this process's lines out of ``log.txt``; where there were no others, the file."""
+    path = _log(folder)
+    begins = _LOG_BEGINS.pop(path, None)
+    with contextlib.suppress(OSError):  # what ended the run may be the disk
+        if begins:
+            os.truncate(path, begins)
+        elif begins is not None:
+            path.unlink()
 
 
 def move_earlier_log(folder: Path, place: Path) -> None:

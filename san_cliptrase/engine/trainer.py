@@ -34,7 +34,7 @@ from san_cliptrase.engine.hooks import (
     PrinterHook,
     WriterHook,
 )
-from san_cliptrase.engine.logs import move_earlier_log
+from san_cliptrase.engine.logs import move_earlier_log, writer_failures
 from san_cliptrase.engine.preemption import Preempted, Preemption
 from san_cliptrase.engine.prototypes import initialise_prototypes
 from san_cliptrase.engine.solver import build_optimizer, build_scheduler, load_moments
@@ -59,6 +59,8 @@ class Trainer(TrainerBase):
         self.preemption, self.stop_agreed, self._done = Preemption(), False, 0
         # Apart from the losses' storage: what is known after an iteration belongs to the number of those done.
         self.evaluations = EventStorage(0)
+        name = cfg.DATASETS.TRAIN[0]
+        check_labelled(dataset_records(name), MetadataCatalog.get(name).stuff_classes, cfg.INPUT.IGNORE_LABEL)
         model = build_model(cfg)
         self.optimizer = build_optimizer(cfg, model)
         self.scheduler = build_scheduler(cfg, self.optimizer)
@@ -72,7 +74,7 @@ class Trainer(TrainerBase):
         )
         self.register_hooks(self._build_hooks(model))
         if comm.is_main_process():
-            remove_unfinished(Path(cfg.OUTPUT_DIR))
+            remove_unfinished(Path(cfg.OUTPUT_DIR), only_one=True)
         state = self.checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             if "iteration" not in state:
@@ -88,8 +90,6 @@ class Trainer(TrainerBase):
                 )
         else:
             self._begin_anew(model, RUN_FILES if not resume else CHECKPOINTS)
-        name = cfg.DATASETS.TRAIN[0]
-        check_labelled(dataset_records(name), MetadataCatalog.get(name).stuff_classes, cfg.INPUT.IGNORE_LABEL)
         self._stream = TrainStream(self._build_loader, cfg.SOLVER.ACCUMULATE, self.start_iter)
         _log_sizes(model)
 
@@ -130,11 +130,13 @@ class Trainer(TrainerBase):
                 OUTPUT_DIR has been deleted.
         """
         self.model.train()
-        with self.preemption.listening():
+        with self.preemption.listening(), writer_failures() as failures:
             try:
                 super().train(self.start_iter, self.cfg.SOLVER.MAX_ITER)
                 if self._folder:
                     self._folder.check()
+                if failures:  # of the last lines, which no further one has told
+                    raise failures[0]
             except SanCliptraseError:
                 raise
             except OSError as error:  # images raise DataError: these are the files that the run appends to
@@ -169,13 +171,13 @@ class Trainer(TrainerBase):
         )
 
     def _begin_anew(self, model: nn.Module, old: Sequence[str]) -> None:
+        if _begins_at_prototypes(self.cfg):
+            self._initialise_prototypes(model)
         comm.synchronize()  # all have loaded their weights, which may lie in OUTPUT_DIR
         place = set_aside(Path(self.cfg.OUTPUT_DIR), old) if comm.is_main_process() else None
         place = comm.all_gather(place)[0]
         if place and old is RUN_FILES:
             move_earlier_log(Path(self.cfg.OUTPUT_DIR), place)
-        if _begins_at_prototypes(self.cfg):
-            self._initialise_prototypes(model)
 
     def _initialise_prototypes(self, model: nn.Module) -> None:
         cfg, name = self.cfg, self.cfg.DATASETS.TRAIN[0]

@@ -58,7 +58,9 @@ class RegionFinder(RegionSource):
             )
         check_parameters(eps, min_samples)
         if not scales or min(scales) <= 0:
-            raise OptionError(f"scales of DBSCAN's radius must be above 0, at least one of them; got {list(scales)}")
+            raise OptionError(
+                f"MODEL.REGIONS.SCALES is {list(scales)}: one or more multiples of DBSCAN's radius above 0"
+            )
         self.visual = visual
         self.eps = eps
         self.min_samples = min_samples

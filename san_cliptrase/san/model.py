@@ -12,6 +12,7 @@ from san_cliptrase.clip.batches import ImageBatch, canvas_for_clip, image_batch,
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.clip.cache import FeatureCache
 from san_cliptrase.clip.recognition import recognition_taps
+from san_cliptrase.errors import OptionError
 from san_cliptrase.regions.controls import canvas_labels, image_features
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.inference import class_scores, mask_strips
@@ -40,7 +41,8 @@ class SanModel(nn.Module):
         ignore_label: What marks pixels without a label, for a source of regions that looks at the ground truth.
 
     Raises:
-        OptionError: CLIP's features are to be kept, but it is trained.
+        OptionError: CLIP's features are to be kept, but it is trained; or padded images do not divide into the side
+            adapter's patches.
     """
 
     def __init__(
@@ -56,6 +58,11 @@ class SanModel(nn.Module):
         ignore_label: int = 255,
     ) -> None:
         super().__init__()
+        if DIVISIBILITY % network.adapter.patch_size:
+            raise OptionError(
+                f"MODEL.SAN.SIDE.PATCH_SIZE is {network.adapter.patch_size}; it must divide {DIVISIBILITY}, to a "
+                "multiple of which images are padded"
+            )
         self.clip, self.network, self.classifier = clip, network, classifier
         self.region_source = region_source
         self.recognition_blocks, self.resolution = recognition_blocks, resolution

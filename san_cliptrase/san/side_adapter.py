@@ -21,6 +21,8 @@ from san_cliptrase.structures import ClipFeatures
 
 DEFAULT_FUSION: Mapping[int, int] = MappingProxyType({0: 0, 1: 3, 2: 6, 3: 9})
 
+_KEY = "MODEL.SAN.SIDE"
+
 InitialiseQueries = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -173,13 +175,19 @@ class SideAdapter(nn.Module):
 
 def _check_sizes(image_size: int, patch_size: int, width: int, heads: int) -> None:
     if image_size % patch_size:
-        raise OptionError(f"image_size {image_size} is no multiple of patch_size {patch_size}")
+        raise OptionError(f"{_KEY}.IMAGE_SIZE {image_size} is no multiple of {_KEY}.PATCH_SIZE {patch_size}")
     if width % heads:
-        raise OptionError(f"width {width} is no multiple of heads {heads}")
+        raise OptionError(f"{_KEY}.WIDTH {width} is no multiple of {_KEY}.HEADS {heads}")
 
 
 def _check_blocks(depth: int, fusion: Mapping[int, int], supervised: Sequence[int]) -> None:
     if outside := [block for block in fusion if not 0 <= block <= depth]:
-        raise OptionError(f"fusion names side blocks {outside}; with depth {depth} they go from 0 to {depth}")
+        raise OptionError(
+            f"{_KEY}.FUSION names blocks {outside} of the side adapter; with {_KEY}.DEPTH {depth} they go from 0 to "
+            f"{depth}"
+        )
     if not supervised or max(supervised) != depth or min(supervised) < 1:
-        raise OptionError(f"supervised blocks {tuple(supervised)} must lie in 1..{depth} and contain {depth}")
+        raise OptionError(
+            f"{_KEY}.SUPERVISED is {tuple(supervised)}; with {_KEY}.DEPTH {depth} its blocks go from 1 to {depth}, and "
+            f"{depth} is one of them"
+        )

@@ -21,7 +21,7 @@ from san_cliptrase.checkpoints.files import checkpoint_files, read_checkpoint, w
 from san_cliptrase.clip.architecture import architecture, architecture_of, build_untrained_clip
 from san_cliptrase.config import model_config, plain
 from san_cliptrase.errors import CheckpointError, ConfigError, DamagedCheckpoint
-from san_cliptrase.files import check_regular, from_home, write_atomically
+from san_cliptrase.files import check_regular, from_home, remove_unfinished, write_atomically
 from san_cliptrase.san.model import SanModel
 from san_cliptrase.texts import reason
 from san_cliptrase.yaml_files import read_layers
@@ -86,6 +86,7 @@ def write_model_file(path: Path, model: SanModel, config: Mapping[str, Any]) -> 
     state = {key: value.detach().cpu().contiguous().clone() for key, value in model.state_dict().items()}
     texts = {"format": FORMAT, "config": json.dumps(config), "clip": json.dumps(architecture_of(model.clip))}
     content = safetensors.torch.save(state, {**texts, "digest": _digest(texts, state)})
+    remove_unfinished(path.parent)
     write_atomically(path, lambda file: file.write(content))
     return path
 

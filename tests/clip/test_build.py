@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from san_cliptrase.clip import build, hub
 from san_cliptrase.clip.build import build_clip
+from san_cliptrase.clip.probe import useless_clip
 from san_cliptrase.errors import WeightsError
 from tests.clip.tiny import TEXT, VISION, tiny_clip, tiny_open_clip
 
@@ -134,6 +135,34 @@ def test_weights_that_are_not_finite_are_refused(weights_of_shipped_model, tmp_p
         build_clip("scenes_vit", str(tmp_path / "clip.pt"))
 
 
+ONE_CLASS = {
+    "visual.ln_post.weight": (0, "the feature of .CLS. is the same for every image"),
+    "visual.proj": (0, "the features of patches are the same for every image"),
+    "visual.conv1.weight": (0, "the feature of .CLS. is the same for every image"),
+    "visual.ln_pre.weight": (1e-12, "the feature of .CLS. is the same for every image"),
+    "text_projection": (0, "the text embedding is the same for every word"),
+    "ln_final.weight": (0, "the text embedding is the same for every word"),
+    "token_embedding.weight": (0, "the text embedding is the same for every word"),
+    "logit_scale": (-1000, "the scale of the logits is 0"),
+}
+
+
+@pytest.mark.parametrize("name", ONE_CLASS)
+def test_finite_weights_that_give_one_class_everywhere_are_refused(weights_of_shipped_model, tmp_path, name):
+    state = {key: tensor.clone() for key, tensor in weights_of_shipped_model[1].state_dict().items()}
+    value, message = ONE_CLASS[name]
+    state[name].fill_(value)
+    torch.save(state, tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match=rf"clip\.pt' cannot be used: .*{message}.* finite, but every pixel"):
+        build_clip("scenes_vit", str(tmp_path / "clip.pt"))
+
+
+def test_looking_for_useless_weights_draws_nothing_from_the_run():
+    clip, before = build_clip("scenes_vit", "scenes"), torch.get_rng_state()
+    assert not useless_clip(clip)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
 @pytest.mark.parametrize("name", ["clip.pt", "clip.safetensors"])
 def test_weights_that_are_no_real_numbers_are_not_rounded(weights_of_shipped_model, tmp_path, name, kind):
@@ -197,6 +226,8 @@ def network(monkeypatch, weights_of_shipped_model):
 def test_openai_weights_get_quick_gelu(monkeypatch, network, tag, forced):
     calls = []
     monkeypatch.setattr(open_clip, "create_model", lambda *args, **kwargs: calls.append(kwargs) or tiny_open_clip())
+    tokenizer = open_clip.SimpleTokenizer(context_length=TEXT["context_length"])
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda name: tokenizer)
     build_clip("ViT-B/16", tag)
     assert calls[0]["force_quick_gelu"] is forced
 

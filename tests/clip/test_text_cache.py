@@ -1,4 +1,5 @@
 import os
+import subprocess
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from safetensors.torch import save_file
 from san_cliptrase.clip import text as text_module
 from san_cliptrase.clip import text_cache
 from san_cliptrase.clip.text import TextEncoder
-from san_cliptrase.clip.text_cache import cache_folder, tower_digest
+from san_cliptrase.clip.text_cache import TextCache, cache_folder, tower_digest
 from tests.clip.tiny import tiny_clip
 
 WORDS = ["cat", "sea, ocean"]
@@ -171,3 +172,12 @@ def test_where_it_lies(monkeypatch, tmp_path):
     assert cache_folder("auto") == tmp_path / "san_cliptrase" / "text"
     assert cache_folder("") is None
     assert cache_folder("here").name == "here"
+
+
+def test_a_file_that_a_dead_process_left_half_written_is_removed(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left_over = tmp_path / f".unfinished-{dead.pid}-weights.safetensors"
+    left_over.touch()
+    TextCache(tmp_path, torch.nn.Linear(3, 2))
+    assert not left_over.exists()

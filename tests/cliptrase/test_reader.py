@@ -5,7 +5,7 @@ from san_cliptrase.clip.attention import ATTENTION_RULES
 from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.cliptrase.voting import Background
-from san_cliptrase.errors import OptionError
+from san_cliptrase.errors import OptionError, WeightsError
 from san_cliptrase.regions.pixels import pixel_partition
 from tests.clip.tiny import images, pad_together, tiny_clip
 from tests.cliptrase.pictures import pictures
@@ -218,3 +218,18 @@ def test_attention_inside_the_ground_truth_where_patches_have_no_label(clip, tex
         assert torch.equal(together[index], reader.segment(alone, text_weights, labels=[own])[0])
     with pytest.raises(OptionError, match="image 0 of the batch has no label map"):
         reader.segment(features, text_weights)
+
+
+def test_a_last_block_of_zeros_is_told_and_an_image_of_one_colour_is_not(text_weights):
+    """Read without the residual path, such a block leaves the same at every patch, though CLIP itself still works."""
+    clip = tiny_clip()
+    reader = TrainingFreeReader(clip.visual, attention="clearclip", classify="patches")
+    gray = torch.full((1, 3, 32, 32), 0.3)
+    with torch.no_grad():
+        reader.segment(clip.visual(gray, reader.taps), text_weights)
+        clip.visual.blocks[-1].attn.out_proj.weight.zero_()
+        with pytest.raises(WeightsError, match="the same at every patch of an image, though the patches are not"):
+            reader.segment(clip.visual(images(1), reader.taps), text_weights)
+        clip.visual.vision.conv1.weight.zero_()
+        clip.visual.vision.positional_embedding.zero_()  # nothing tells the patches of such an image apart
+        reader.segment(clip.visual(gray, reader.taps), text_weights)

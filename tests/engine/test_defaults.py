@@ -1,11 +1,13 @@
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
-from san_cliptrase.engine.defaults import load_config, setup
+from san_cliptrase.engine.defaults import enter_folder, load_config, setup
+from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.errors import ConfigError
 from tests.conftest import ROOT, run_options
 
@@ -27,16 +29,17 @@ def test_files_build_on_files_and_the_command_line_has_the_last_word(tmp_path):
 
 
 def test_the_device_is_found(monkeypatch):
-    monkeypatch.setattr("torch.empty", lambda *_, device: SimpleNamespace(device=torch.device(device)))
+    monkeypatch.setattr("torch.empty", lambda *_, device: SimpleNamespace(device=torch.device(device), cpu=list))
     for found, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr("torch.cuda.is_available", lambda found=found: found)
         assert device == load_config(BASE).MODEL.DEVICE
         assert load_config(BASE, ["MODEL.DEVICE", "cuda:1"]).MODEL.DEVICE == "cuda:1"
 
 
-def test_a_device_that_is_not_there_is_named():
-    with pytest.raises(ConfigError, match="device 'cuda:99' cannot be used"):
-        load_config(BASE, ["MODEL.DEVICE", "cuda:99"])
+@pytest.mark.parametrize("name", ["cuda:99", "meta", "nowhere"])
+def test_a_device_that_cannot_be_used_is_named(name):
+    with pytest.raises(ConfigError, match=f"MODEL.DEVICE: device '{name}' cannot be used"):
+        load_config(BASE, ["MODEL.DEVICE", name])
 
 
 def test_an_unknown_key_of_the_command_line_is_named_with_its_neighbour():
@@ -113,9 +116,33 @@ def test_a_tuple_tag_is_no_exception(tmp_path):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "message"),
+    [
+        ("relative", "(64, 0.5)", "a share of the image is at most 1"),
+        ("relative_range", "(2, 0.5)", "a share of the image is at most 1"),
+        ("absolute", "(64, 0.5)", "pixels are whole numbers"),
+        ("absolute_range", "(64, 32)", "the shortest side comes first"),
+    ],
+)
+def test_sizes_of_crops_mean_what_the_kind_of_crop_says(world, kind, size, message):
+    with pytest.raises(ConfigError, match=rf"INPUT\.CROP\.SIZE is .*{kind}: {message}"):
+        world.config(input__crop__type=kind, input__crop__size=size)
+
+
+def entered(args, begins=False):
+    """The configuration of a run that has entered its folder."""
+    cfg = setup(args)
+    with RunFolder(Path(cfg.OUTPUT_DIR)) as place:
+        enter_folder(cfg, args, place)
+        if begins:
+            place.begin(cfg)
+    return cfg
+
+
 def test_a_run_has_a_folder_with_its_configuration(world):
     args = run_options(["--config", str(BASE), *world.overrides(seed=3)])
-    cfg = setup(args)
+    cfg = entered(args, begins=True)
     assert cfg.is_frozen()
     again = load_config(world.output / "config.yaml")
     assert yaml.safe_load(again.dump()) == yaml.safe_load(cfg.dump())
@@ -144,7 +171,7 @@ def test_a_model_is_built_to_begin_as_plain_san_where_its_weights_need_it(world,
         (path.parent / "last_checkpoint").write_text(path.name)
     overrides = world.overrides(**({} if resume else {"model__weights": path}))
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), *(["--resume"] if resume else []), *overrides]
-    assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
+    assert entered(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT is expected
 
 
 def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, tmp_path):
@@ -154,7 +181,7 @@ def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, 
     (run / "model_0000003.pth").write_bytes(b"cut off")
     (run / "last_checkpoint").write_text("model_0000003.pth")
     arguments = ["--config", str(BASE.with_name("san_cliptrase.yaml")), "--resume", *world.overrides(output_dir=run)]
-    assert setup(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
+    assert entered(run_options(arguments)).MODEL.SAN.QUERY_INIT.ZERO_INIT
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from san_cliptrase import config
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.checkpoints.files import names_in
 from san_cliptrase.class_lists import read_class_list, same_for_clip
@@ -39,6 +40,7 @@ from tests.data.label_files import png as make_png
 from tests.data.label_files import tiff as make_tiff
 
 FUZZ = int(os.environ.get("FUZZ", "0"))
+IMAGE = torch.arange(3 * 64 * 64).view(3, 64, 64).mul(37).remainder(256).to(torch.uint8)
 CONFIG = ROOT / "configs" / "demo" / "san_cliptrase.yaml"
 
 
@@ -117,8 +119,8 @@ def edited(draw, content, most=4):
 
 
 KEYS = sorted(leaves(load_config(CONFIG)))
-MODEL = ("MODEL.SAN.", "MODEL.CLIPTRASE.", "MODEL.REGIONS.", "MODEL.CLIP.R", "MODEL.CLIP.T")
-MODEL_KEYS = [key for key in KEYS if key.startswith(MODEL)]
+MODEL_KEYS = [key for key in config.KEYS if key.startswith("MODEL.")]
+MODEL_VALUES = st.one_of(st.integers(-3, 9), st.floats(), st.text(max_size=9), VALUES)
 CONFIGS = st.one_of(
     edited(CONFIG.read_bytes()),
     st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=4).map(lambda found: yaml.dump(nested(found)).encode()),
@@ -140,18 +142,23 @@ def test_configurations(tiny_data, tmp_path, content):
 
 
 @tries(8)
-@given(key=st.sampled_from(MODEL_KEYS), value=st.one_of(st.integers(-3, 9), st.floats(), st.text(max_size=9), VALUES))
-def test_models_of_strange_values(tiny_data, tmp_path, key, value):
+@given(changes=st.dictionaries(st.sampled_from(MODEL_KEYS), MODEL_VALUES, min_size=1, max_size=3))
+def test_models_of_strange_values(tiny_data, tmp_path, changes):
+    """What is accepted is built, and segments an image."""
     path = tmp_path / "strange.yaml"
-    # Numbers that ask for more memory than there is are the user's to choose.
-    if isinstance(value, int) and abs(value) > 70:
-        value = 70
-    tree = nested({**{name: list(v) if isinstance(v, tuple) else v for name, v in TINY.items()}, key: value})
+    for key, value in changes.items():  # numbers that ask for more memory than there is are the user's to choose
+        if isinstance(value, int) and abs(value) > 70:
+            changes[key] = 70
+    tree = nested({**{name: list(v) if isinstance(v, tuple) else v for name, v in TINY.items()}, **changes})
     path.write_text(yaml.safe_dump({"_BASE_": str(CONFIG), **tree}))
+    entry = {"image": IMAGE, "vocabulary": ("grass", "sky"), "height": 64, "width": 64}
     try:
-        build(build_model, load_config(path))
+        labels = build(build_model, load_config(path)).eval().label_maps([entry])[0]
     except SanCliptraseError as error:
         assert str(error)
+    else:
+        assert labels.shape == (64, 64)
+        assert 0 <= labels.min() <= labels.max() < 2
 
 
 WHOLE_ENTRY = {"images": "a", "labels": "b", "classes": ["c", "d"]}

@@ -1,14 +1,18 @@
 """``train_net.py`` as a user calls it."""
 
 import json
+import re
+import socket
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.engine import processes
-from san_cliptrase.engine.launch import run
+from san_cliptrase.engine.launch import build, run
+from san_cliptrase.errors import OptionError
 from tests.conftest import ROOT, run_options
 
 CONFIGS = ROOT / "configs"
@@ -80,6 +84,34 @@ def test_the_processes_of_a_launch_share_the_work_and_give_what_one_gives(world,
     assert not list(tmp_path.rglob("*.state"))
 
 
+def test_two_launches_never_meet_each_other():
+    args = run_options(["--config", "a.yaml", "--num-gpus", "2"])
+    with processes._meeting_place(args) as one, processes._meeting_place(args) as other:
+        assert one.startswith("file:///")
+        assert one != other
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--num-gpus", "0"), "--num-gpus 0 .*there is one GPU and one machine at least"),
+        (("--num-machines", "0"), "there is one GPU and one machine at least"),
+        (("--machine-rank", "1"), "machines are counted from 0"),
+        (("--num-machines", "2"), "--num-machines 2: say where they meet, by --dist-url"),
+        (("--dist-url", "nowhere"), "'nowhere' is no place to meet"),
+        (("--dist-url", "tcp://127.0.0.1:many"), "is no place to meet"),
+        (("--dist-url", "tcp://127.0.0.1:{port}"), "cannot listen there .*Choose another port"),
+    ],
+)
+def test_a_place_where_processes_cannot_meet_is_told(capsys, options, message):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        options = [option.format(port=taken.getsockname()[1]) for option in options]
+        assert main(["--config", "a.yaml", "--num-gpus", "2", *options, "MODEL.DEVICE", "cpu"]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
 def test_an_output_folder_that_cannot_be_written_is_named(tmp_path, capsys):
     (tmp_path / "file").touch()
     arguments = ["--config", str(CONFIGS / "demo" / "cliptrase.yaml"), "--eval-only", *UNTRAINED]
@@ -92,6 +124,36 @@ def test_missing_data_of_the_real_benchmark(fails, tmp_path):
     assert "coco_stuff171_val" in line
     assert str(tmp_path / "nothing") in line
     assert "DETECTRON2_DATASETS" in line
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        ("san", {"MODEL.SAN.SIDE.WIDTH": 33}),
+        ("san", {"MODEL.SAN.SIDE.HEADS": 5}),
+        ("san", {"MODEL.SAN.SIDE.IMAGE_SIZE": 63}),
+        ("san", {"MODEL.SAN.SIDE.PATCH_SIZE": 12, "MODEL.SAN.SIDE.IMAGE_SIZE": 60}),
+        ("san", {"MODEL.SAN.SIDE.SUPERVISED": (1, 3)}),
+        ("san", {"MODEL.SAN.SIDE.FUSION": ((0, 0), (2, 3))}),
+        ("san", {"MODEL.SAN.SIDE.FUSION": ((0, 0), (20, 1))}),
+        ("san", {"MODEL.SAN.SIDE.FUSION": ((0, 0), (1, 1), (2, 1))}),
+        ("san", {"MODEL.SAN.RECOGNITION_LAYER": -20}),
+        ("san", {"MODEL.SAN.QUERY_INIT.MAP_LAYER": 20}),
+        ("san", {"MODEL.CLIP.TRAINABLE": ("position",)}),
+        ("san", {"MODEL.CLIP.CACHE_GB": 0.1, "MODEL.CLIP.TRAINABLE": ("positional_embedding",)}),
+        ("san", {"MODEL.CLIP.NAME": "ViT-B-61"}),
+        ("san", {"MODEL.CLIP.PRETRAINED": "sceens"}),
+        ("san_cliptrase", {"MODEL.REGIONS.SOURCE": "timm:vit_nowhere"}),
+        ("cliptrase", {"MODEL.CLIPTRASE.ATTENTION": "vv-mlp+dual9+surgery"}),
+        ("cliptrase", {"MODEL.CLIPTRASE.CLS_LAYER": -20, "MODEL.CLIPTRASE.CLASSIFY": "cls"}),
+        ("cliptrase", {"MODEL.CLIPTRASE.CLASSIFY": "votes"}),
+        ("cliptrase", {"MODEL.CLIP.TEMPLATES": "some"}),
+        ("cliptrase", {"MODEL.DEVICE": "cpux"}),
+    ],
+)
+def test_what_only_the_model_can_refuse_names_the_key_that_asked_for_it(world, config, changes):
+    with pytest.raises(OptionError, match=rf"\b{next(iter(changes))}\b"):
+        build(build_model, world.config(config, **changes))
 
 
 @pytest.mark.parametrize("config", ["cliptrase.yaml", "san.yaml"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from san_cliptrase import builders
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.engine.defaults import load_config
@@ -134,6 +135,71 @@ def test_a_new_run_moves_all_that_belongs_to_the_old_one(call, world):
     assert (world.output / "notes.txt").read_text() == "mine"
 
 
+def content(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+REFUSED = {
+    "model": ({"model__san__side__width": 33}, "MODEL.SAN.SIDE.WIDTH"),
+    "clip": ({"model__clip__pretrained": "nowhere.pt"}, "nowhere.pt"),
+    "weights": ({"model__weights": "nowhere.pth"}, "there is no checkpoint nowhere.pth"),
+    "data": ({"datasets__test": "('camvid_val',)"}, "camvid_val"),
+}
+
+
+@pytest.mark.parametrize("options", [(), ("--eval-only",)])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_run_that_is_refused_before_it_begins_leaves_nothing(call, world, monkeypatch, tmp_path, options, kind):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "nothing"))
+    changes, message = REFUSED[kind]
+    output = world.output / "deep" / "run"
+    status, line = call(*options, output_dir=str(output), **changes)
+    assert status == 1
+    assert message in line
+    assert not world.output.exists()
+
+
+def test_a_refused_run_leaves_the_run_before_it_as_it_was(call, world):
+    assert call(solver__max_iter=1)[0] == 0
+    before = content(world.output)
+    for changes, message in (REFUSED["model"], REFUSED["weights"]):
+        status, line = call(**changes)
+        assert status == 1
+        assert message in line
+        assert content(world.output) == before
+
+
+@pytest.mark.parametrize("damage", ["missing", "folder", "text", "list", "end"])
+@pytest.mark.parametrize("options", [(), ("--eval-only",)])
+def test_weights_that_cannot_be_used_are_told_before_a_model_is_built(call, tmp_path, monkeypatch, damage, options):
+    monkeypatch.setattr(builders, "build_clip", lambda *args: pytest.fail("a CLIP was built"))
+    path = tmp_path / "weights.pth"
+    torch.save([1] if damage == "list" else {"model": {"a": torch.zeros(3)}}, path)
+    if damage in ("missing", "folder"):
+        path.unlink()
+    if damage == "folder":
+        path.mkdir()
+    elif damage in ("text", "end"):
+        path.write_bytes(b"no weights" if damage == "text" else path.read_bytes()[:-9])
+    status, line = call(*options, model__weights=str(path))
+    assert status == 1
+    assert str(path) in line
+
+
+def test_nothing_to_resume_from_is_told_before_a_model_is_built(call, world, monkeypatch):
+    monkeypatch.setattr(builders, "build_clip", lambda *args: pytest.fail("a CLIP was built"))
+    status, line = call("--eval-only", "--resume")
+    assert status == 1
+    assert "has no checkpoint; name one with MODEL.WEIGHTS FILE" in line
+    world.output.mkdir()
+    (world.output / "last_checkpoint").write_text("model_final.pth")
+    (world.output / "model_final.pth").write_text("cut off")
+    for options in (("--resume",), ("--eval-only", "--resume")):
+        status, line = call(*options)
+        assert status == 1
+        assert "none of the 1 checkpoints" in line
+
+
 def test_the_second_of_two_runs_in_a_folder_is_refused(call, world):
     with only_run_in(world.output):
         for options in ((), ("--resume",), ("--eval-only",)):
@@ -163,6 +229,7 @@ def test_an_evaluation_in_the_folder_of_a_run_leaves_its_configuration(call, wor
     assert call("--resume", solver__max_iter=3)[0] == 0
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's traceback
 @pytest.mark.parametrize("what", ["folder", "folder, made again", "log"])
 def test_a_folder_that_is_deleted_ends_the_run(world, monkeypatch, what):
     step = Trainer.run_step

@@ -169,6 +169,34 @@ def test_an_export_that_is_not_finite_is_told(run, tmp_path, value):
         load(file)
 
 
+ONE_CLASS = {
+    "clip.visual.vision.ln_post.weight": "the features of patches are the same for every image",
+    "clip.text.model.text_projection": "the text embedding is the same for every word",
+    "network.decoder.query_mlp.4": "same value at all pixels; all queries have the same attention bias",
+    "network.decoder.pixel_mlp.4": "every mask has the same value at all pixels",
+    "network.decoder.bias_scaling.weight": "all queries have the same attention bias",
+    "classifier.background": "the embedding of the learned background is 0",
+}
+
+
+@pytest.mark.parametrize("name", ONE_CLASS)
+def test_finite_weights_that_give_one_class_everywhere_are_told(run, tmp_path, caplog, name):
+    """In the checkpoint of a run, and in an exported model."""
+    folder, _ = run()
+    segmenter = load(folder)
+    with torch.no_grad():
+        for key, value in segmenter.method.model.state_dict().items():
+            if key.startswith(name):
+                value.zero_()
+    file = segmenter.export(tmp_path / "san.safetensors")
+    with pytest.raises(ValueError, match=rf"san\.safetensors: the weights .* cannot be used: .*{ONE_CLASS[name]}"):
+        load(file)
+    torch.save({"model": segmenter.method.model.state_dict()}, folder / "model_0000001.pth")
+    with pytest.raises(ValueError, match="none of the 1 checkpoints"):
+        load(folder)
+    assert ONE_CLASS[name] in caplog.text
+
+
 def test_an_export_with_an_altered_byte_is_told(run, tmp_path):
     folder, _ = run()
     file = load(folder).export(tmp_path / "san.safetensors")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from san_cliptrase.errors import ConfigError
+from san_cliptrase.files import only_run_in, remove_unfinished
 from san_cliptrase.lab.convergence.cost import cached_cost, cost_of
 from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.lab.convergence.experiment import Experiment
@@ -66,12 +67,14 @@ def execute(args: argparse.Namespace) -> int:
     _known(args.variants, list(experiment.variants), "--variants")
     _known(args.seeds, sorted({seed for _, seed in experiment.runs()}), "--seeds")
     threads = args.threads or max(1, cores() // args.jobs)
-    if args.report_only:
+    if args.report_only:  # also of what is there while the lab is at work
         study = study_of_experiment(experiment, args.variants, args.seeds)
         cost = _cost(experiment, study, threads) if args.cost else cached_cost(experiment)
         _report(experiment, study, cost)
         return 0
-    return run_experiment(experiment, experiment.runs(args.variants, args.seeds), args.jobs, threads, args.cost)
+    with only_run_in(experiment.output, "--output"):
+        remove_unfinished(experiment.output, only_one=True)
+        return run_experiment(experiment, experiment.runs(args.variants, args.seeds), args.jobs, threads, args.cost)
 
 
 def run_experiment(

@@ -17,7 +17,7 @@ from detectron2.config import get_cfg
 
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.own import register_own
-from san_cliptrase.engine.defaults import setup_logging
+from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import only_run_in, read_bounded, write_text_atomically

@@ -24,14 +24,15 @@ from matplotlib.figure import Figure
 
 from san_cliptrase.colors import class_colors
 from san_cliptrase.data.views import build_test_mapper
-from san_cliptrase.engine.defaults import load_config, setup_logging
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.engine.panels import region_map
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
-from san_cliptrase.files import only_run_in, write_text_atomically
+from san_cliptrase.files import only_run_in, remove_unfinished, write_text_atomically
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.lab.five_seeds import claim
 
@@ -175,12 +176,13 @@ def execute(args: argparse.Namespace) -> None:
     """What ``demo`` does."""
     if not CONFIGS.is_dir():
         raise ConfigError("the demo runs in a clone of the repository, where configs/demo is")
-    with only_run_in(args.output):
-        _run(args)
+    with only_run_in(args.output, "--output"):
+        _demo(args)
 
 
-def _run(args: argparse.Namespace) -> None:
+def _demo(args: argparse.Namespace) -> None:
     started = time.monotonic()
+    remove_unfinished(args.output, only_one=True)
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
     trainers = {name: train(args.output, name, args.overrides) for name in RUNS}

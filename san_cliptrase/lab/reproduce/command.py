@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from san_cliptrase.engine.defaults import setup_logging
+from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import only_run_in
+from san_cliptrase.files import only_run_in, remove_unfinished
 from san_cliptrase.lab.five_seeds import FIVE_SEEDS
 from san_cliptrase.lab.reproduce.classification import classification
 from san_cliptrase.lab.reproduce.efficient import efficient
@@ -68,11 +68,15 @@ def execute(args: argparse.Namespace) -> None:
     """What ``reproduce`` does."""
     known = EXHIBITS[args.exhibit]
     output = args.output or Path("output/reproduce") / args.exhibit
-    with only_run_in(output):
+    with only_run_in(output, "--output"):
+        remove_unfinished(output, only_one=True)
         setup_logging(output)
-        config = args.config or _default(known)
-        request = Request(config, tuple(args.overrides), output, args.resume, tuple(args.source))
-        path = write_exhibit(known.make(request), output)
+        _reproduce(known, args, output)
+
+
+def _reproduce(known: Known, args: argparse.Namespace, output: Path) -> None:
+    request = Request(args.config or _default(known), tuple(args.overrides), output, args.resume, tuple(args.source))
+    path = write_exhibit(known.make(request), output)
     sys.stdout.write("\n" + path.read_text(encoding="utf-8") + f"\nwritten: {os.path.relpath(path)}\n")
 
 
