@@ -3,11 +3,14 @@
 #   PYTHON          the Python (3.10 or newer) that .venv is made with
 #   VENV            an environment to use instead of .venv, a conda environment for example: make test VENV=$CONDA_PREFIX
 #   OLDEST_PYTHON   the oldest Python that setup.py allows, for make test-oldest
+#   WEIGHTS         a downloaded weights file of ViT-B/16, for make photos without a network
 PYTHON ?= python3
 VENV ?= .venv
 OLDEST_PYTHON ?= python3.10
 OLDEST_VENV := .venv-oldest
 APP_VENV := .venv-app
+CLIP := ViT-B-16
+WEIGHTS ?= openai
 
 RUN := $(VENV)/bin/python
 # Written at the very end of a set-up: an interrupted one is taken up again by the next command.
@@ -22,11 +25,12 @@ $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 echo "==> 1/3 new environment in $(VENV)"; $(PYTHON) -m venv --clear $(VENV)
 endef
 
-.PHONY: help setup demo test test-slow test-oldest test-app lock clean
+.PHONY: help setup demo photos test test-slow test-oldest test-app lock clean
 
 help:
 	@echo "make setup        install everything into $(VENV), once"
 	@echo "make demo         train, evaluate and compare on the embedded scenes; results in output/demo"
+	@echo "make photos       segment scikit-learn's two photographs with ViT-B/16, whose weights are fetched once"
 	@echo "make test         ruff and the tests"
 	@echo "make test-slow    the slow tests: the full recipe at full size"
 	@echo "make test-oldest  the tests on the oldest versions that setup.py allows, in $(OLDEST_VENV)"
@@ -48,6 +52,10 @@ $(STAMP): setup.py tools/install_detectron2.py
 
 demo: $(STAMP)
 	$(RUN) -m san_cliptrase demo --output output/demo
+
+photos: $(STAMP)
+	@$(RUN) -m san_cliptrase predict "$$($(RUN) -c 'import sklearn.datasets as s; print(*s.__path__)')/images" \
+		--output output/photos --model $(CLIP) --pretrained $(WEIGHTS) --vocabulary "sky, temple, tree, water, flower, leaf"
 
 test: $(STAMP)
 	$(RUN) -m ruff check .

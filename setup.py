@@ -28,6 +28,7 @@ setup(
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
         "san_cliptrase.lab": ["five_seeds.json"],
+        "san_cliptrase.lab.reproduce": ["other_papers.json"],
         "san_cliptrase.patches": ["page.html"],
     },
     entry_points={"console_scripts": ["san-cliptrase = san_cliptrase.commands.main:main"]},

@@ -13,7 +13,7 @@ import gradio as gr
 from PIL import Image
 
 from san_cliptrase.app.offers import ABOUT_EMBEDDED, ABOUT_OTHERS, EMBEDDED, EMBEDDED_SIZE, Example, Offers, examples
-from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS
+from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, DEFAULT_READING, READINGS, REFINEMENTS
 from san_cliptrase.commands.inputs import split_words
 from san_cliptrase.errors import OptionError
 from san_cliptrase.images import load_image
@@ -92,7 +92,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
             kind: str,
             clip: str | None,
             attention: str | None,
-            classify: str,
+            classify: str | None,
             size: float | None,
             san: str | None,
             refine: str,
@@ -109,7 +109,12 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
                 if not Path(path).exists():
                     raise OptionError("the image was deleted, as every upload is after an hour: choose it again")
                 choice = Choice(
-                    clip or "", attention or "", classify, refine, None if size is None else int(size), device=device
+                    clip or "",
+                    attention or "",
+                    classify or "",
+                    refine,
+                    None if size is None else int(size),
+                    device=device,
                 )
                 if kind == TRAINED:
                     if not san:
@@ -154,19 +159,27 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
 
 def _settings(offers: Offers, about: gr.Markdown) -> list[Any]:
     """The components of the model's settings, in the order of ``segment``'s arguments."""
+    named = READINGS[DEFAULT_READING]
     with gr.Accordion("Model", open=False, elem_id="model"):
         kind = gr.Radio([TRAINING_FREE, TRAINED], value=TRAINING_FREE, label="Method")
         with gr.Group() as training_free:
             clip = gr.Dropdown(
                 list(offers.clips), label="CLIP, MODEL@WEIGHTS", allow_custom_value=offers.others, elem_id="clip"
             )
+            reading = gr.Dropdown(
+                [(f"{name}: {one.about}", name) for name, one in READINGS.items()],
+                value=DEFAULT_READING,
+                label="Reading, which chooses the next two and the refinement",
+            )
             attention = gr.Dropdown(
                 _named(ATTENTION_RULES),
-                value="cliptrase",
+                value=named.attention,
                 label="Attention rule of the last block",
                 allow_custom_value=True,
             )
-            classify = gr.Dropdown(_named(CLASSIFY), value="vote", label="What names a region")
+            classify = gr.Dropdown(
+                _named(CLASSIFY), value=named.classify, label="What names a region", allow_custom_value=True
+            )
             size = gr.Number(
                 _size(offers.clips[0]),
                 precision=0,
@@ -181,16 +194,23 @@ def _settings(offers: Offers, about: gr.Markdown) -> list[Any]:
             allow_custom_value=offers.others,
             visible=False,
         )
-        refine = gr.Dropdown(_named(REFINEMENTS), value="none", label="Refinement")
+        refine = gr.Dropdown(_named(REFINEMENTS), value=named.refine, label="Refinement")
     quiet = {"api_visibility": "private", "show_progress": "hidden"}
     kind.change(
-        lambda kind: [
+        lambda kind, reading: [
             gr.Group(visible=kind == TRAINING_FREE),
             gr.Dropdown(visible=kind == TRAINED),
             gr.Markdown(visible=kind == TRAINING_FREE),
+            READINGS[reading].refine if kind == TRAINING_FREE else "none",
         ],
-        kind,
-        [training_free, san, about],
+        [kind, reading],
+        [training_free, san, about, refine],
+        **quiet,
+    )
+    reading.change(
+        lambda name: [READINGS[name].attention, READINGS[name].classify, READINGS[name].refine],
+        reading,
+        [attention, classify, refine],
         **quiet,
     )
     clip.change(lambda clip: [_about(clip), _size(clip)], clip, [about, size], **quiet)

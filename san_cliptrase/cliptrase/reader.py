@@ -99,6 +99,11 @@ class TrainingFreeReader:
         """Whether :meth:`scores` are shares of a vote, in which background is a class already."""
         return self.classify == ("vote",)
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Whether :meth:`scores` are cosines of pixels or regions with words, of which a softmax is a probability."""
+        return not self.votes and not (isinstance(self.rule, Cliper) and {*self.classify} - {*EMBEDDED})
+
     @torch.no_grad()
     def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
         """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1.

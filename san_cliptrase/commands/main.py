@@ -133,6 +133,9 @@ def _sentence(about: str) -> str:
 
 
 def _execute(command: Command, options: Namespace) -> int:
+    # Read by OpenMP when torch is imported. Threads that spin while they wait take the core from the one that they wait
+    # for as soon as another program is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal or pipe has no letters for
     try:

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS, REGION_SOURCES, TEMPLATES
+from san_cliptrase.choices import (
+    ATTENTION_RULES,
+    CLASSIFY,
+    DEFAULT_READING,
+    READINGS,
+    REFINEMENTS,
+    REGION_SOURCES,
+    TEMPLATES,
+)
 from san_cliptrase.class_lists import read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names, split_words
 from san_cliptrase.commands.parser import Parser, listing
@@ -28,6 +36,7 @@ FEW = 3
 OF_CLIP = (
     "model",
     "pretrained",
+    "reading",
     "attention",
     "classify",
     "cls_layer",
@@ -49,6 +58,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     """The command line of ``predict``."""
     parser.epilog = "\n\n".join(
         [
+            listing("readings", {name: one.about for name, one in READINGS.items()}),
             listing(
                 "attention rules (or a combination, as qq+kk-mlp+neighbours: docs/architecture.md)", ATTENTION_RULES
             ),
@@ -70,18 +80,27 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: %(default)s)")
     add("--san", type=Path, metavar="RUN", help="a trained SAN: folder of its run, or a file that export wrote")
-    add("--refine", default=SUPPRESS, choices=[*REFINEMENTS], help="sharpen by the image's edges (default: none)")
+    add(
+        "--refine",
+        default=SUPPRESS,
+        choices=[*REFINEMENTS],
+        help="sharpen by the image's edges (default: as the reading)",
+    )
     add("--scales", default=SUPPRESS, type=float, nargs="+", metavar="N", help="sizes to see, 1 as usual (default: 1)")
     add("--flip", default=SUPPRESS, action="store_true", help="see the mirror image too")
-    clip = parser.add_argument_group("without --san: CLIPtrase, training-free")
+    clip = parser.add_argument_group("without --san: training-free")
 
     def choice(name: str, text: str, **more: object) -> None:
         clip.add_argument(name, default=SUPPRESS, help=text, **more)
 
     choice("--model", "ViT of open_clip, or scenes_vit, the demo's own (default: ViT-B-16)")
     choice("--pretrained", "tag of open_clip or weights file; scenes for scenes_vit (default: openai)", metavar="TAG")
-    choice("--attention", "rule of CLIP's last block, see below (default: cliptrase)", metavar="RULE")
-    choice("--classify", "what decides the class of a region, see below (default: vote)", metavar="WAY")
+    named = READINGS[DEFAULT_READING]
+    choice(
+        "--reading", f"what the next two and --refine are, see below (default: {DEFAULT_READING})", choices=[*READINGS]
+    )
+    choice("--attention", f"how CLIP is read, see below (default reading: {named.attention})", metavar="RULE")
+    choice("--classify", f"what decides a region's class, see below (default reading: {named.classify})", metavar="WAY")
     choice("--cls-layer", "classify cls: block that a region's [CLS] begins at (default: -6)", type=int, metavar="N")
     choice("--regions", "where regions come from, see below (default: cliptrase)", metavar="SOURCE")
     choice("--regions-pretrained", "timm:MODEL: weights file, default, or random (default: default)", metavar="FILE")
@@ -94,7 +113,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     options = parser.parse_intermixed_args(arguments)
     if options.san and (given := [name for name in OF_CLIP if name in options]):
         parser.error(f"--{given[0].replace('_', '-')} does not go with --san: a trained SAN has settings of its own")
-    ways = getattr(options, "classify", "vote").split("+")
+    ways = options.classify.split("+") if "classify" in options else []
     if unknown := [way for way in ways if way not in CLASSIFY]:
         parser.error(f"argument --classify: unknown way {unknown[0]!r}; {suggest(unknown[0], CLASSIFY)}")
     if options.batch_size < 1:

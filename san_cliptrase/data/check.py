@@ -17,6 +17,7 @@ from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import map_files
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import read_image
+from san_cliptrase.scenes.write import SPLITS
 
 MOST_NAMED = 10
 """Classes that a warning names."""
@@ -51,7 +52,7 @@ def dataset_pairs(name: str) -> Pairs:
 def dataset_state(name: str) -> State:
     """What is there, by counting files; none is opened."""
     spec = DATASETS.get(name)
-    expected = spec.count if spec else 0
+    expected = SPLITS[spec.split][1] if spec and spec.split else spec.count if spec else 0
     try:
         pairs = dataset_pairs(name)
     except FileNotFoundError as error:
@@ -62,6 +63,8 @@ def dataset_state(name: str) -> State:
         there = {place.images: images.is_dir(), place.labels: (root / place.labels).is_dir()}
         missing = [folder for folder, exists in there.items() if not exists]
         return State(0, expected, "missing", f"no {' and no '.join(missing)}" if missing else str(error))
+    if spec and spec.split and len(pairs.records) < expected:
+        return State(len(pairs.records), expected, "drawn on first use")
     problems = "; ".join(_count_problems(name, pairs))
     return State(len(pairs.records), expected, "incomplete" if problems else "ready", problems)
 

@@ -83,10 +83,16 @@ def find_dataset(name: str) -> Pairs:
     return replace(pairs, records=[{**record, **reading} for record in pairs.records])
 
 
-def _load(name: str) -> list[dict]:
+def first_records(name: str, count: int) -> list[dict]:
+    """The first ``count`` records of a registered dataset: of demo scenes, no others are drawn."""
+    drawn = name in DATASETS and DATASETS[name].split
+    return (_load(name, count) if drawn else DatasetCatalog.get(name))[:count]
+
+
+def _load(name: str, first: int = 0) -> list[dict]:
     if split := DATASETS[name].split:
         if comm.is_main_process():
-            draw_split(datasets_root() / "demo_scenes", split)
+            draw_split(datasets_root() / "demo_scenes", split, first)
         comm.synchronize()  # every process of a run loads its datasets
     return find_dataset(name).complete(name)
 

@@ -39,8 +39,10 @@ def run(args: argparse.Namespace) -> None:
     with RunFolder(Path(cfg.OUTPUT_DIR)) as place:
         enter_folder(cfg, args, place)
         # Before anything is fetched or built: missing data and checkpoints are found at once.
-        for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for name in () if args.eval_only else cfg.DATASETS.TRAIN:
             dataset_records(name)
+        for name in cfg.DATASETS.TEST:
+            dataset_records(name, cfg.TEST.MAX_IMAGES)
         # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a
         # run that was given its weights, or has none to train, goes on with those.
         resumes = args.resume and trained and has_checkpoint(place.folder)

@@ -48,7 +48,7 @@ def region_map(model: SAN, entry: dict, size: tuple[int, int]) -> np.ndarray:
     height, width = batch.sizes[0]
     masks = torch.nn.functional.interpolate(masks, batch.canvas, mode="nearest")[..., :height, :width]
     masks = torch.nn.functional.interpolate(masks, size, mode="nearest")[0]
-    empty = masks.new_full((1, *size), 0.5)
+    empty = masks.new_full((1, *size), 1e-6)  # regions may share a patch
     return torch.cat([empty, masks]).argmax(0).cpu().numpy()
 
 

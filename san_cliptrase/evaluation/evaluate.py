@@ -16,6 +16,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from san_cliptrase.data.datasets import first_records
 from san_cliptrase.data.loader import BadSample, build_test_loader, by_shape, process_share
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.errors import DataError, NotFiniteError, OutputError
@@ -31,9 +32,9 @@ logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def dataset_records(name: str) -> list[dict]:
-    """The dicts of a registered dataset, listed once per process."""
-    return DatasetCatalog.get(name)
+def dataset_records(name: str, count: int = 0) -> list[dict]:
+    """The dicts of a registered dataset, or the first ``count`` of them; listed once per process."""
+    return first_records(name, count) if count else DatasetCatalog.get(name)
 
 
 def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[str, float]]:
@@ -95,7 +96,7 @@ def evaluated_records(cfg: Any, name: str) -> list[dict]:
 @functools.cache
 def _ordered_records(name: str, count: int, shaped: bool) -> list[dict]:
     """Kept: to order images, the heads of their files are read, and a training evaluates many times."""
-    records = dataset_records(name)[: count or None]
+    records = dataset_records(name, count)
     return by_shape(records) if shaped else records
 
 

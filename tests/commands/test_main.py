@@ -203,6 +203,18 @@ def test_without_detectron2_there_is_one_clear_sentence(arguments):
     assert "make setup" in line
 
 
+def test_threads_wait_without_spinning_unless_the_user_wants_otherwise(monkeypatch):
+    for given, found in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_WAIT_POLICY", given)
+        seen = []
+        monkeypatch.setattr(launch, "execute", lambda options, seen=seen: seen.append(os.environ["OMP_WAIT_POLICY"]))
+        assert main(["train", "--config", "a.yaml"]) == 0
+        assert train_net(["--config", "a.yaml"]) == 0
+        assert seen == [found] * 2
+
+
 CLOSED = """
 import sys
 from san_cliptrase.commands import main

@@ -27,6 +27,7 @@ from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 from tests.conftest import ROOT, write_scenes
 
 PATCHES = {"model__cliptrase__classify": "patches"}
+CLIPER_ON_VOC = {"model__cliptrase__attention": "cliper", "datasets__test": ("voc20_val", "voc21_val")}
 SMALL = {"test__size": 64, "test__slide__side": 64, "test__slide__window": 48, "test__slide__stride": 24}
 ONE_BY_ONE = {"test__batch_size": 1, "test__save_seconds": 0.0}
 RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv", "results.csv")
@@ -339,6 +340,12 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),
         ({"test__protocol": "unsupervised", "model__regions__source": "sam"}, "SOURCE is 'sam'"),
+        ({"test__protocol": "unsupervised", "model__regions__refine": "pamr"}, "REFINE is 'pamr': leave it at 'none'"),
+        ({"test__background": "threshold", "model__cliptrase__attention": "cliper"}, "made of cosines, .* are none"),
+        (
+            {"test__protocol": "sclip", **PATCHES, **CLIPER_ON_VOC},
+            "finds the background of voc21_val by a probability made of cosines",
+        ),
     ],
 )
 def test_values_that_mean_nothing_are_refused(world, changes, named):

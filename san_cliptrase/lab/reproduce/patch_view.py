@@ -44,7 +44,7 @@ def look(request: Request) -> tuple[Any, CLIPtrase, PatchView]:
     cfg.DATASETS.TEST = () if cfg.FIGURES.IMAGE_FILE else cfg.DATASETS.TEST[:1]
     torch.manual_seed(cfg.SEED)  # weights may be random
     model = build(build_model, cfg).eval()
-    finder = region_source_from_config(cfg, model.clip, "cliptrase")
+    finder = region_source_from_config(cfg, model.clip, "cliptrase", "none")
     return cfg, model, view_entry(model, finder, title, entry, cfg.INPUT.IGNORE_LABEL)
 
 
@@ -58,7 +58,8 @@ def chosen_entry(cfg: Any) -> tuple[str, dict]:
     dataset = cfg.DATASETS.TEST[0]
     if cfg.FIGURES.IMAGE_FILE:
         return f"{Path(cfg.FIGURES.IMAGE_FILE).name}, in the words of {dataset}", _file_entry(cfg, dataset)
-    records, index = dataset_records(dataset), cfg.FIGURES.IMAGE_INDEX
+    index = cfg.FIGURES.IMAGE_INDEX
+    records = dataset_records(dataset, index + 1)
     if not 0 <= index < len(records):
         raise ConfigError(f"FIGURES.IMAGE_INDEX is {index}; {dataset} has images 0 to {len(records) - 1}")
     return f"image {index} of {dataset}", build_test_mapper(cfg, dataset)(records[index])
