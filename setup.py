@@ -9,6 +9,9 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
 SAM = ["transformers>=5.0"]
+COCO = ["pycocotools>=2.0.8"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
+SUPERVISION = ["supervision>=0.25"]
 APP = ["gradio>=6.0"]
 
 setup(
@@ -52,10 +55,22 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "app": APP,
+        "app": [*APP, *COCO],
+        "coco": COCO,
+        "onnx": ONNX,
         "sam": SAM,
-        "test": ["hypothesis>=6.100", "pytest>=9.1", "pytest-xdist>=3.5", "ruff>=0.6", *SAM],
+        "supervision": SUPERVISION,
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=9.1",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            *SAM,
+            *COCO,
+            *ONNX,
+            *SUPERVISION,
+        ],
         # Apart from "test": gradio needs an older Pillow than the newest.
-        "test-app": [*APP, "playwright>=1.50"],
+        "test-app": [*APP, *COCO, "playwright>=1.50"],
     },
 )

@@ -101,6 +101,20 @@ REFINEMENTS = {
 }
 """Refinement of scores by the image, ``refine.REFINEMENTS``."""
 
+FORMATS = {
+    "png": "label map with a palette, and overlay",
+    "coco": "coco.json for all images together, masks run-length encoded (pip install 'san_cliptrase[coco]')",
+    "scores": "npz with the probability of each class at each pixel, float16",
+    "confidence": "gray image of the probability of each pixel's class, 255 for 1",
+}
+"""What ``san-cliptrase predict`` writes."""
+
+PARTS = {
+    "class": "one mask for each class in an image",
+    "region": "one for each region",
+}
+"""What a mask is for where a segmentation is handed to other tools, ``Segmentation.parts``."""
+
 CORRELATIONS = {
     "cosine": "cosines, mean over heads",
     "cosine_concatenated": "cosines of heads side by side",

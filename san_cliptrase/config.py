@@ -188,6 +188,7 @@ _TEST = (
     Key("MAX_IMAGES", 0, whole(0), "Images of a test set that are evaluated; 0: all.", "for a quick look"),
     Key("SKIP_BAD", False, BOOL, "Leave out images whose files cannot be used, and report them, instead of ending at the first.", "for data that cannot be mended"),
     Key("SAVE_SECONDS", 60.0, real(0), "An evaluation saves what it has counted every so many seconds, for --resume; 0: after every batch.", "where saving is slow"),
+    Key("PICTURES", 0, whole(0, 10000), "An evaluation on its own writes so many images, evenly spread over a test set, beside their prediction, ground truth and errors (evaluate: --pictures).", "to see what goes wrong"),
     Key("EVAL_PERIOD", None, whole(0), "Iterations between evaluations during training; 0: at the end alone.", "for a finer curve"),
 )  # fmt: skip
 

@@ -11,8 +11,8 @@ LEVELS = [  # rooms of one level do not know each other
     {"texts"},
     {"errors", "colors", "choices", "protocols"},
     {"files", "structures", "terminal", "weights_files", "raster_files", "pools"},
-    {"__init__", "class_lists", "config", "compat", "device", "images", "drawing", "scenes", "text_tables"}
-    | {"yaml_files"},
+    {"__init__", "class_lists", "config", "compat", "coco", "device", "images", "drawing", "scenes"}
+    | {"text_tables", "yaml_files"},
     {"clip", "refine"},
     {"regions"},
     {"windows", "strips", "patches"},
@@ -36,6 +36,9 @@ HOMES = {
     "tabulate": {"text_tables"},
     "sklearn": {"app/offers", "engine/prototypes", "evaluation/unsupervised"},
     "gradio": {"app"},
+    "pycocotools": {"coco"},
+    "supervision": {"segmentation"},
+    "onnxscript": {"segmenter/onnx_export"},
     "detectron2": {
         "compat",
         "losses",

@@ -14,10 +14,10 @@ from PIL import Image
 
 from san_cliptrase.app.offers import ABOUT_EMBEDDED, ABOUT_OTHERS, EMBEDDED, EMBEDDED_SIZE, Example, Offers, examples
 from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, DEFAULT_READING, READINGS, REFINEMENTS
-from san_cliptrase.commands.inputs import split_words
 from san_cliptrase.errors import OptionError
 from san_cliptrase.images import load_image
 from san_cliptrase.terminal import told
+from san_cliptrase.texts import words_in
 
 # Fonts of the reader's system: those of gradio's themes come from a server.
 THEME = gr.themes.Default(
@@ -122,7 +122,7 @@ def build_page(offers: Offers, device: str, folder: Path) -> gr.Blocks:
                             "there is no trained SAN: name the folder of its run, or choose training-free"
                         )
                     choice = Choice(san=san, refine=refine, device=device)
-                shown = show(Path(path), split_words(typed), split_words(typed_background), choice, own, progress)
+                shown = show(Path(path), words_in(typed), words_in(typed_background), choice, own, progress)
             except Exception as error:
                 return [
                     _problem(error, path),

@@ -15,7 +15,8 @@ import torch
 from san_cliptrase.app.offers import EMBEDDED
 from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.clip.vocabulary import check_vocabulary
-from san_cliptrase.errors import OptionError, OutputError
+from san_cliptrase.errors import OptionError
+from san_cliptrase.files import write_text_atomically
 from san_cliptrase.patches.page import page_data, page_text
 from san_cliptrase.patches.view import PatchView, taps, view_patches
 from san_cliptrase.regions.finder import RegionFinder
@@ -117,10 +118,7 @@ def show(image: Path, words: Sequence[str], background: Sequence[str], choice: C
     say(0.8, "Writing files")
     overlay, labels, _ = result.save(folder / image.stem)
     coco = folder / f"{image.stem}_coco.json"
-    try:
-        coco.write_text(json.dumps(result.to_coco()), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write {coco}: {error.strerror}") from error
+    write_text_atomically(coco, json.dumps(result.to_coco()))
     return Shown(result.describe(limit=len(result.names)), page, overlay, labels, coco)
 
 

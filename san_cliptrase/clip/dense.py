@@ -43,7 +43,8 @@ def neighbour_window(grid: Size, device: torch.device | None = None) -> Tensor:
     """
     steps = [torch.arange(n, device=device) for n in grid]
     rows, columns = (torch.exp(-((n[:, None] - n) ** 2) / (2 * NEIGHBOUR_STD**2)) for n in steps)
-    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+    products = rows[:, None, :, None] * columns[:, None]  # kron's, which an exported graph keeps at one size
+    return F.pad(products.flatten(2).flatten(0, 1), (1, 0, 1, 0))
 
 
 def class_bias(classes: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.errors import DataError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
 from san_cliptrase.evaluation.paper import paper_numbers
+from san_cliptrase.evaluation.pictures import write_pictures
 from san_cliptrase.evaluation.protocol import background_kind, config_value, protocol_title, row_setting
 from san_cliptrase.evaluation.results import Evaluated, show, write_scalars, write_table
 from san_cliptrase.evaluation.resume import evaluation_states
@@ -154,6 +155,21 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
     _save(state, evaluator, done)
 
 
+def _write_pictures(cfg: Any, model: nn.Module, evaluated: Evaluated) -> None:
+    """TEST.PICTURES images of each test set; a failure is added to ``evaluated.failures``."""
+    was_training = model.training
+    model.eval()
+    for name in cfg.DATASETS.TEST if cfg.TEST.PICTURES else ():
+        try:
+            files = write_pictures(cfg, model, name, evaluated_records(cfg, name), Path(cfg.OUTPUT_DIR))
+        except OutputError as error:
+            logger.error("%s", error)
+            evaluated.failures.append(error)
+            break
+        logger.info("%s: %d images beside their prediction in %s", name, len(files), files[0].parent if files else "-")
+    model.train(was_training)
+
+
 def _predicted(predict: Callable[[list[dict]], list[Tensor]], inputs: list[dict]) -> list[Tensor]:
     try:
         return predict(inputs)
@@ -201,6 +217,7 @@ def evaluate_only(
         write_table(cfg, evaluated, output / "results.csv")
         if not evaluated.failures:  # TensorBoard's own thread would meet the same full disk, with a traceback
             write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
+            _write_pictures(cfg, model, evaluated)
     if any(comm.all_gather(bool(evaluated.failures))):
         if evaluated.failures:
             raise evaluated.failures[0]

@@ -51,6 +51,10 @@ def check_test(cfg: Any) -> None:
             f"TEST.SLIDE.STRIDE is {test.SLIDE.STRIDE}, WINDOW {test.SLIDE.WINDOW}: pixels between windows would be "
             "seen by none, so the stride must be 1 to the window's side"
         )
+    if test.PROTOCOL == "unsupervised" and test.PICTURES:
+        raise ConfigError(
+            "TEST.PICTURES shows classes, and TEST.PROTOCOL 'unsupervised' predicts clusters: set it to 0"
+        )
     if test.BACKGROUND == "learned" and training_free:
         raise ConfigError("TEST.BACKGROUND is 'learned', but CLIPtrase learns none: choose 'words' or 'threshold'")
     if test.BACKGROUND == "threshold" and not 0 < test.BACKGROUND_THRESHOLD < 1:

@@ -212,6 +212,26 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             raise OptionError("there is nothing to export: a training-free segmenter is its CLIP; see from_clip")
         return write_model_file(from_home(path), self.method.model, self.method.config)
 
+    def export_onnx(self, path: str | Path, words: Sequence[str], background: Sequence[str] = ()) -> Path:
+        """Write the segmenter with fixed words as an ONNX file for images of any size.
+
+        Input ``image``: (1, 3, H, W) uint8 RGB, resized as this segmenter sees it. Output ``scores``: (1, K, H, W),
+        probabilities of the classes. See ``segmenter.onnx_export``.
+
+        Args:
+            path: The file; ".onnx" is added where it has no ending.
+            words: See :meth:`__call__`, and ``background``.
+
+        Raises:
+            OptionError: It cannot be written as a graph of ONNX, because of regions for example; the message says why.
+                Or the packages are not installed: ``pip install 'san_cliptrase[onnx]'``.
+            OutputError: The file cannot be written.
+        """
+        from san_cliptrase.segmenter.onnx_export import export_onnx
+
+        names, text, rest = self._vocabulary(words, background)
+        return export_onnx(self.method, names, text, rest, from_home(path))
+
     def _save_pretrained(self, save_directory: Path) -> None:
         self.export(save_directory / MODEL_FILE)
         # For people who look at the folder or at its page on the hub; the model file holds it too.

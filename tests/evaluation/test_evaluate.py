@@ -8,16 +8,19 @@ import logging
 import os
 import random
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
+from san_cliptrase.commands.main import main as command
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import load_pairs, register
 from san_cliptrase.errors import ConfigError, NotFiniteError, StateError
 from san_cliptrase.evaluation import evaluate as evaluation
+from san_cliptrase.evaluation import pictures
 from san_cliptrase.evaluation.evaluate import evaluate, evaluate_only
 from san_cliptrase.evaluation.paper import paper_numbers
 from san_cliptrase.evaluation.results import Evaluated, show
@@ -78,6 +81,24 @@ def test_the_command_line_runs_a_protocol_and_names_it(world, capsys, protocol):
     with open(world.output / "classes_tiny_val.csv", newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == list(CLASS_NAMES)
     assert not list(world.output.glob("*.state"))
+
+
+def test_pictures_show_images_beside_their_predictions(world, monkeypatch):
+    drawn, draw = [], pictures.draw_comparison
+    monkeypatch.setattr(pictures, "draw_comparison", lambda *given: drawn.append(given) or draw(*given))
+    config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--pictures", "2"]
+    assert command(["evaluate", *config, *world.overrides(**PATCHES, datasets__train="()")]) == 0
+    files = sorted((world.output / "pictures" / "tiny_val").iterdir())
+    assert [path.name for path in files] == ["00000_0.png", "00002_2.png"]  # the first and the last of three
+    for path, (image, prediction, truth, names, *_) in zip(files, drawn, strict=True):
+        record = next(one for one in DatasetCatalog.get("tiny_val") if path.stem.endswith(f"_{one['image_id']}"))
+        np.testing.assert_array_equal(truth, np.asarray(Image.open(record["sem_seg_file_name"])))
+        assert image.shape == (*truth.shape, 3) and prediction.shape == truth.shape
+        assert np.abs(image - np.asarray(Image.open(record["file_name"])).astype(int)).mean() < 20
+        assert names == list(CLASS_NAMES)
+        Image.open(path).verify()
+    with pytest.raises(ConfigError, match="TEST.PICTURES shows classes"):
+        world.config("cliptrase", test__protocol="unsupervised", test__pictures=1)
 
 
 @pytest.mark.parametrize(("protocol", "name"), [("cliptrase", "cliptrase"), ("whole", "san"), ("slide", "san")])

@@ -30,10 +30,11 @@ from san_cliptrase.colors import class_colors
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.logs import setup_logging
-from san_cliptrase.engine.panels import region_map
+from san_cliptrase.engine.panels import region_map, region_panel
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, TrainingError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.evaluation.pictures import shown_image
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.files import only_run_in, remove_unfinished, write_text_atomically
@@ -159,7 +160,8 @@ def draw_panels(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
         labels = [model.label_maps([entry])[0].cpu().numpy() for model in models.values()]
         regions = region_map(models[RUNS["san_cliptrase"]], entry, truth.shape)
         shown.update(np.unique(np.stack([truth, *labels])).tolist())
-        panels = [entry["image"].permute(1, 2, 0).numpy(), class_colors(regions.max() + 1)[regions]]
+        photo = shown_image(entry)
+        panels = [photo, region_panel(photo, regions, len(names))]
         for axes, panel in zip(row, [*panels, *(colours[x] for x in [*labels, truth])], strict=True):
             axes.imshow(panel, interpolation="nearest")
             axes.set_axis_off()
