@@ -173,6 +173,8 @@ def test_train_net_has_all_of_detectron2s_options(monkeypatch):
     line = ["--config", "a.yaml", "--eval-only", "--resume", "--num-gpus", "2", "--machine-rank", "1"]
     for arguments in (["--config-file", "a.yaml"], [*line, "--num-machines", "3", "--dist-url", "b", "SEED", "-1"]):
         expected = vars(theirs.parse_args(arguments))
+        if "--dist-url" not in arguments:
+            expected["dist_url"] = "auto"  # detectron2's port is one for all runs of a user
         assert expected == {key: value for key, value in vars(run_options(arguments)).items() if key in expected}
 
 
