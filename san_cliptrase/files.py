@@ -69,7 +69,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(mode):
         raise OSError(
             errno.EINVAL,
-            "it is no regular file but a pipe, a socket or a device. Copy its content to a file first",
+            "it is not a regular file but a pipe, a socket or a device. Copy its content to a file first",
             os.fspath(path),
         )
 

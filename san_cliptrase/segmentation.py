@@ -73,7 +73,7 @@ class Segmentation:
 
         Raises:
             TypeError: Labels are no integers.
-            ValueError: Sizes differ, labels are no indices into ``names``, or a name is there twice.
+            ValueError: Sizes differ, labels are not indices into ``names``, or a name is there twice.
         """
         self.image = image
         self.labels = np.asarray(labels).astype(np.int64, casting="safe", copy=False)
@@ -85,7 +85,7 @@ class Segmentation:
             raise ValueError(f"labels of shape {self.labels.shape} do not fit an image of shape {image.shape}")
         low, high = self.labels.min(), self.labels.max()
         if low < 0 or high >= len(self.names):
-            raise ValueError(f"labels from {low} to {high} are no indices into {len(self.names)} names")
+            raise ValueError(f"labels from {low} to {high} are not indices into {len(self.names)} names")
         if len(set(self.names)) < len(self.names):
             repeated = sorted({name for name in self.names if self.names.count(name) > 1})
             raise ValueError(f"class names are there more than once: {', '.join(map(printable, repeated))}")

@@ -67,7 +67,7 @@ def test_scores_of_another_size_are_an_error():
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        (LABELS + 2, NAMES, "labels from 2 to 4 are no indices into 4 names"),
+        (LABELS + 2, NAMES, "labels from 2 to 4 are not indices into 4 names"),
         (LABELS - 1, NAMES, "labels from -1 to 1"),
         (LABELS, ["sea", "sky", "sea"], "more than once: sea"),
     ],

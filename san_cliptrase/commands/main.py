@@ -67,9 +67,7 @@ COMMANDS = Group(
             "list, prepare, check and register data sets",
             {
                 "list": Command("show which data sets are there, and where the others are expected", data.show, _DATA),
-                "prepare": Command(
-                    "convert an unpacked archive; what is converted already is left alone", data.prepare, _DATA, _AGAIN
-                ),
+                "prepare": Command("convert an unpacked archive; finished files are kept", data.prepare, _DATA, _AGAIN),
                 "check": Command(
                     "read every file of a data set and say what is wrong; status 1 if anything is", data.check, _DATA
                 ),

@@ -107,7 +107,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
     if not seen or not absent:
         return Findings(problems, [])
     if seen == {WIDE_IGNORE}:
-        problems.append(f"{title}: no pixel has a label: all that is in the label files is {ignore}, which means none")
+        problems.append(f"{title}: no pixel has a label: the label files hold only {ignore}, which means no label")
     elif len(classes) == 2 and seen == {0, WIDE_IGNORE}:
         problems.append(
             f"{title}: the label files hold 0 and {ignore} alone, as masks of two classes often do, and {ignore} means "
@@ -117,7 +117,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
     else:
         more = f", and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
         warning = (
-            f"{len(absent)} of the {len(classes)} classes occur in no label file: "
+            f"no label file shows {len(absent)} of the {len(classes)} classes: "
             f"{', '.join(map(repr, absent[:MOST_NAMED]))}{more}"
         )
         return Findings(problems, [warning])

@@ -21,7 +21,7 @@ from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
-from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only, forget_records
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import exit_status
 
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"{what}: add --eval-only to evaluate")
     with RunFolder(Path(cfg.OUTPUT_DIR)) as place:
         enter_folder(cfg, args, place)
+        forget_records()
         # Before anything is fetched or built: missing data and checkpoints are found at once.
         for name in () if args.eval_only else cfg.DATASETS.TRAIN:
             dataset_records(name)

@@ -34,8 +34,14 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def dataset_records(name: str, count: int = 0) -> list[dict]:
-    """The dicts of a registered dataset, or the first ``count`` of them; listed once per process."""
+    """The dicts of a registered dataset, or the first ``count`` of them; listed once a run."""
     return first_records(name, count) if count else DatasetCatalog.get(name)
+
+
+def forget_records() -> None:
+    """List datasets anew: in a notebook, they may have been registered again since the last run."""
+    dataset_records.cache_clear()
+    _ordered_records.cache_clear()
 
 
 def evaluate(cfg: Any, model: nn.Module, output: Path | None) -> dict[str, dict[str, float]]:

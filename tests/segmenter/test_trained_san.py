@@ -122,7 +122,7 @@ def test_folders_that_are_no_finished_run_are_told(run, tmp_path):
     with pytest.raises(ValueError, match="there is no .*nowhere"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no run: it has neither config.yaml nor model.safetensors"):
+    with pytest.raises(ValueError, match="not a run: it has neither config.yaml nor model.safetensors"):
         load(tmp_path / "empty")
     folder, _ = run()
     for file in folder.glob("*.pth"):
@@ -212,7 +212,7 @@ def test_pipes_are_refused_and_not_waited_for(run, tmp_path):
     folder, _ = run()
     os.mkfifo(tmp_path / "model.safetensors")
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        with pytest.raises(ValueError, match="is no run"):
+        with pytest.raises(ValueError, match="is not a run"):
             load(path)
     (folder / "model_0000001.pth").unlink()
     os.mkfifo(folder / "model_0000001.pth")

@@ -78,7 +78,7 @@ def checked_points(points: Sequence[Sequence[int]], grid: tuple[int, int]) -> li
         pair = isinstance(point, Sequence) and len(point) == 2 and all(type(place) is int for place in point)
         if not pair or not all(0 <= place < side for place, side in zip(point, grid, strict=True)):
             raise ConfigError(
-                f"FIGURES.POINTS: {point!r} is no patch (row, column) of the {grid[0]}x{grid[1]} patches, counted "
+                f"FIGURES.POINTS: {point!r} is not a patch (row, column) of the {grid[0]}x{grid[1]} patches, counted "
                 "from 0; write FIGURES.POINTS '((2, 3), (8, 5))'"
             )
         checked.append((point[0], point[1]))

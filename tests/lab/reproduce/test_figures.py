@@ -78,7 +78,7 @@ def test_any_picture_can_be_looked_at(tmp_path):
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [
-        ("figure2", ("FIGURES.POINTS", "((2, 12),)"), "is no patch (row, column) of the 12x12 patches"),
+        ("figure2", ("FIGURES.POINTS", "((2, 12),)"), "is not a patch (row, column) of the 12x12 patches"),
         ("figure2", ("FIGURES.POINTS", "(3, 4)"), "FIGURES.POINTS is (3, 4); it must be a list"),
         ("figure3", ("FIGURES.IMAGE_INDEX", "200"), "has images 0 to 199"),
         ("figure3", ("FIGURES.IMAGE_FILE", "absent.png"), "absent.png"),
