@@ -12,6 +12,7 @@ SAM = ["transformers>=5.0"]
 COCO = ["pycocotools>=2.0.8"]
 ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
 SUPERVISION = ["supervision>=0.25"]
+APP = ["gradio>=6.0"]
 
 setup(
     name="san_cliptrase",
@@ -30,7 +31,8 @@ setup(
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
         "san_cliptrase.lab": ["five_seeds.json"],
-        "san_cliptrase.lab.reproduce": ["other_papers.json", "patches_page.html"],
+        "san_cliptrase.lab.reproduce": ["other_papers.json"],
+        "san_cliptrase.patches": ["page.html"],
     },
     entry_points={"console_scripts": ["san-cliptrase = san_cliptrase.commands.main:main"]},
     install_requires=[
@@ -53,6 +55,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "app": [*APP, *COCO],
         "coco": COCO,
         "onnx": ONNX,
         "sam": SAM,
@@ -67,5 +70,7 @@ setup(
             *ONNX,
             *SUPERVISION,
         ],
+        # Apart from "test": gradio needs an older Pillow than the newest.
+        "test-app": [*APP, *COCO, "playwright>=1.50"],
     },
 )

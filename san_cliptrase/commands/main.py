@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 
 from san_cliptrase import __version__
-from san_cliptrase.commands import data, export, lab, predict, runs
+from san_cliptrase.commands import app, data, export, lab, predict, runs
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.terminal import exit_status
 
@@ -60,6 +60,7 @@ COMMANDS = Group(
     "open-vocabulary semantic segmentation: training-free CLIPtrase, and SAN trained from its regions",
     {
         "predict": Command("segment images by words", predict.parse, "san_cliptrase.commands.predict"),
+        "app": Command("a page in the browser to try the models on", app.parse, "san_cliptrase.app.command"),
         "train": Command("train a SAN", runs.train, _ENGINE, _RESUME),
         "evaluate": Command("score a model on data sets", runs.evaluate, _ENGINE, _RESUME),
         "data": Group(

@@ -11,10 +11,11 @@ from scipy.ndimage import distance_transform_edt
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_figure
 from san_cliptrase.lab.reproduce.patch_scores import mean_rows, same_class_auc
-from san_cliptrase.lab.reproduce.patch_view import COLOUR_MAP, PatchView, look, unit
-from san_cliptrase.lab.reproduce.patches_page import write_page
+from san_cliptrase.lab.reproduce.patch_view import look
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import about
+from san_cliptrase.patches.page import write_page
+from san_cliptrase.patches.view import COLOUR_MAP, PatchView, unit
 from san_cliptrase.texts import markdown
 
 Point = tuple[int, int]
