@@ -78,7 +78,6 @@ def test_help_imports_nothing_heavy_and_names_every_option():
         ("evaluate --config a.yaml --device cpu MODEL.DEVICE cuda", "--device and MODEL.DEVICE are the same"),
         ("evaluate --config a.yaml --num-gpus two", "invalid int value: 'two'"),
         ("data check", "required: NAME"),
-        ("data register a --ignore x", "invalid int value"),
         ("export run", "required: --output"),
         ("export run --output a SEED 1", "go with --format san"),
         ("export run --output a --format san MODEL.WEIGHTS b", "give the checkpoint in its place"),
