@@ -9,6 +9,10 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "san_cliptrase/__init__.py").read_text())[1]
 README = ROOT / "README.md"
 SAM = ["transformers>=5.0"]
+COCO = ["pycocotools>=2.0.8"]
+ONNX = ["onnx>=1.18", "onnxruntime>=1.22", "onnxscript>=0.5"]
+SUPERVISION = ["supervision>=0.25"]
+APP = ["gradio>=6.0"]
 
 setup(
     name="san_cliptrase",
@@ -27,7 +31,8 @@ setup(
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
         "san_cliptrase.lab": ["five_seeds.json"],
-        "san_cliptrase.lab.reproduce": ["patches_page.html"],
+        "san_cliptrase.lab.reproduce": ["other_papers.json"],
+        "san_cliptrase.patches": ["page.html"],
     },
     entry_points={"console_scripts": ["san-cliptrase = san_cliptrase.commands.main:main"]},
     install_requires=[
@@ -50,7 +55,22 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
+        "app": [*APP, *COCO],
+        "coco": COCO,
+        "onnx": ONNX,
         "sam": SAM,
-        "test": ["hypothesis>=6.100", "pytest>=9.1", "pytest-xdist>=3.5", "ruff>=0.6", *SAM],
+        "supervision": SUPERVISION,
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=9.1",
+            "pytest-xdist>=3.5",
+            "ruff>=0.6",
+            *SAM,
+            *COCO,
+            *ONNX,
+            *SUPERVISION,
+        ],
+        # Apart from "test": gradio needs an older Pillow than the newest.
+        "test-app": [*APP, *COCO, "playwright>=1.50"],
     },
 )

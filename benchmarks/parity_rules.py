@@ -240,7 +240,7 @@ class RuleNumbers:
         size = tuple(image.shape[1:])
         logits = F.interpolate(grid[None], size=size, mode="bilinear", align_corners=corners)[0]
         steps = 1 if quantity == "refined_1" else 10
-        refined = torch.cat(list(pamr([logits], image, steps)), dim=1)
+        refined = torch.cat(list(pamr([logits], image, steps=steps)), dim=1)
         return {"refined": refined, "refined_1": refined[:, middle], "refined_from_grid": refined[:, middle]}.get(
             quantity
         )
@@ -255,7 +255,8 @@ class RuleNumbers:
         patch_rows, patch_columns = (slice(start // 16, -(-stop // 16)) for start, stop in (rows, columns))
         logits = self.cosines("pearl", 112, index, words)[:, patch_rows, patch_columns].to(exact)
         logits = F.interpolate(logits[None], size=image.shape[1:], mode="bilinear", align_corners=False)[0]
-        refined = torch.cat(list(laplacian([logits], image.to(exact), self.text(words).to(exact), grid)), dim=1)
+        text = self.text(words).to(exact)
+        refined = torch.cat(list(laplacian([logits], image.to(exact), text_weights=text, grid=grid)), dim=1)
         return refined[: len(self.reference[f"tlp/{quantity}"])]
 
 

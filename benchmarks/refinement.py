@@ -27,7 +27,7 @@ from san_cliptrase.scenes import make_scene
 
 def refine(name: str, scores: Tensor, image: Tensor) -> None:
     """All strips of the refined scores."""
-    for _ in REFINEMENTS[name]([scores], image):
+    for _ in REFINEMENTS[name]([scores], image, 16):
         pass
 
 

@@ -1,38 +1,21 @@
-"""How the benchmarks take time: functions take turns in one process, so that what disturbs one disturbs all."""
+"""What the benchmarks share to take time; see ``san_cliptrase.lab.turns``."""
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Mapping
+import sys
+from pathlib import Path
 
 import torch
-from tqdm import tqdm
+
+# Run as a file, Python knows only the folder of this file.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from san_cliptrase.lab.turns import clock, turns
+
+__all__ = ["add_device", "clock", "turns"]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--device``: cuda where there is one, else cpu."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-
-
-def clock(device: str) -> float:
-    """Seconds: on a GPU those that pass, on a CPU those that this process computes, whatever else the machine does.
-
-    On a CPU it needs one thread: the seconds of several would hold what they wait for each other.
-    """
-    if device == "cuda":
-        torch.cuda.synchronize()
-        return time.perf_counter()
-    return time.process_time()
-
-
-def turns(functions: Mapping[str, Callable], device: str, rounds: int, title: str) -> dict[str, list[float]]:
-    """Seconds of each function in each round; a round before the first warms up."""
-    found: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in tqdm(range(-1, rounds), title, leave=False):
-        for name, function in functions.items():
-            started = clock(device)
-            function()
-            if turn >= 0:
-                found[name].append(clock(device) - started)
-    return found

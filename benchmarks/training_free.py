@@ -64,7 +64,7 @@ class Reading:
         attention, _, classify = reading.partition(":")
         finder = RegionFinder(clip.visual, eps, min_samples)
         self.reader = TrainingFreeReader(clip.visual, finder, attention=attention, classify=classify)
-        self.scoring = Scoring(refine=refinement(refine or "none"))
+        self.scoring = Scoring(refine=refinement(refine or "none"), patch=min(clip.visual.patch_size))
         self.clip, self.image, self.text = clip, image, text
 
     def __call__(self) -> Tensor:

@@ -45,13 +45,16 @@ def clip_from_config(cfg: Any) -> FrozenClip:
     return clip
 
 
-def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_gb: float = 0.0) -> RegionSource:
+def region_source_from_config(
+    cfg: Any, clip: FrozenClip, name: str = "", refine: str = "", keep_gb: float = 0.0
+) -> RegionSource:
     """Where MODEL.REGIONS takes regions from, on that CLIP.
 
     Args:
         cfg: configuration.
         clip: the frozen CLIP.
         name: in place of MODEL.REGIONS.SOURCE.
+        refine: in place of MODEL.REGIONS.REFINE.
         keep_gb: see ``build_region_source``.
     """
     node = cfg.MODEL.REGIONS
@@ -67,6 +70,7 @@ def region_source_from_config(cfg: Any, clip: FrozenClip, name: str = "", keep_g
             sam_model=node.SAM_MODEL,
             sam_grid=node.SAM_GRID,
             grid_side=node.GRID_SIDE,
+            refine=refine or node.REFINE,
             keep_gb=keep_gb,
         )
 

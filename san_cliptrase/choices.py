@@ -6,6 +6,35 @@ take them from here, or a test compares the two.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class Reading(NamedTuple):
+    """A training-free reading of CLIP by one name.
+
+    Attributes:
+        about: A line for ``--help``.
+        attention: How CLIP is read densely, see ``clip.readings``.
+        classify: What decides the class of a region, see ``cliptrase.classify``.
+        refine: Refinement of the scores, see ``refine``.
+    """
+
+    about: str
+    attention: str
+    classify: str
+    refine: str
+
+
+DEFAULT_READING = "default"
+READINGS = {
+    DEFAULT_READING: Reading(
+        "the strongest at no more than twice the cost of CLIP", "clip_surgery", "cls+patches", "pamr"
+    ),
+    "cliptrase": Reading("CLIPtrase as published", "cliptrase", "vote", "none"),
+}
+"""What a user gets who names no rule, and the paper's method. ``configs/training_free.yaml`` and
+``configs/cliptrase.yaml`` say the same, which a test compares."""
+
 ATTENTION_RULES = {
     "clip": "as CLIP was trained",
     "maskclip": "every token keeps its own value (MaskCLIP, 2022)",
@@ -56,6 +85,7 @@ EXHIBITS = {
     "efficient": "A.2: heads concatenated before the correlation",
     "classification": "A.3: what decides the class of a region",
     "sam": "SAM's masks with CLIPtrase's classes, and SAM asked at CLIPtrase's points",
+    "ceilings": "perfect names on regions that were found, and names on perfect regions",
     "figure1": "convergence of SAN, from a report or a new run",
     "figure2": "attention and correlation of chosen patches, and a page",
     "figure3": "clusters with and without global patches, and the segmentation",
@@ -66,9 +96,24 @@ EXHIBITS = {
 REFINEMENTS = {
     "none": "scores stay as they are",
     "pamr": "means over nearby pixels of similar colour (PAMR, 2020)",
+    "pamr_half": "the same at half the size, a quarter of the time",
     "laplacian": "smoothing that stops at the image's edges (PEARL's propagation, 2026)",
 }
 """Refinement of scores by the image, ``refine.REFINEMENTS``."""
+
+FORMATS = {
+    "png": "label map with a palette, and overlay",
+    "coco": "coco.json for all images together, masks run-length encoded (pip install 'san_cliptrase[coco]')",
+    "scores": "npz with the probability of each class at each pixel, float16",
+    "confidence": "gray image of the probability of each pixel's class, 255 for 1",
+}
+"""What ``san-cliptrase predict`` writes."""
+
+PARTS = {
+    "class": "one mask for each class in an image",
+    "region": "one for each region",
+}
+"""What a mask is for where a segmentation is handed to other tools, ``Segmentation.parts``."""
 
 CORRELATIONS = {
     "cosine": "cosines, mean over heads",

@@ -133,6 +133,7 @@ _REGIONS = (
     Key("PRETRAINED", "default", NAME, "timm:MODEL: default (the weights that the name stands for), a weights file, or random.", "offline, or with weights of your own"),
     Key("SAM_MODEL", "facebook/sam-vit-base", NAME, "sam, sam_points: id on the Hugging Face hub, or a folder with its files.", "for a larger SAM, or offline"),
     Key("SAM_GRID", 32, whole(1, 256), "sam: points along each side of the image.", "fewer for speed, more for small objects"),
+    Key("REFINE", "none", one_of(REFINEMENTS), "Refine the regions by the image's edges before they are classified or begin SAN's queries: none, pamr, pamr_half or laplacian; not controls without CLIP.", "for sharper regions at some cost (docs/training_free.md)"),
     Key("GRID_SIDE", 3, whole(1, 64), "grid: squares along each side; random: the square root of the number of cells.", "to give a control as many regions as there are"),
 )  # fmt: skip
 
@@ -177,7 +178,7 @@ _TEST = (
     Key("SLIDE.STRIDE", 112, SIDE, "slide: step of the windows in pixels, at most WINDOW.", "with PROTOCOL"),
     Key("SCALES", (1.0,), listed(real(0, 8, above=True), 1), "Sizes at which an image is seen, relative to its own; the scores are averaged (test-time augmentation). In windows, each window is.", "for accuracy at the cost of time"),
     Key("FLIP", False, BOOL, "See the mirror image too, at every size, and average.", "for accuracy at twice the time"),
-    Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
+    Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement), pamr_half (the same at half the size) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
     Key("BACKGROUND", "words", one_of(BACKGROUNDS), "What makes a pixel the dataset's background: words, threshold (no class has this probability) or learned (SAN's own).", "for data sets with a background class"),
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),
@@ -187,6 +188,7 @@ _TEST = (
     Key("MAX_IMAGES", 0, whole(0), "Images of a test set that are evaluated; 0: all.", "for a quick look"),
     Key("SKIP_BAD", False, BOOL, "Leave out images whose files cannot be used, and report them, instead of ending at the first.", "for data that cannot be mended"),
     Key("SAVE_SECONDS", 60.0, real(0), "An evaluation saves what it has counted every so many seconds, for --resume; 0: after every batch.", "where saving is slow"),
+    Key("PICTURES", 0, whole(0, 10000), "An evaluation on its own writes so many images, evenly spread over a test set, beside their prediction, ground truth and errors (evaluate: --pictures).", "to see what goes wrong"),
     Key("EVAL_PERIOD", None, whole(0), "Iterations between evaluations during training; 0: at the end alone.", "for a finer curve"),
 )  # fmt: skip
 

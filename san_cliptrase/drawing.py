@@ -7,7 +7,7 @@ import functools
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,11 @@ logger = logging.getLogger(__name__)
 
 SHORTEST_SIDE = 480
 LONGEST_SIDE = 4096
+SHORTEST_PANEL = 320
+LONGEST_PANEL = 1024
 OPACITY = 0.5
+ERROR = (213, 0, 0)
+ERROR_OPACITY = 0.8
 SMALLEST_FONT = 14
 """Pixels; fonts grow with the square root of the image's area."""
 LARGE_SEGMENT = 0.01
@@ -89,24 +93,12 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     """
     shares = count_labels(labels, len(names)) / labels.size
     present = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index]]
-    width, height = _shown_size(labels.shape[1], labels.shape[0])
-    font_size = max(SMALLEST_FONT, round(math.sqrt(width * height) / 40))
-    labels = labels[np.ix_(_nearest(height, labels.shape[0]), _nearest(width, labels.shape[1]))].astype(np.int32)
+    width, height = _shown_size(labels.shape[1], labels.shape[0], SHORTEST_SIDE, LONGEST_SIDE)
+    font_size = _font_size(width, height)
     colors = class_colors(len(names))
-    photo = _resized(image, width, height)
-    pure = colors[labels]
-    mixed = np.array(Image.blend(photo, Image.fromarray(pure), OPACITY))
-    reach = 2 * max(1, font_size // 8) + 1
-    edges = ndimage.maximum_filter(labels, reach) != ndimage.minimum_filter(labels, reach)
-    mixed[edges] = pure[edges]
-    overlay = Image.fromarray(mixed)
-    step = max(1, min(labels.shape) // SHORTEST_SIDE)  # finer than letters, and quick for large images
-    fills = _mean_colors(mixed[::step, ::step], np.where(edges, -1, labels)[::step, ::step], colors)
-    drawn = {index: _drawable(names[index]) for index in present}
-    _write_names(ImageDraw.Draw(overlay), labels, drawn, font_size, step)
-    entries = [
-        _Entry(drawn[i], percent(shares[i]), tuple(map(int, fills[i])), tuple(map(int, colors[i]))) for i in present
-    ]
+    drawn = {index: _shown_name(names, index) for index in present}
+    overlay, fills = _shade(_resized(image, width, height), _sampled(labels, width, height), colors, drawn, font_size)
+    entries = [_Entry(drawn[i], percent(shares[i]), fills[i], tuple(map(int, colors[i]))) for i in present]
     below = width >= PANORAMA * height
     legend = _draw_legend(entries, font_size, width, height, below)
     corner = (0, height) if below else (width, 0)
@@ -117,8 +109,123 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     return framed
 
 
-def _shown_size(width: int, height: int) -> tuple[int, int]:
-    scale = min(max(1.0, SHORTEST_SIDE / min(width, height)), LONGEST_SIDE / max(width, height))
+def draw_comparison(
+    image: np.ndarray, prediction: np.ndarray, truth: np.ndarray, names: Sequence[str], ignore_label: int, title: str
+) -> Image.Image:
+    """Draw image, prediction, ground truth and errors side by side, those of a panorama one below the other.
+
+    Labels are drawn as in :func:`draw_overlay`. Errors are red on the gray image; pixels that are not scored are dark
+    in the ground truth and black among the errors. The legend has each class's IoU in this image, the largest first.
+
+    Args:
+        image: (H, W, 3) uint8.
+        prediction: (H, W) integers, indices into ``names``.
+        truth: (H, W) integers, indices into ``names`` or ``ignore_label``.
+        names: One per class.
+        ignore_label: What marks pixels that are not scored.
+        title: Written at the top.
+
+    Returns:
+        An RGB image.
+    """
+    scored = truth != ignore_label
+    none = len(names)  # the class of what is not scored, behind all others
+    truth = np.where(scored, truth, none)
+    wrong = scored & (prediction != truth)
+    truths = count_labels(truth, none + 1)[:none]
+    predictions = count_labels(np.where(scored, prediction, none), none + 1)[:none]
+    shared = count_labels(np.where(wrong, none, truth), none + 1)[:none]
+    unions = truths + predictions - shared
+    present = [int(i) for i in np.argsort(-unions, kind="stable") if unions[i]]
+    colors = np.concatenate([class_colors(none), np.zeros((1, 3), np.uint8)])
+    width, height = _shown_size(truth.shape[1], truth.shape[0], SHORTEST_PANEL, LONGEST_PANEL)
+    font_size = _font_size(width, height)
+    drawn = {index: _shown_name(names, index) for index in present}
+    photo = _resized(image, width, height)
+    predicted, fills = _shade(photo, _sampled(prediction, width, height), colors, drawn, font_size)
+    true, true_fills = _shade(photo, _sampled(truth, width, height), colors, drawn, font_size)
+    errors = np.array(photo.convert("L").convert("RGB"))
+    red = _sampled(wrong, width, height)
+    errors[red] = (1 - ERROR_OPACITY) * errors[red] + ERROR_OPACITY * np.array(ERROR)
+    errors[~_sampled(scored, width, height)] = 0
+    panels = {"image": photo, "prediction": predicted, "ground truth": true, "errors": Image.fromarray(errors)}
+    entries = [
+        _Entry(
+            drawn[index],
+            f"IoU {percent(shared[index] / unions[index])}",
+            true_fills[index] if truths[index] else fills[index],
+            tuple(map(int, colors[index])),
+        )
+        for index in present
+    ]
+    share = wrong.sum() / max(1, scored.sum())
+    entries.append(_Entry("error", percent(share), ERROR, ERROR))
+    if not scored.all():
+        entries.append(_Entry("not scored", percent((~scored).mean()), (0, 0, 0), (0, 0, 0)))
+    return _framed_panels(panels, _drawable(title), entries, font_size)
+
+
+def _framed_panels(
+    panels: Mapping[str, Image.Image], title: str, entries: Sequence[_Entry], font_size: int
+) -> Image.Image:
+    """Panels of one size with their names above them, in a row or, if they are panoramas, in a column; legend below."""
+    width, height = next(iter(panels.values())).size
+    strip, columns = 2 * font_size, 1 if width >= PANORAMA * height else len(panels)
+    step = (width + font_size, height + strip)
+    size = (columns * step[0] + font_size, strip + len(panels) // columns * step[1])
+    legend = _draw_legend(entries, font_size, *size, below=True)
+    framed = Image.new("RGB", (max(size[0], legend.width), size[1] + legend.height), "white")
+    draw = ImageDraw.Draw(framed)
+
+    def write(text: str, x: int, y: int, room: int) -> None:
+        text = _shortened(text, font_size, room)
+        draw.text((x, y + strip / 2), text, font=_font(text, font_size), anchor="lm", fill="black")
+
+    write(title, font_size, 0, framed.width - 2 * font_size)
+    for place, (name, panel) in enumerate(panels.items()):
+        x, y = font_size + place % columns * step[0], strip + place // columns * step[1]
+        write(name, x, y, width)
+        framed.paste(panel, (x, y + strip))
+    framed.paste(legend, (0, size[1]))
+    return framed
+
+
+def _shade(
+    photo: Image.Image, labels: np.ndarray, colors: np.ndarray, names: Mapping[int, str], font_size: int
+) -> tuple[Image.Image, list[tuple[int, ...]]]:
+    """An image under its segments' colours, outlines and names, and the mean colour that each class has got.
+
+    Args:
+        photo: Of the size of the labels.
+        labels: (H, W) int32.
+        colors: (K, 3) uint8, one per label.
+        names: Of the labels whose names are written, the most important first.
+        font_size: In pixels.
+    """
+    pure = colors[labels]
+    mixed = np.array(Image.blend(photo, Image.fromarray(pure), OPACITY))
+    reach = 2 * max(1, font_size // 8) + 1
+    edges = ndimage.maximum_filter(labels, reach) != ndimage.minimum_filter(labels, reach)
+    mixed[edges] = pure[edges]
+    shaded = Image.fromarray(mixed)
+    step = max(1, min(labels.shape) // SHORTEST_SIDE)  # finer than letters, and quick for large images
+    fills = _mean_colors(mixed[::step, ::step], np.where(edges, -1, labels)[::step, ::step], colors)
+    _write_names(ImageDraw.Draw(shaded), labels, names, font_size, step)
+    return shaded, [tuple(map(int, fill)) for fill in fills]
+
+
+def _font_size(width: int, height: int) -> int:
+    return max(SMALLEST_FONT, round(math.sqrt(width * height) / 40))
+
+
+def _sampled(labels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(height, width), int32 unless they are truth values: a label map at the size at which it is shown."""
+    found = labels[np.ix_(_nearest(height, labels.shape[0]), _nearest(width, labels.shape[1]))]
+    return found if found.dtype == bool else found.astype(np.int32)
+
+
+def _shown_size(width: int, height: int, shortest: int, longest: int) -> tuple[int, int]:
+    scale = min(max(1.0, shortest / min(width, height)), longest / max(width, height))
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
@@ -151,7 +258,7 @@ def _mean_colors(pixels: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> 
 
 
 def _write_names(
-    draw: ImageDraw.ImageDraw, labels: np.ndarray, names: dict[int, str], font_size: int, step: int
+    draw: ImageDraw.ImageDraw, labels: np.ndarray, names: Mapping[int, str], font_size: int, step: int
 ) -> None:
     """Write names where segments are thickest; not over each other, and not into segments smaller than letters."""
     stroke, high = max(2, font_size // 10), 0.7 * font_size
@@ -190,13 +297,13 @@ class _Place:
     right: float
 
 
-def _places(labels: np.ndarray, classes: Iterable[int], font_size: int, step: int) -> Iterator[_Place]:
+def _places(labels: np.ndarray, classes: Collection[int], font_size: int, step: int) -> Iterator[_Place]:
     """Places in the largest segment of each class and in all large ones, unless they are smaller than letters."""
     coarse = np.pad(labels[::step, ::step], 1, constant_values=-1)
     depth = ndimage.distance_transform_edt(~(outlines(coarse) | outlines(coarse[::-1, ::-1])[::-1, ::-1]))
-    boxes = ndimage.find_objects(coarse + 1)
+    boxes = ndimage.find_objects(coarse + 1, max(classes, default=-1) + 1)
     for label in classes:
-        if boxes[label] is None:  # too small for the step
+        if boxes[label] is None:  # not there, or too small for the step
             continue
         top, left = (part.start for part in boxes[label])
         segments, _ = ndimage.label(coarse[boxes[label]] == label)
@@ -235,7 +342,8 @@ def _draw_legend(entries: Sequence[_Entry], font_size: int, width: int, height: 
     """A white panel of colours, names and shares for an image of a size; what does not fit is counted."""
     names = [_shortened(entry.name, font_size, LONGEST_NAME * font_size) for entry in entries]
     longest = max(_width(name, font_size) for name in names)
-    column = math.ceil(longest + 8 * font_size)
+    widest = max(_width(entry.share, font_size) for entry in entries)
+    column = math.ceil(1.5 * font_size + longest + font_size + widest + 2 * font_size)
     line = round(1.6 * font_size)
     if below:
         columns = max(1, min(len(entries), (width - font_size) // column))
@@ -258,8 +366,10 @@ def _draw_legend(entries: Sequence[_Entry], font_size: int, width: int, height: 
         box = (left, middle - font_size / 2, left + font_size, middle + font_size / 2)
         draw.rectangle(box, fill=entry.fill, outline=entry.outline, width=max(2, font_size // 6))
         draw.text((left + 1.5 * font_size, middle), name, font=_font(name, font_size), anchor="lm", fill="black")
-        right = left + column - 2 * font_size
-        draw.text((right, middle), entry.share, font=_font(entry.share, font_size), anchor="rm", fill="black")
+        # Of columns in a row, a share stands behind its name: at the column's end it would be nearer to the next one.
+        end = _width(name, font_size) + 2.5 * font_size if below else column - 2 * font_size
+        anchor = "lm" if below else "rm"
+        draw.text((left + end, middle), entry.share, font=_font(entry.share, font_size), anchor=anchor, fill="black")
     return legend
 
 
@@ -274,6 +384,12 @@ def _shortened(text: str, font_size: int, width: float) -> str:
 
 def _width(text: str, font_size: int) -> float:
     return _font(text, font_size).getlength(text)
+
+
+def _shown_name(names: Sequence[str], index: int) -> str:
+    """A class's name as it can be drawn; one without any such letter has its number, to tell it from others."""
+    name = _drawable(names[index])
+    return f"? (class {index})" if name == "?" else name
 
 
 @functools.lru_cache(maxsize=1024)

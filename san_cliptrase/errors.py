@@ -58,6 +58,10 @@ class LoaderError(SanCliptraseError, RuntimeError):
     """A loading process that has died; the message says what to look at."""
 
 
+class TrainingError(SanCliptraseError, RuntimeError):
+    """A training in a process of its own that has failed; the message says where its log is."""
+
+
 class DivergedError(SanCliptraseError, FloatingPointError):
     """Training has met NaN or infinity; the message says in which iteration and where its files are named."""
 

@@ -12,7 +12,7 @@ import re
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
@@ -27,6 +27,8 @@ PATIENCE = 10.0
 _UNFINISHED = re.compile(r"\.unfinished-(\d+)(?:@([A-Za-z0-9.]*))?-")
 _HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())[:40]
 _LOCK = "lock"
+_MARKED = 4096
+"""Bytes at the start of a file in which its mark stands."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -67,7 +69,7 @@ def check_regular(path: str | os.PathLike[str]) -> None:
     if not stat.S_ISREG(mode):
         raise OSError(
             errno.EINVAL,
-            "it is no regular file but a pipe, a socket or a device. Copy its content to a file first",
+            "it is not a regular file but a pipe, a socket or a device. Copy its content to a file first",
             os.fspath(path),
         )
 
@@ -152,6 +154,34 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """:func:`write_atomically` of UTF-8 text."""
     write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def refuse_foreign(files: Mapping[Path, bytes]) -> None:
+    """Refuse to replace files that this package did not write.
+
+    Args:
+        files: path -> mark that stands at the beginning of ours.
+
+    Raises:
+        OutputError: one of them is there and is not ours, or cannot be read.
+    """
+    foreign = [path for path, mark in files.items() if os.path.lexists(path) and not _has_mark(path, mark)]
+    if foreign:
+        raise OutputError(
+            f"not written by san_cliptrase, so not replaced: {', '.join(map(str, foreign))}."
+            " Choose another folder or name, or move what is there"
+        )
+
+
+def _has_mark(path: Path, mark: bytes) -> bool:
+    """Whether a file begins as ours do; what is no regular file, or cannot be read, does not."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return mark in file.read(_MARKED)
+    except OSError:
+        return False
 
 
 def remove_unfinished(folder: Path, only_one: bool = False) -> None:

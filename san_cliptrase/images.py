@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from san_cliptrase.errors import DataError
 from san_cliptrase.files import check_regular, from_home
-from san_cliptrase.raster_files import check_png, stored_values
+from san_cliptrase.raster_files import check_png, stored_colors, stored_values
 
 # Blocks that the C library gives back to the system when they are freed: those of 100 megapixels are 400 MB.
 Image.core.set_block_size(2**26)
@@ -110,6 +110,16 @@ def read_values(path: str | os.PathLike[str]) -> np.ndarray:
     """
     with _opened(path, "label file") as image:
         return stored_values(image, image.fp)
+
+
+def read_colors(path: str | os.PathLike[str]) -> np.ndarray:
+    """The colours of a label file, (H, W, 4) uint8 RGBA.
+
+    Raises:
+        DataError: See :func:`read_image` and :func:`stored_colors`.
+    """
+    with _opened(path, "label file") as image:
+        return stored_colors(image, image.fp)
 
 
 @contextmanager

@@ -29,7 +29,7 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 """First column and row, and steps between columns and rows, of the passes of an interlaced PNG."""
 _LOSSLESS = ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "lzma", "zstd")
 """Compressions of TIFF that keep values, and whose decoders tell of damage."""
-_BLACK_IS_ZERO, _TIFF_PALETTE = 1, 3
+_BLACK_IS_ZERO, _RGB, _TIFF_PALETTE = 1, 2, 3
 """Photometric interpretations."""
 _UNSIGNED, _SIGNED = 1, 2
 """Sample formats."""
@@ -52,12 +52,7 @@ def stored_values(image: Image.Image, file: BinaryIO) -> np.ndarray:
         DataError: It is neither PNG nor TIFF, holds several images, is damaged or cut off, or has values that are no
             labels or that cannot be read as they are.
     """
-    if image.format not in ("PNG", "TIFF"):
-        raise DataError(f"it is a {image.format} file. Label maps are PNG or TIFF files, which keep every value.")
-    if getattr(image, "is_animated", False):
-        raise DataError("it holds several images. Save the label map as a file of its own.")
-    if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
-        raise DataError(f"its EXIF tag turns it (orientation {turned}). Save it upright, as its image is read.")
+    _check_label_file(image)
     image.load()  # before the file is read at other places
     if image.format == "PNG":
         bits, gray = check_png(file)
@@ -72,6 +67,45 @@ def stored_values(image: Image.Image, file: BinaryIO) -> np.ndarray:
     if bits == 32 and not signed and values.dtype == np.int32:
         return values.view(np.uint32)
     return _whole_numbers(values) if values.dtype.kind == "f" else values
+
+
+def stored_colors(image: Image.Image, file: BinaryIO) -> np.ndarray:
+    """The colours of a label file, those of a palette included.
+
+    Args:
+        image: As Pillow opened it from ``file``.
+        file: Open for reading.
+
+    Returns:
+        (H, W, 4) uint8 RGBA; the last is 255 where the file has no transparency.
+
+    Raises:
+        DataError: It is neither PNG nor TIFF, holds several images, is damaged or cut off, or has no colours of 8 bits.
+    """
+    _check_label_file(image)
+    if image.mode not in ("RGB", "RGBA", "P"):
+        raise DataError(
+            f"it has no colours (its mode is {image.mode}), and the class file gives colours. If its values are class "
+            f"indices, take the colours out of the class file."
+        )
+    image.load()  # before the file is read at other places
+    bits = check_png(file)[0] if image.format == "PNG" else _check_tiff(image, file, colors=True)[0]
+    if bits == 16:
+        raise DataError("it has 16 bits a channel. Save it with 8.")
+    if image.mode == "P":
+        known, highest = len(image.getpalette()) // 3, image.getextrema()[1]
+        if highest >= known:
+            raise DataError(f"it holds the index {highest}, and its palette has {known} colours. Make it again.")
+    return np.asarray(image.convert("RGBA"))
+
+
+def _check_label_file(image: Image.Image) -> None:
+    if image.format not in ("PNG", "TIFF"):
+        raise DataError(f"it is a {image.format} file. Label maps are PNG or TIFF files, which keep every value.")
+    if getattr(image, "is_animated", False):
+        raise DataError("it holds several images. Save the label map as a file of its own.")
+    if (turned := image.getexif().get(ExifTags.Base.Orientation, 1)) != 1:
+        raise DataError(f"its EXIF tag turns it (orientation {turned}). Save it upright, as its image is read.")
 
 
 def _whole_numbers(values: np.ndarray) -> np.ndarray:
@@ -145,8 +179,13 @@ def _raster_bytes(width: int, height: int, bits: int, interlaced: int) -> int:
     return sum(rows * (1 + math.ceil(columns * bits / 8)) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
-def _check_tiff(image: Image.Image, file: BinaryIO) -> tuple[int, bool, bool]:
+def _check_tiff(image: Image.Image, file: BinaryIO, colors: bool = False) -> tuple[int, bool, bool]:
     """Looks at what values mean, and whether all strips or tiles are there and lie in the file.
+
+    Args:
+        image: As Pillow opened it from ``file``.
+        file: Open for reading.
+        colors: Colours are wanted, not values.
 
     Returns:
         Bits of a value, whether values are gray (and not a palette's indices), and whether they are signed.
@@ -154,18 +193,18 @@ def _check_tiff(image: Image.Image, file: BinaryIO) -> tuple[int, bool, bool]:
     tags, compression = image.tag_v2, image.info["compression"]
     channels, bits = tags.get(tiff.SAMPLESPERPIXEL, 1), tags.get(tiff.BITSPERSAMPLE, (1,))[0]
     meaning, layout = tags.get(tiff.PHOTOMETRIC_INTERPRETATION, 0), tags.get(tiff.PLANAR_CONFIGURATION, _FLAT)
-    if channels != 1:
+    if channels != 1 and not colors:
         raise DataError(f"it has {channels} channels. A label map has one, with a class index for every pixel.")
     if compression not in _LOSSLESS:
         raise DataError(f"its compression ({compression}) changes values or hides damage. Save it with deflate or LZW.")
-    if meaning not in (_BLACK_IS_ZERO, _TIFF_PALETTE):
+    if meaning not in (_RGB if colors else _BLACK_IS_ZERO, _TIFF_PALETTE):
         raise DataError(
             f"its photometric interpretation is {meaning}{' (WhiteIsZero)' if not meaning else ''}, so that it is not "
             f"clear what its values of {bits} bits mean. Save it with 1 (BlackIsZero) or 3 (palette)."
         )
-    if layout != _FLAT and bits != 8:
+    if layout != _FLAT and (bits != 8 or channels > 1):
         raise DataError(f"its values of {bits} bits have PlanarConfiguration {layout}. Save it with 1.")
-    _check_strips(tags, file, bits, compression == "raw")
+    _check_strips(tags, file, bits * channels, compression == "raw")
     return bits, meaning == _BLACK_IS_ZERO, tags.get(tiff.SAMPLEFORMAT, (_UNSIGNED,))[0] == _SIGNED
 
 

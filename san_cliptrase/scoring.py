@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from san_cliptrase.refine import Refinement
+from san_cliptrase.refine.pamr import PATCH
 from san_cliptrase.structures import Size
 from san_cliptrase.windows import Windows
 
@@ -27,12 +28,14 @@ class Scoring:
         flip: whether its mirror image is seen too, at every size.
         windows: that slide over an image; None: it is seen whole.
         refine: of the scores by the image's edges; None: they stay.
+        patch: side of CLIP's patches in pixels of the image; refinement reaches as far.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     windows: Windows | None = None
     refine: Refinement | None = None
+    patch: int = PATCH
 
     @property
     def views(self) -> int:
@@ -58,7 +61,7 @@ class Scoring:
         if self.refine is None:
             return strips
         first = next(strips)  # tells the device
-        return self.refine(itertools.chain([first], strips), image.to(first.device).float() / 255)
+        return self.refine(itertools.chain([first], strips), image.to(first.device).float() / 255, self.patch)
 
     def scores(self, image: Tensor, score: Score) -> Tensor:
         """:meth:`strips` in one piece, (K, H, W)."""

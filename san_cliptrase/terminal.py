@@ -14,6 +14,15 @@ def complain(message: object) -> None:
     sys.stderr.write(f"error: {one_line(message)}\n")
 
 
+def told(error: BaseException) -> str | None:
+    """What is said of an error: of those raised on purpose, and of the system's about a file; None: it is a mistake."""
+    if isinstance(error, SanCliptraseError):
+        return one_line(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")
+    return None
+
+
 def exit_status(run: Callable[[], int | None]) -> int:
     """The exit status of a process that does ``run()``: the one place where the package's errors are caught.
 
@@ -22,10 +31,9 @@ def exit_status(run: Callable[[], int | None]) -> int:
     """
     try:
         return run() or 0
-    except SanCliptraseError as error:
-        complain(error)
-    except OSError as error:
-        if error.filename is None:
+    except (SanCliptraseError, OSError) as error:
+        message = told(error)
+        if message is None:
             raise
-        complain(f"{error.filename}: {error.strerror}")
+        complain(message)
     return 1

@@ -78,3 +78,8 @@ def csv_cell(value: object) -> object:
 
 def _is_plain(letter: str) -> bool:
     return letter in JOINERS or unicodedata.category(letter)[0] not in "CZ"
+
+
+def words_in(text: str) -> list[str]:
+    """Words with commas between; none in an empty text."""
+    return [word.strip() for word in text.split(",")] if text.strip() else []

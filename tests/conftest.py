@@ -1,11 +1,13 @@
 """A world small enough to train in: a few generated scenes of mixed sizes, and configurations with random weights."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # The demo's configuration, cut down until a training step takes a fraction of a second.
 TINY = {
     "MODEL.DEVICE": "cpu",
@@ -89,6 +91,15 @@ def tiny_sam(tmp_path_factory):
 
     pytest.importorskip("transformers")
     return save_sam(tmp_path_factory.mktemp("sam"))
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Path of a browser of the system."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)})")
+    return found
 
 
 @pytest.fixture

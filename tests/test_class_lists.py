@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from san_cliptrase.class_lists import find_background, read_class_list, same_for_clip
+from san_cliptrase.class_lists import find_background, read_class_file, read_class_list, same_for_clip
 from san_cliptrase.clip.build import build_clip
 from san_cliptrase.errors import DataError
 
@@ -39,6 +39,36 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path, content, message):
     assert str(file) in str(caught.value)
 
 
+def test_names_may_have_colours_several_and_digits_of_their_own(tmp_path):
+    (tmp_path / "classes.txt").write_text("sea, ocean 0 0 128, 0  0 64\nroute 66 128 0 0\nroute 1 2 3 7 8 9\n")
+    found = read_class_file(tmp_path / "classes.txt")
+    assert found.names == ("sea, ocean", "route 66", "route 1 2 3") == read_class_list(tmp_path / "classes.txt")
+    assert found.colors == (((0, 0, 128), (0, 0, 64)), ((128, 0, 0),), ((7, 8, 9),))
+
+
+@pytest.mark.parametrize("line", ["boeing 7 3 737", "route 1 2", "1 2 3", "sea, 1 2 3", "mark 1 2 -3", "a 1 2 \u0663"])
+def test_lines_that_do_not_end_in_a_colour_are_names(tmp_path, line):
+    (tmp_path / "classes.txt").write_text(f"sky\n{line}\n", encoding="utf-8")
+    assert read_class_file(tmp_path / "classes.txt") == (("sky", line), ())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("sky\nroute 1 2 3\n", r"ends line 2, 'route 1 2 3', with the three numbers of a colour, and line 1, 'sky'"),
+        ("sky 1 2 3\nsea 1 2 256\n", "and line 2, 'sea 1 2 256', without"),
+        ("sky 1 2 3\n4 5 6\n", "and line 2, '4 5 6', without"),
+        ("sky 1 2 3\nsea 1  2 03\n", "gives the colour 1 2 3 to 'sky' and again to 'sea'"),
+        ("sky 1 2 3, 1 2 3\n", "gives the colour 1 2 3 to 'sky' and again to 'sky'"),
+        ("sky 1 2 3\nSky 4 5 6\n", "the same for CLIP, 'sky' and 'Sky', in lines 1 and 2"),
+    ],
+)
+def test_colours_that_could_be_a_mistake_are_refused(tmp_path, content, message):
+    (tmp_path / "classes.txt").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_class_list(tmp_path / "classes.txt")
+
+
 def test_pipes_sockets_and_devices_are_refused_and_not_waited_for(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # names of sockets are short
     os.mkfifo("pipe.txt")
@@ -46,7 +76,7 @@ def test_pipes_sockets_and_devices_are_refused_and_not_waited_for(tmp_path, monk
         listening.bind("socket.txt")
         (tmp_path / "link.txt").symlink_to("/dev/zero")
         for name in ("pipe.txt", "socket.txt", "link.txt", "/dev/zero"):
-            with pytest.raises(DataError, match="cannot read the class file .* no regular file but a pipe"):
+            with pytest.raises(DataError, match="cannot read the class file .* not a regular file but a pipe"):
                 read_class_list(name)
 
 

@@ -13,8 +13,9 @@ from san_cliptrase.config import KEYS, REMOVED, RENAMED
 from tests.conftest import ROOT
 from tests.test_layering import LEVELS
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NAMES = [page.name if page.parent == ROOT else f"docs/{page.name}" for page in PAGES]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), DOCS / "convergence/details.md"]
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 PLACEHOLDER = re.compile(r"[A-Z_]+")  # FILE, DIR, REPORT, ...
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)
 
@@ -212,8 +213,9 @@ def test_links_lead_somewhere(page):
 
 
 def test_every_page_is_in_the_index():
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    assert not [page.name for page in PAGES if page.name != "README.md" and f"({page.name}" not in index]
+    index = DOCS / "README.md"
+    targets = re.findall(r"\]\(([^)#]+)", index.read_text(encoding="utf-8"))
+    assert {*PAGES} - {ROOT / "README.md", index} <= {(DOCS / target).resolve() for target in targets}
 
 
 @cache

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops
 
 from san_cliptrase import drawing
 from san_cliptrase.colors import class_colors
-from san_cliptrase.drawing import count_labels, draw_overlay, outlines, percent, printable
+from san_cliptrase.drawing import count_labels, draw_comparison, draw_overlay, outlines, percent, printable
 
 
 def black(height, width):
@@ -104,6 +104,40 @@ def test_every_shape_is_drawn_with_its_legend_beside_it(shape):
         assert overlay.height >= 480
 
 
+def test_a_comparison_has_the_errors_in_red_and_the_iou_of_each_class(monkeypatch):
+    image = np.full((400, 600, 3), 100, np.uint8)
+    truth = np.zeros((400, 600), dtype=np.int64)
+    truth[:, 300:] = 1
+    prediction = truth.copy()
+    prediction[:, 300:400] = 0
+    truth[300:] = 255
+    prediction[350:] = 3  # not scored, so no class of this image
+    seen, legend = [], drawing._draw_legend
+    monkeypatch.setattr(
+        drawing, "_draw_legend", lambda entries, *rest, **more: seen.extend(entries) or legend(entries, *rest, **more)
+    )
+    drawn = np.asarray(draw_comparison(image, prediction, truth, ["sea", "sky", "boat", "car"], 255, "a.png"))
+    rows = [(entry.name, entry.share) for entry in seen]
+    assert rows == [("sea", "IoU 75 %"), ("sky", "IoU 67 %"), ("error", "17 %"), ("not scored", "25 %")]
+    top, step = 4 * 14, 614
+    assert drawn.shape[1] == 4 * step + 14
+    at = [drawn[top + 50, 14 + place * step + 350] for place in range(4)]
+    sea, sky = (class_colors(4)[index].astype(float) for index in (0, 1))
+    np.testing.assert_array_equal(at[0], 100)
+    np.testing.assert_allclose(at[1], (100 + sea) / 2, atol=1)
+    np.testing.assert_allclose(at[2], (100 + sky) / 2, atol=1)
+    np.testing.assert_allclose(at[3], 0.8 * np.array(drawing.ERROR) + 20, atol=1)
+    np.testing.assert_array_equal(drawn[top + 50, 14 + 3 * step + 100], 100)  # right
+    np.testing.assert_array_equal(drawn[top + 320, 14 + 3 * step + 100], 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3), (90, 200)])
+def test_comparisons_of_every_shape_are_drawn(shape):
+    truth = np.full(shape, 255)
+    drawn = draw_comparison(black(*shape), np.zeros(shape, np.int64), truth, ["sea", "sky"], 255, "only filling")
+    assert max(drawn.size) <= 4 * (drawing.LONGEST_PANEL + 100)
+
+
 def test_huge_images_are_reduced_and_not_copied(monkeypatch):
     image, labels = black(3000, 6000), np.zeros((3000, 6000), dtype=np.int64)
     image[:, 3000:], labels[:, 3000:] = 200, 1
@@ -168,6 +202,7 @@ def test_another_font_is_found_for_other_letters_and_lacking_ones_are_told(monke
     with caplog.at_level(logging.WARNING):
         assert drawing._drawable("sea 海と空") == "sea ?"
         draw_overlay(black(48, 60), np.zeros((48, 60), np.uint8), ["海"])
+    assert drawing._shown_name(["sea", "海"], 1) == "? (class 1)"
     assert "no font of this machine has all letters of 'sea 海と空'" in caplog.text
     for cached in (drawing._font_file, drawing._drawable):
         cached.cache_clear()

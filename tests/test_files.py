@@ -132,7 +132,7 @@ def test_a_file_of_somebody_else_that_is_called_lock_stays(tmp_path):
     assert (tmp_path / "lock").read_text() == "my notes"
     (tmp_path / "lock").unlink()
     os.mkfifo(tmp_path / "lock")
-    with pytest.raises(OutputError, match="it is no regular file but a pipe"), only_run_in(tmp_path):
+    with pytest.raises(OutputError, match="it is not a regular file but a pipe"), only_run_in(tmp_path):
         pass
 
 

@@ -329,7 +329,7 @@ def test_paths_that_lead_to_no_file_are_told_what_is_wanted(path, message):
 def test_pipes_and_devices_are_refused_and_not_waited_for(tmp_path, read):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", "/dev/zero"):
-        with pytest.raises(DataError, match="it is no regular file"):
+        with pytest.raises(DataError, match="it is not a regular file"):
             read(path)
 
 

@@ -11,11 +11,11 @@ LEVELS = [  # rooms of one level do not know each other
     {"texts"},
     {"errors", "colors", "choices", "protocols"},
     {"files", "structures", "terminal", "weights_files", "raster_files", "pools"},
-    {"__init__", "class_lists", "config", "compat", "device", "images", "drawing", "scenes", "text_tables"}
-    | {"yaml_files"},
+    {"__init__", "class_lists", "config", "compat", "coco", "device", "images", "drawing", "scenes"}
+    | {"text_tables", "yaml_files"},
     {"clip", "refine"},
     {"regions"},
-    {"windows", "strips"},
+    {"windows", "strips", "patches"},
     {"scoring"},
     {"cliptrase", "san"},
     {"builders"},
@@ -25,7 +25,7 @@ LEVELS = [  # rooms of one level do not know each other
     {"evaluation"},
     {"engine"},
     {"commands"},
-    {"lab", "__main__", "train_net"},
+    {"app", "lab", "__main__", "train_net"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # library -> the only places (rooms, or files as room/file) that import it
@@ -34,7 +34,11 @@ HOMES = {
     "timm": {"san/side_adapter", "regions/timm_vit", "lab/pretrain/dino", "lab/pretrain/scenes_dino"},
     "transformers": {"regions/sam"},
     "tabulate": {"text_tables"},
-    "sklearn": {"engine/prototypes", "evaluation/unsupervised"},
+    "sklearn": {"app/offers", "engine/prototypes", "evaluation/unsupervised"},
+    "gradio": {"app"},
+    "pycocotools": {"coco"},
+    "supervision": {"segmentation"},
+    "onnxscript": {"segmenter/onnx_export"},
     "detectron2": {
         "compat",
         "losses",

@@ -12,6 +12,7 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase import TrainingFreeReader
 from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.engine.prototypes import initialise_prototypes
+from san_cliptrase.refine import REFINEMENTS
 from san_cliptrase.regions.build import SOURCES, build_region_source
 from san_cliptrase.regions.controls import canvas_labels
 from san_cliptrase.san.query_init import QUERY_INITS
@@ -25,9 +26,11 @@ READINGS = [
     *((name, classify) for name in SOURCES for classify in CLASSIFY if classify != "patches"),
 ]
 STARTS = [
-    ("off", "cliptrase"),  # which asks no source
-    *((init, name) for init in QUERY_INITS if init != "off" for name in ("cliptrase", "timm:MODEL", "grid")),
-    *((init, "sam") for init in ("map_add", "tokens_prior")),
+    ("off", "cliptrase", "none"),  # which asks no source
+    *((init, name, "none") for init in QUERY_INITS if init != "off" for name in ("cliptrase", "timm:MODEL", "grid")),
+    *((init, "sam", "none") for init in ("map_add", "tokens_prior")),
+    *(("tokens_prior", "cliptrase", refine) for refine in REFINEMENTS if refine != "none"),
+    ("map_add", "timm:MODEL", "laplacian"),
 ]
 
 
@@ -94,10 +97,10 @@ def test_every_rule_way_to_classify_and_source(request, clip, text, batches, nam
             assert torch.equal(read(*one, reader.segment)[0], own), rule
 
 
-@pytest.mark.parametrize(("init", "name"), STARTS)
-def test_every_query_initialisation_and_source(request, world, tmp_path, init, name):
+@pytest.mark.parametrize(("init", "name", "refine"), STARTS)
+def test_every_query_initialisation_and_source(request, world, tmp_path, init, name, refine):
     source = tiny_source(request, name)
-    keys = {"source": source.pop("name"), **source}
+    keys = {"source": source.pop("name"), "refine": refine, **source}
     model = world.model(
         model__san__query_init__name=init,
         model__san__query_init__repeat=False,

@@ -58,11 +58,12 @@ def test_windows_hold_views_and_refinement_follows():
     image = torch.arange(40 * 64).view(40, 64).div(16).to(torch.uint8).expand(3, -1, -1).contiguous()
     asked = []
 
-    def refine(strips, given):
+    def refine(strips, given, patch):
         asked.append(given)
+        assert patch == 8
         return (2 * strip for strip in strips)
 
-    scoring = Scoring((1.0, 1.5), True, Windows(32, 16), refine)
+    scoring = Scoring((1.0, 1.5), True, Windows(32, 16), refine, patch=8)
     seen = []
 
     def score(images):
@@ -95,7 +96,7 @@ def test_every_model_is_refined_and_a_batch_gives_what_each_image_gives_alone(wo
     for labels, one in zip(together, entries, strict=True):
         assert torch.equal(labels, model.label_maps([one])[0])
     favoured = torch.tensor([0.0, 0.0, 9.0])[:, None, None]
-    model.scoring = dataclasses.replace(model.scoring, refine=lambda strips, _: (one + favoured for one in strips))
+    model.scoring = dataclasses.replace(model.scoring, refine=lambda strips, *_: (one + favoured for one in strips))
     assert all((labels == 2).all() for labels in model.label_maps(entries))
 
 
@@ -109,16 +110,18 @@ def test_the_mirror_image_of_an_image_gets_the_mirror_of_its_labels(world):
 
 def test_refinements_are_named():
     assert refinement("none") is None
-    with pytest.raises(OptionError, match="unknown refinement 'pamer'; did you mean pamr"):
+    with pytest.raises(
+        OptionError, match="unknown refinement 'pamer'; choose one of: none, pamr, pamr_half, laplacian"
+    ):
         refinement("pamer")
-    with pytest.raises(OptionError, match=f"known are: {', '.join(REFINEMENTS)}"):
+    with pytest.raises(OptionError, match=f"choose one of: {', '.join(REFINEMENTS)}"):
         refinement("crf")
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"test__refine": "crf"}, "TEST.REFINE is 'crf'; it must be one of: none, pamr, laplacian"),
+        ({"test__refine": "crf"}, "TEST.REFINE is 'crf'; it must be one of: none, pamr, pamr_half, laplacian"),
         ({"test__scales": ()}, "TEST.SCALES"),
         ({"test__scales": (0.0,)}, "TEST.SCALES"),
         ({"test__refine": "pamr", "test__protocol": "unsupervised"}, "reads no scores"),

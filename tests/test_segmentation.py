@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
+from san_cliptrase.choices import FORMATS
 from san_cliptrase.colors import class_colors
-from san_cliptrase.errors import OutputError
+from san_cliptrase.errors import OptionError, OutputError
 from san_cliptrase.segmentation import Segmentation
 
 LABELS = np.array([[0, 0, 2, 2], [0, 0, 0, 2], [1, 0, 0, 2]])
@@ -65,7 +67,7 @@ def test_scores_of_another_size_are_an_error():
 @pytest.mark.parametrize(
     ("labels", "names", "message"),
     [
-        (LABELS + 2, NAMES, "labels from 2 to 4 are no indices into 4 names"),
+        (LABELS + 2, NAMES, "labels from 2 to 4 are not indices into 4 names"),
         (LABELS - 1, NAMES, "labels from -1 to 1"),
         (LABELS, ["sea", "sky", "sea"], "more than once: sea"),
     ],
@@ -120,6 +122,18 @@ def test_label_files_have_the_indices_of_any_number_of_classes(tmp_path, classes
     assert path.read_bytes()[24] == (8 if classes <= 256 else 16)  # bits of a value
 
 
+def test_every_format_of_an_image_can_be_asked_for(tmp_path):
+    given = np.full((4, *LABELS.shape), 0.25)
+    paths = segmentation(scores=lambda: given).save(tmp_path / "all", [name for name in FORMATS if name != "coco"])
+    ends = ["_overlay.png", "_labels.png", "_scores.npz", "_confidence.png", ".json"]
+    assert [path.name for path in paths] == [f"all{end}" for end in ends]
+    with pytest.raises(OptionError, match="unknown format 'coco'"):
+        segmentation().save(tmp_path / "all", ["coco"])
+    (tmp_path / "other_scores.npz").write_bytes(b"mine")
+    with pytest.raises(OutputError, match="not replaced"):
+        segmentation().save(tmp_path / "other", ["scores"])
+
+
 def test_own_files_are_replaced_and_others_never(tmp_path):
     first, second = segmentation(), segmentation(LABELS[:, ::-1])
     paths = first.save(tmp_path / "photo")
@@ -157,6 +171,64 @@ def test_a_stem_without_a_name_and_a_folder_that_is_a_file_are_told(tmp_path):
             segmentation().save(stem)
     with pytest.raises(OutputError, match="cannot write"):
         segmentation().save(tmp_path / "file" / "photo")
+
+
+@pytest.fixture
+def divided():
+    """Two regions of sea, one of boat, and soft masks of half the image's size."""
+    labels = np.zeros((8, 12), dtype=np.int64)
+    labels[:, 8:] = 1
+    labels[0, 0] = 3
+    regions = np.zeros((3, 4, 6), dtype=np.float32)
+    regions[0, :, :2], regions[1, :, 2:4], regions[2, :, 4:] = 1, 0.9, 0.8
+    return segmentation(labels, regions=lambda: regions, source="photos/a.jpg")
+
+
+def test_masks_are_of_classes_or_of_regions_and_cover_the_image_once(divided):
+    per_class, per_region = list(divided.parts()), list(divided.parts("region"))
+    assert [index for index, _ in per_class] == [0, 1, 3]
+    assert [index for index, _ in per_region][:3] == [0, 0, 1]
+    for parts in (per_class, per_region):
+        assert (np.sum([mask for _, mask in parts], axis=0) == 1).all()
+        assert all((divided.labels[mask] == index).all() for index, mask in parts)
+    assert per_region[0][1][:, :4].sum() == 31 and per_region[1][1][:, 4:8].all()
+    with pytest.raises(OptionError, match="unknown division into masks 'regions'; did you mean region"):
+        list(divided.parts("regions"))
+    with pytest.raises(OptionError, match="need regions"):
+        list(segmentation(regions=lambda: np.zeros((0, 2, 2))).parts("region"))
+
+
+@pytest.mark.parametrize("per", ["class", "region"])
+def test_pycocotools_reads_what_is_written(divided, tmp_path, per):
+    (tmp_path / "coco.json").write_text(json.dumps(divided.to_coco(per)))
+    read = COCO(tmp_path / "coco.json")
+    (image,) = read.loadImgs(read.getImgIds())
+    assert (image["file_name"], image["height"], image["width"]) == ("a.jpg", 8, 12)
+    assert [category["name"] for category in read.loadCats(read.getCatIds())] == NAMES
+    found = read.loadAnns(read.getAnnIds(imgIds=[image["id"]]))
+    for annotation, (index, mask) in zip(found, divided.parts(per), strict=True):
+        np.testing.assert_array_equal(read.annToMask(annotation), mask)
+        assert read.loadCats(annotation["category_id"])[0]["name"] == NAMES[index]
+        assert annotation["area"] == mask.sum()
+        x, y, width, height = map(int, annotation["bbox"])
+        assert mask[y : y + height, x : x + width].sum() == mask.sum()
+
+
+def test_detections_of_supervision_are_its_masks(divided):
+    found = divided.to_supervision("region")
+    for index, mask, name, expected in zip(
+        found.class_id, found.mask, found["class_name"], divided.parts("region"), strict=True
+    ):
+        assert (index, name) == (expected[0], NAMES[index])
+        np.testing.assert_array_equal(mask, expected[1])
+    assert len(divided.to_supervision()) == 3
+
+
+@pytest.mark.parametrize(("library", "call"), [("pycocotools", "to_coco"), ("supervision", "to_supervision")])
+def test_a_missing_library_is_named_with_its_extra(monkeypatch, library, call):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(OptionError, match=r"pip install 'san_cliptrase\["):
+        getattr(segmentation(), call)()
 
 
 def test_torch_is_not_loaded():

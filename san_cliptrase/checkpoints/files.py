@@ -188,7 +188,7 @@ def _check_archive(path: str | Path, sums: bool = True) -> None:
         check_regular(path)
         if not zipfile.is_zipfile(path):
             raise DamagedCheckpoint(
-                f"cannot read the checkpoint {path}: it is no archive as torch.save has written since torch 1.6. "
+                f"cannot read the checkpoint {path}: it is not an archive as torch.save has written since torch 1.6. "
                 f"Is the file whole?"
             )
         with zipfile.ZipFile(path) as archive:
@@ -221,7 +221,7 @@ def weights_in(loaded: dict[str, Any], path: str | Path) -> dict[str, torch.Tens
                 f"checkpoint {path} holds a {type(value).__name__} named {name!r:.80}; expected weights by name"
             )
         if value.layout != torch.strided or value.is_meta or value.is_complex() or value.is_quantized:
-            raise CheckpointError(f"checkpoint {path}: {name:.80} is no plain tensor of real numbers")
+            raise CheckpointError(f"checkpoint {path}: {name:.80} is not a plain tensor of real numbers")
     return state
 
 

@@ -150,7 +150,7 @@ def _first_match(key: str, rows: tuple[_Row, ...]) -> tuple[_Row, str]:
     for row in rows:
         if (name := row.to_ours(key)) is not None:
             return row, name
-    raise ValueError(f"{key!r} is no parameter of the official SAN: this is a checkpoint of another model")
+    raise ValueError(f"{key!r} is not a parameter of the official SAN: this is a checkpoint of another model")
 
 
 def to_official(state: Mapping[str, Tensor], first_rec_block: int, class_weights: Tensor) -> dict[str, Tensor]:

@@ -107,9 +107,14 @@ class DenseRule:
     dual: int = 0
     surgery: bool = False
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    @property
+    def first(self) -> int:
+        """The first of q, k, v that a term reads; those before it may be None."""
+        return min(0 if term == "polar" else min(map("qkv".index, term)) for term in self.terms)
+
+    def __call__(self, q: Tensor | None, k: Tensor | None, v: Tensor, bias: Tensor | None = None) -> Tensor:
         """The rule itself: (B, M, T, d)."""
-        named = {"q": q, "k": k, "v": v}
+        named = {name: vectors for name, vectors in zip("qkv", (q, k, v), strict=True) if vectors is not None}
         if self.cosine:
             named = {name: equal_lengths(vectors, bias) for name, vectors in named.items()}
 

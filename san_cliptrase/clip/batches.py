@@ -46,7 +46,9 @@ def image_batch(images: Sequence[Tensor], clip: FrozenClip, divisibility: int = 
     normalised = (clip.normalize(image.to(device).float() / 255) for image in images)
     resized = [resize_for_clip(image[None], scale)[0] for image in normalised]
     sizes = [tuple(image.shape[-2:]) for image in resized]
-    height, width = (-(-max(sides) // divisibility) * divisibility for sides in zip(*sizes, strict=True))
+    height, width = (
+        (max(sides) + divisibility - 1) // divisibility * divisibility for sides in zip(*sizes, strict=True)
+    )
     padded = [F.pad(image, (0, width - w, 0, height - h)) for image, (h, w) in zip(resized, sizes, strict=True)]
     return ImageBatch(torch.stack(padded), sizes)
 

@@ -48,10 +48,22 @@ def _project(block: nn.Module, tokens: Tensor, first: int) -> tuple[Tensor, ...]
 
 
 def attention_output(
-    block: nn.Module, tokens: Tensor, attend: AttentionRule = softmax_attention, bias: Tensor | None = None
+    block: nn.Module,
+    tokens: Tensor,
+    attend: AttentionRule = softmax_attention,
+    bias: Tensor | None = None,
+    first: int = 0,
 ) -> Tensor:
-    """What a block's attention adds to the tokens: ``ls_1(W_o mix(q, k, v))``; arguments and shape as ``run_block``."""
-    return project_output(block, attend(*project_qkv(block, tokens), bias))
+    """What a block's attention adds to the tokens: ``ls_1(W_o mix(q, k, v))``.
+
+    Args:
+        block: See :func:`run_block`, and ``tokens``, ``attend``, ``bias``.
+        first: The first of q, k, v that the rule reads; those before it are not computed, and None.
+
+    Returns:
+        (B, T, C)
+    """
+    return project_output(block, attend(*[None] * first, *_project(block, tokens, first), bias))
 
 
 def project_output(block: nn.Module, mixed: Tensor) -> Tensor:

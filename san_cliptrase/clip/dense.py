@@ -14,6 +14,7 @@ from san_cliptrase.clip.attention import AttentionRule, DenseRule, softmax_atten
 from san_cliptrase.clip.blocks import attention_output, mlp_output, project_qkv
 from san_cliptrase.clip.depth import check_depth, same_share
 from san_cliptrase.clip.layers import LayerReading, grid_by_grid
+from san_cliptrase.clip.recognition import last_cls
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError
 from san_cliptrase.structures import ClipFeatures, Size
@@ -42,7 +43,8 @@ def neighbour_window(grid: Size, device: torch.device | None = None) -> Tensor:
     """
     steps = [torch.arange(n, device=device) for n in grid]
     rows, columns = (torch.exp(-((n[:, None] - n) ** 2) / (2 * NEIGHBOUR_STD**2)) for n in steps)
-    return F.pad(torch.kron(rows, columns), (1, 0, 1, 0))
+    products = rows[:, None, :, None] * columns[:, None]  # kron's, which an exported graph keeps at one size
+    return F.pad(products.flatten(2).flatten(0, 1), (1, 0, 1, 0))
 
 
 def class_bias(classes: Tensor) -> Tensor:
@@ -102,7 +104,7 @@ def dense_taps(visual: ClipVisualEncoder, rule: DenseRule | LayerReading) -> tup
             f"the attention rule sums the last {rule.dual} blocks, but this tower has {visual.depth}: choose a shorter "
             f"second path, as vv-mlp+dual{visual.depth}+surgery"
         )
-    taps = {*range(-max(rule.dual, 1), 0), *([visual.depth] if rule.dual else [])}
+    taps = {*range(-max(rule.dual, 1), 0)}
     earlier = {tap - visual.depth for tap in rcs_taps(visual.depth)} if rule.rcs else set()
     return tuple(sorted(taps | earlier))
 
@@ -142,10 +144,10 @@ def read_densely(
     path = features.tokens[first] if rule.residual else torch.zeros_like(features.tokens[first])
     for index in range(first, depth):
         block = visual.blocks[index]
-        path = path + attention_output(block, features.tokens[index], attend, bias)
+        path = path + attention_output(block, features.tokens[index], attend, bias, rule.first)
         if rule.mlp:
             path = path + mlp_output(block, path)
-    return torch.cat([features.tokens[depth][:, :1], path[:, 1:]], dim=1) if rule.dual else path
+    return torch.cat([last_cls(visual, features), path[:, 1:]], dim=1) if rule.dual else path
 
 
 def _truth_bias(rule: DenseRule, classes: Tensor | None) -> Tensor | None:

@@ -31,7 +31,7 @@ def dense_reading(text: str) -> DenseRule | LayerReading:
     for place, part in enumerate(parts):
         if part not in steps:
             known = f"{', '.join(steps)} leave a step out of it; {suggest(part, steps)}" if steps else "it has no parts"
-            raise OptionError(f"unknown attention rule {text!r}: {part!r} is no part of {first!r}: {known}")
+            raise OptionError(f"unknown attention rule {text!r}: {part!r} is not a part of {first!r}: {known}")
         if part in parts[:place]:
             raise OptionError(f"unknown attention rule {text!r}: {part!r} repeats a part of it")
     return dataclasses.replace(reading, **{part[1:]: False for part in parts})

@@ -56,6 +56,18 @@ def recognition_taps(clip: ClipVisualEncoder, num_blocks: int) -> tuple[int, ...
     return tuple(range(clip.depth - num_blocks, clip.depth))
 
 
+def last_cls(clip: ClipVisualEncoder, features: ClipFeatures) -> Tensor:
+    """[CLS] as it leaves the last block, (B, 1, C): it alone passes that block, whose patches nobody asks for.
+
+    Args:
+        clip: The frozen image tower that made the features.
+        features: With the tap of the last block.
+    """
+    entering, block, bias = features.tokens[clip.depth - 1], clip.blocks[-1], clip.key_bias(features.valid)
+    attend = sos_attention(*project_kv(block, entering[:, 1:]))
+    return run_block(block, entering[:, :1], attend, None if bias is None else bias[..., 1:])
+
+
 def recognise(clip: ClipVisualEncoder, features: ClipFeatures, biases: Sequence[Tensor]) -> Tensor:
     """Embed each mask of a batch by a copy of [CLS] that passes CLIP's last blocks under the mask's attention bias.
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from san_cliptrase.clip.attention import softmax_attention
-from san_cliptrase.clip.blocks import attention_output, project_kv, run_block
+from san_cliptrase.clip.blocks import attention_output
 from san_cliptrase.clip.depth import check_depth, same_share
 from san_cliptrase.clip.layers import LayerReading
-from san_cliptrase.clip.recognition import sos_attention
+from san_cliptrase.clip.recognition import last_cls
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.structures import ClipFeatures, Size
 
@@ -122,10 +122,7 @@ class ScClip(LayerReading):
     def tokens(self, visual: ClipVisualEncoder, features: ClipFeatures) -> Tensor:
         """See ``LayerReading``; [CLS] is CLIP's own."""
         steps = self.steps(visual, features)
-        entering, block = features.tokens[visual.depth - 1], visual.blocks[-1]
-        # [CLS] alone passes the last block, as it was trained: what patches become there is not asked for.
-        own = run_block(block, entering[:, :1], sos_attention(*project_kv(block, entering[:, 1:])))
-        return torch.cat([own, steps.regathered + steps.levels], dim=1)
+        return torch.cat([last_cls(visual, features), steps.regathered + steps.levels], dim=1)
 
     def steps(self, visual: ClipVisualEncoder, features: ClipFeatures, outliers: Tensor | None = None) -> Steps:
         """Every step in order.
@@ -162,13 +159,13 @@ class ScClip(LayerReading):
     def _last_block(self, visual: ClipVisualEncoder, patches: Tensor, similarity: Tensor) -> Tensor:
         """``W_o ((A(k, k) + softmax(M)) / 2) v``, M from :func:`similarity_attention`, without residual and MLP."""
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        def attend(q: None, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
             mixed = softmax_attention(k, k, v)
             if not self.similar:
                 return mixed
             return (mixed + similarity_attention(similarity)[:, None].to(v.dtype) @ v) / 2
 
-        return attention_output(visual.blocks[-1], patches, attend)
+        return attention_output(visual.blocks[-1], patches, attend, first=1)
 
 
 STEPS = tuple(field.name for field in dataclasses.fields(ScClip))

@@ -106,8 +106,11 @@ class ClipVisualEncoder(nn.Module):
         wanted = {resolve_layer(tap, self.depth) for tap in taps}
         if not wanted:
             raise ValueError("no taps: name at least one block whose input is wanted")
-        sizes = [tuple(images.shape[-2:])] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes]
-        tokens, valid = self._embed(images, sizes)
+        whole = tuple(images.shape[-2:])
+        sizes = [whole] * len(images) if sizes is None else [(int(h), int(w)) for h, w in sizes]
+        _check_sizes(sizes, (len(images), *whole))
+        tokens, valid = self._embed(images, None if all(size == whole for size in sizes) else sizes)
+        grid, valid = tuple(valid.shape[-2:]), valid.flatten(1)
         bias = self.key_bias(valid)
         found = {}
         for index in range(max(wanted) + 1):
@@ -115,7 +118,6 @@ class ClipVisualEncoder(nn.Module):
                 tokens = run_block(self.blocks[index - 1], tokens, bias=bias)
             if index in wanted:
                 found[index] = tokens
-        grid = tuple(-(-n // p) for n, p in zip(images.shape[-2:], self.patch_size, strict=True))
         return ClipFeatures(found, grid, valid, tuple(sizes), self.patch_size)
 
     def run(
@@ -146,7 +148,7 @@ class ClipVisualEncoder(nn.Module):
         Args:
             valid: (B, L) bool.
         """
-        if bool(valid.all()):
+        if torch.compiler.is_compiling() or bool(valid.all()):  # an exported graph takes one image, without padding
             return None
         keys = F.pad(valid, (1, 0), value=True)
         return torch.zeros(keys.shape, device=valid.device).masked_fill(~keys, -torch.inf)[:, None, None]
@@ -155,21 +157,30 @@ class ClipVisualEncoder(nn.Module):
         """Map what left the last block to the joint image-text space, ``ln_post(x) P``: (B, T, C) -> (B, T, E)."""
         return self.vision.ln_post(tokens) @ self.vision.proj
 
-    def _embed(self, images: Tensor, sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
-        """Patch, [CLS] and positional embedding, then ``ln_pre``: (B, T, C) and the validity of patches (B, L)."""
+    def _embed(self, images: Tensor, sizes: Sequence[Size] | None) -> tuple[Tensor, Tensor]:
+        """Patch, [CLS] and positional embedding, then ``ln_pre``: (B, T, C) and the validity of patches (B, h, w).
+
+        Args:
+            images: See :meth:`forward`.
+            sizes: See :meth:`forward`; None: no image has padding.
+        """
         ph, pw = self.patch_size
         height, width = images.shape[-2:]
         images = F.pad(images, (0, -width % pw, 0, -height % ph)).to(self.vision.conv1.weight.dtype)
-        _check_sizes(sizes, (len(images), height, width))
-        if any(size != (height, width) for size in sizes):
-            images = images * _rectangles(images, sizes)
-        patches = self.vision.conv1(images)
-        grids = [(-(-h // ph), -(-w // pw)) for h, w in sizes]
-        positions = {grid: self._positions(grid, patches.shape[-2:]) for grid in set(grids)}
-        patches = patches + torch.stack([positions[grid] for grid in grids]).to(patches.dtype)
+        if sizes is None:
+            patches = self.vision.conv1(images)
+            grid = tuple(patches.shape[-2:])
+            patches = patches + self._positions(grid, grid).to(patches.dtype)
+            valid = torch.ones_like(patches[:, 0], dtype=torch.bool)
+        else:
+            patches = self.vision.conv1(images * _rectangles(images, sizes))
+            grids = [(-(-h // ph), -(-w // pw)) for h, w in sizes]
+            positions = {grid: self._positions(grid, patches.shape[-2:]) for grid in set(grids)}
+            patches = patches + torch.stack([positions[grid] for grid in grids]).to(patches.dtype)
+            valid = _rectangles(patches, grids)[:, 0].bool()
         cls_token = (self.vision.class_embedding + self.vision.positional_embedding[0]).to(patches.dtype)
         tokens = torch.cat([cls_token.expand(len(images), 1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
-        return self.vision.ln_pre(tokens), _rectangles(patches, grids)[:, 0].flatten(1).bool()
+        return self.vision.ln_pre(tokens), valid
 
     def _positions(self, grid: Size, canvas: Size) -> Tensor:
         """Positional embedding of one image's grid, zero in the rest of the padded canvas: (C, h, w)."""

@@ -99,6 +99,11 @@ class TrainingFreeReader:
         """Whether :meth:`scores` are shares of a vote, in which background is a class already."""
         return self.classify == ("vote",)
 
+    @property
+    def gives_cosines(self) -> bool:
+        """Whether :meth:`scores` are cosines of pixels or regions with words, of which a softmax is a probability."""
+        return not self.votes and not (isinstance(self.rule, Cliper) and {*self.classify} - {*EMBEDDED})
+
     @torch.no_grad()
     def dense(self, features: ClipFeatures, classes: Tensor | None = None) -> Tensor:
         """Tokens in the joint space after the last block under the attention rule: (B, T, E), rows of length 1.
@@ -114,6 +119,8 @@ class TrainingFreeReader:
         found = F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
         entering = features.tokens[max(features.tokens)]
         for own, before, valid in zip(found[:, 1:], entering[:, 1:], features.valid, strict=True):
+            if torch.compiler.is_compiling():  # an exported graph raises nothing
+                break
             if valid.sum() > 1 and not differ(own[valid]) and differ(before[valid]):
                 raise WeightsError(
                     "CLIP's features, read densely, are the same at every patch of an image, though the patches are "

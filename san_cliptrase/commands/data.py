@@ -37,7 +37,13 @@ def register(parser: Parser, arguments: Sequence[str]) -> Namespace:
     add("folder", type=Path, metavar="FOLDER", help="with images/ and annotations/, or a folder a split in both")
     add("--name", default="", help="of the data set, or what comes before _train, _val (default: the folder's)")
     add("--classes", type=Path, metavar="FILE", help="one name a line (default: classes.txt in the folder)")
-    add("--ignore", type=int, metavar="VALUE", help="label value of pixels without a label (default: 255, or 65535)")
+    add(
+        "--ignore",
+        default="",
+        metavar="VALUE",
+        help="label value of pixels without a label (default: 255, or 65535); for label maps in colours their colour, "
+        "such as '0 0 0'",
+    )
     add("--background", default="", metavar="WORDS", help="words for the last class, background, with commas between")
     add("--unchecked", action="store_true", help="do not read the files first")
     return _parsed(parser, arguments, "register")

@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from san_cliptrase.errors import DataError, MissingFilesError, OutputError
@@ -14,7 +14,7 @@ from san_cliptrase.errors import DataError, MissingFilesError, OutputError
 IMAGE_TYPES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """What is taken for an image in a folder or by a pattern; a file that is named itself may have any ending."""
 
-_RESULTS = ("_overlay.png", "_labels.png")
+_RESULTS = ("_overlay.png", "_labels.png", "_confidence.png")
 
 
 def find_images(given: Sequence[str]) -> list[Path]:
@@ -78,10 +78,15 @@ def _types() -> str:
     return ", ".join(IMAGE_TYPES)
 
 
-def result_names(images: Sequence[Path]) -> list[str]:
-    """File names without their ending, numbered where two images share one: photo, photo_2."""
+def result_names(images: Sequence[Path], reserved: Collection[str] = ()) -> list[str]:
+    """File names without their ending, numbered where two images share one: photo, photo_2.
+
+    Args:
+        images: their paths.
+        reserved: names, in small letters, that none of them gets.
+    """
     names: list[str] = []
-    taken: set[str] = set()
+    taken = set(reserved)
     for path in images:
         name, number = path.stem, 2
         while name.casefold() in taken:  # where case makes no difference, "A" and "a" are one file

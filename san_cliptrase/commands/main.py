@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import TextIOWrapper
 
 from san_cliptrase import __version__
-from san_cliptrase.commands import data, export, lab, predict, runs
+from san_cliptrase.commands import app, data, export, lab, predict, runs
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.terminal import exit_status
 
@@ -60,15 +60,14 @@ COMMANDS = Group(
     "open-vocabulary semantic segmentation: training-free CLIPtrase, and SAN trained from its regions",
     {
         "predict": Command("segment images by words", predict.parse, "san_cliptrase.commands.predict"),
+        "app": Command("a page in the browser to try the models on", app.parse, "san_cliptrase.app.command"),
         "train": Command("train a SAN", runs.train, _ENGINE, _RESUME),
         "evaluate": Command("score a model on data sets", runs.evaluate, _ENGINE, _RESUME),
         "data": Group(
             "list, prepare, check and register data sets",
             {
                 "list": Command("show which data sets are there, and where the others are expected", data.show, _DATA),
-                "prepare": Command(
-                    "convert an unpacked archive; what is converted already is left alone", data.prepare, _DATA, _AGAIN
-                ),
+                "prepare": Command("convert an unpacked archive; finished files are kept", data.prepare, _DATA, _AGAIN),
                 "check": Command(
                     "read every file of a data set and say what is wrong; status 1 if anything is", data.check, _DATA
                 ),
@@ -132,6 +131,9 @@ def _sentence(about: str) -> str:
 
 
 def _execute(command: Command, options: Namespace) -> int:
+    # Read by OpenMP when torch is imported. Threads that spin while they wait take the core from the one that they wait
+    # for as soon as another program is busy.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal or pipe has no letters for
     try:

@@ -3,31 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-from argparse import SUPPRESS, Namespace
+from argparse import SUPPRESS, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from san_cliptrase.choices import ATTENTION_RULES, CLASSIFY, REFINEMENTS, REGION_SOURCES, TEMPLATES
-from san_cliptrase.class_lists import read_class_list
+from san_cliptrase.choices import (
+    ATTENTION_RULES,
+    CLASSIFY,
+    DEFAULT_READING,
+    FORMATS,
+    PARTS,
+    READINGS,
+    REFINEMENTS,
+    REGION_SOURCES,
+    TEMPLATES,
+)
+from san_cliptrase.class_lists import BACKGROUND, read_class_list
 from san_cliptrase.commands.inputs import find_images, make_output_folder, result_names
 from san_cliptrase.commands.parser import Parser, listing
 from san_cliptrase.errors import SanCliptraseError, suggest
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import complain
-from san_cliptrase.texts import exact, one_line
+from san_cliptrase.texts import exact, one_line, words_in
 
 if TYPE_CHECKING:
     from san_cliptrase.segmentation import Segmentation
 
 logger = logging.getLogger(__name__)
 
+COCO_FILE = "coco.json"
+"""Below --output."""
 FEW = 3
 """Up to this many images there is no progress bar."""
 OF_CLIP = (
     "model",
     "pretrained",
+    "reading",
     "attention",
     "classify",
     "cls_layer",
@@ -49,6 +63,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     """The command line of ``predict``."""
     parser.epilog = "\n\n".join(
         [
+            listing("readings", {name: one.about for name, one in READINGS.items()}),
             listing(
                 "attention rules (or a combination, as qq+kk-mlp+neighbours: docs/architecture.md)", ATTENTION_RULES
             ),
@@ -56,13 +71,23 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
             listing("sources of regions", REGION_SOURCES),
             listing("templates", TEMPLATES),
             listing("refinements", REFINEMENTS),
-            "Writes NAME_overlay.png, NAME_labels.png and NAME.json for every image NAME.",
+            listing("formats", FORMATS),
+            "Writes for every image NAME NAME.json, names and areas of the classes, and by --format: NAME_overlay.png\n"
+            f"and NAME_labels.png; {COCO_FILE}, one for all images; NAME_scores.npz; NAME_confidence.png.",
             'example: san-cliptrase predict photo.jpg --output out --vocabulary "sky, sea, boat"',
         ]
     )
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help='image files, folders, or quoted patterns such as "photos/**/*.jpg"')
     add("--output", required=True, type=Path, metavar="DIR", help="folder for the results; made if it is missing")
+    add(
+        "--format",
+        default="png",
+        type=_formats,
+        metavar="NAMES",
+        help="what to write, see below, with commas between (default: %(default)s)",
+    )
+    add("--coco-per", default=SUPPRESS, choices=[*PARTS], help="what a mask of coco is for (default: class)")
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--vocabulary", metavar="WORDS", help='class names with commas between: "sky, sea, boat"')
     words.add_argument("--vocabulary-file", type=Path, metavar="FILE", help="text file with one class name a line")
@@ -70,18 +95,27 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     add("--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda, ... (default: %(default)s)")
     add("--batch-size", type=int, default=8, metavar="N", help="images at a time (default: %(default)s)")
     add("--san", type=Path, metavar="RUN", help="a trained SAN: folder of its run, or a file that export wrote")
-    add("--refine", default=SUPPRESS, choices=[*REFINEMENTS], help="sharpen by the image's edges (default: none)")
+    add(
+        "--refine",
+        default=SUPPRESS,
+        choices=[*REFINEMENTS],
+        help="sharpen by the image's edges (default: as the reading)",
+    )
     add("--scales", default=SUPPRESS, type=float, nargs="+", metavar="N", help="sizes to see, 1 as usual (default: 1)")
     add("--flip", default=SUPPRESS, action="store_true", help="see the mirror image too")
-    clip = parser.add_argument_group("without --san: CLIPtrase, training-free")
+    clip = parser.add_argument_group("without --san: training-free")
 
     def choice(name: str, text: str, **more: object) -> None:
         clip.add_argument(name, default=SUPPRESS, help=text, **more)
 
     choice("--model", "ViT of open_clip, or scenes_vit, the demo's own (default: ViT-B-16)")
     choice("--pretrained", "tag of open_clip or weights file; scenes for scenes_vit (default: openai)", metavar="TAG")
-    choice("--attention", "rule of CLIP's last block, see below (default: cliptrase)", metavar="RULE")
-    choice("--classify", "what decides the class of a region, see below (default: vote)", metavar="WAY")
+    named = READINGS[DEFAULT_READING]
+    choice(
+        "--reading", f"what the next two and --refine are, see below (default: {DEFAULT_READING})", choices=[*READINGS]
+    )
+    choice("--attention", f"how CLIP is read, see below (default reading: {named.attention})", metavar="RULE")
+    choice("--classify", f"what decides a region's class, see below (default reading: {named.classify})", metavar="WAY")
     choice("--cls-layer", "classify cls: block that a region's [CLS] begins at (default: -6)", type=int, metavar="N")
     choice("--regions", "where regions come from, see below (default: cliptrase)", metavar="SOURCE")
     choice("--regions-pretrained", "timm:MODEL: weights file, default, or random (default: default)", metavar="FILE")
@@ -94,9 +128,13 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
     options = parser.parse_intermixed_args(arguments)
     if options.san and (given := [name for name in OF_CLIP if name in options]):
         parser.error(f"--{given[0].replace('_', '-')} does not go with --san: a trained SAN has settings of its own")
-    ways = getattr(options, "classify", "vote").split("+")
+    ways = options.classify.split("+") if "classify" in options else []
     if unknown := [way for way in ways if way not in CLASSIFY]:
         parser.error(f"argument --classify: unknown way {unknown[0]!r}; {suggest(unknown[0], CLASSIFY)}")
+    if "coco_per" in options and "coco" not in options.format:
+        parser.error("--coco-per goes with --format coco")
+    if getattr(options, "coco_per", "class") == "region" and ways == ["patches"]:
+        parser.error("--coco-per region needs regions, and --classify patches has none")
     if options.batch_size < 1:
         parser.error("--batch-size counts from 1")
     return options
@@ -107,8 +145,16 @@ def execute(options: Namespace) -> int:
     images = find_images(options.images)
     make_output_folder(options.output)
     remove_unfinished(options.output)
-    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else _words(options.vocabulary)
-    background = _words(options.background)
+    words = read_class_list(options.vocabulary_file) if options.vocabulary_file else words_in(options.vocabulary)
+    background = words_in(options.background)
+    coco = None
+    if "coco" in options.format:
+        from san_cliptrase.coco import CocoDataset, refuse_foreign_coco
+
+        coco = CocoDataset([*words, BACKGROUND] if background else words)
+        refuse_foreign_coco(options.output / COCO_FILE)
+    folder = os.path.commonpath([path.absolute().parent for path in images])
+    per, own_files = getattr(options, "coco_per", "class"), [name for name in options.format if name != "coco"]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("san_cliptrase").setLevel(logging.INFO)
 
@@ -128,30 +174,37 @@ def execute(options: Namespace) -> int:
                 "scenes_vit is the demo's small CLIP: it knows the materials of the demo scenes, no photographs"
             )
         segmenter = Segmenter.from_clip(**given, **more, device=options.device)
+
+    def save(path: Path, result: Segmentation, stem: Path) -> Path | Exception:
+        """Write the files of one image; returns the first of them, or what keeps them from being written."""
+        try:
+            first = result.save(stem, own_files)[0]
+            if coco is not None:
+                coco.add(path.absolute().relative_to(folder).as_posix(), result.labels, result.parts(per))
+            return first
+        except SanCliptraseError as error:
+            return error
+
     failed = 0
     results = segmenter.stream(images, words, batch_size=options.batch_size, background=background)
+    names = result_names(images, [Path(COCO_FILE).stem] if coco is not None else [])
     with tqdm(total=len(images), desc="images", unit="image", disable=len(images) <= FEW, mininterval=0.5) as bar:
-        for path, name, result in zip(images, result_names(images), results, strict=True):
-            stem = options.output / name
-            problem = result.error if isinstance(result, FailedImage) else _save(result, stem)
+        for path, name, result in zip(images, names, results, strict=True):
+            written = result.error if isinstance(result, FailedImage) else save(path, result, options.output / name)
             with tqdm.external_write_mode(file=sys.stdout):  # the bar makes room for the line
-                if problem is None:
-                    sys.stdout.write(f"{exact(path)}: {one_line(result.describe())} -> {exact(stem)}_overlay.png\n")
+                if isinstance(written, Path):
+                    sys.stdout.write(f"{exact(path)}: {one_line(result.describe())} -> {exact(written)}\n")
                 else:
                     failed += 1
-                    complain(problem)
+                    complain(written)
             bar.update()
+    if coco is not None:
+        coco.write(options.output / COCO_FILE)
     return 1 if failed else 0
 
 
-def _save(result: Segmentation, stem: Path) -> Exception | None:
-    """Write the files of one image; returns what keeps them from being written."""
-    try:
-        result.save(stem)
-    except SanCliptraseError as error:
-        return error
-    return None
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")] if text.strip() else []
+def _formats(text: str) -> list[str]:
+    names = words_in(text)
+    if unknown := [name for name in names or [""] if name not in FORMATS]:
+        raise ArgumentTypeError(f"unknown format {unknown[0]!r}; {suggest(unknown[0], FORMATS)}")
+    return names

@@ -29,12 +29,16 @@ def _run(parser: Parser, arguments: Sequence[str], eval_only: bool) -> Namespace
     add("--output", metavar="DIR", help="folder for what the run writes (the key OUTPUT_DIR)")
     add("--device", metavar="DEVICE", help="auto, cpu, cuda, ... (the key MODEL.DEVICE)")
     _add_run_options(parser, eval_only)
+    names = {"output": "OUTPUT_DIR", "device": "MODEL.DEVICE"}
+    if eval_only:
+        names["pictures"] = "TEST.PICTURES"
+        text = "write N images beside prediction, ground truth and errors (the key TEST.PICTURES)"
+        add("--pictures", type=int, metavar="N", help=text)
     parser.add_overrides("opts", "keys of the configuration, such as SEED 1 TEST.BATCH_SIZE 4")
     options = parser.parse_intermixed_args(arguments)
     options.eval_only = eval_only
-    options.opts = together(
-        options.opts, parser, output=("OUTPUT_DIR", options.output), device=("MODEL.DEVICE", options.device)
-    )
+    given = {option: (key, getattr(options, option)) for option, key in names.items()}
+    options.opts = together(options.opts, parser, **given)
     return options
 
 

@@ -17,6 +17,7 @@ from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import map_files
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import read_image
+from san_cliptrase.scenes.write import SPLITS
 
 MOST_NAMED = 10
 """Classes that a warning names."""
@@ -51,7 +52,7 @@ def dataset_pairs(name: str) -> Pairs:
 def dataset_state(name: str) -> State:
     """What is there, by counting files; none is opened."""
     spec = DATASETS.get(name)
-    expected = spec.count if spec else 0
+    expected = SPLITS[spec.split][1] if spec and spec.split else spec.count if spec else 0
     try:
         pairs = dataset_pairs(name)
     except FileNotFoundError as error:
@@ -62,6 +63,8 @@ def dataset_state(name: str) -> State:
         there = {place.images: images.is_dir(), place.labels: (root / place.labels).is_dir()}
         missing = [folder for folder, exists in there.items() if not exists]
         return State(0, expected, "missing", f"no {' and no '.join(missing)}" if missing else str(error))
+    if spec and spec.split and len(pairs.records) < expected:
+        return State(len(pairs.records), expected, "drawn on first use")
     problems = "; ".join(_count_problems(name, pairs))
     return State(len(pairs.records), expected, "incomplete" if problems else "ready", problems)
 
@@ -104,7 +107,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
     if not seen or not absent:
         return Findings(problems, [])
     if seen == {WIDE_IGNORE}:
-        problems.append(f"{title}: no pixel has a label: all that is in the label files is {ignore}, which means none")
+        problems.append(f"{title}: no pixel has a label: the label files hold only {ignore}, which means no label")
     elif len(classes) == 2 and seen == {0, WIDE_IGNORE}:
         problems.append(
             f"{title}: the label files hold 0 and {ignore} alone, as masks of two classes often do, and {ignore} means "
@@ -114,7 +117,7 @@ def check_records(records: list[dict], classes: Sequence[str], ignore: int, titl
     else:
         more = f", and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
         warning = (
-            f"{len(absent)} of the {len(classes)} classes occur in no label file: "
+            f"no label file shows {len(absent)} of the {len(classes)} classes: "
             f"{', '.join(map(repr, absent[:MOST_NAMED]))}{more}"
         )
         return Findings(problems, [warning])

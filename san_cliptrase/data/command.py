@@ -18,7 +18,6 @@ from san_cliptrase.data.check import check_dataset, check_records, dataset_state
 from san_cliptrase.data.datasets import datasets_root, image_folder
 from san_cliptrase.data.folder import make_entries
 from san_cliptrase.data.own import OWN, register_own, write_entries
-from san_cliptrase.data.pairs import load_pairs
 from san_cliptrase.data.sources import SOURCES
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.data.tasks import run_tasks
@@ -90,7 +89,7 @@ def register_command(options: argparse.Namespace) -> int:
     entries = make_entries(options.folder, options.name, options.classes, options.ignore, background)
     problems: list[str] = []
     for name, entry in entries.items():
-        records = load_pairs(name, *entry.folders())
+        records = entry.find(name).complete(name)
         if not options.unchecked:
             found = check_records(records, entry.classes, entry.ignore, name, options.workers)
             problems += found.problems
@@ -102,9 +101,10 @@ def register_command(options: argparse.Namespace) -> int:
     path = write_entries(entries)
     _say(f"registered in {path}: {', '.join(entries)}")
     last = [*entries][-1]
-    _say(
-        f"""for example: python train_net.py --config configs/cliptrase.yaml --eval-only DATASETS.TEST "('{last}',)" """
-    )
+    if entries[last].colors:
+        first, (color, *_) = entries[last].classes[0], entries[last].colors
+        _say(f"label maps are read by their colours: {color} is {first!r}, and so on")
+    _say(f"""for example: san-cliptrase evaluate --config configs/cliptrase.yaml DATASETS.TEST "('{last}',)" """)
     return 0
 
 

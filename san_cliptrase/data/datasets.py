@@ -83,10 +83,16 @@ def find_dataset(name: str) -> Pairs:
     return replace(pairs, records=[{**record, **reading} for record in pairs.records])
 
 
-def _load(name: str) -> list[dict]:
+def first_records(name: str, count: int) -> list[dict]:
+    """The first ``count`` records of a registered dataset: of demo scenes, no others are drawn."""
+    drawn = name in DATASETS and DATASETS[name].split
+    return (_load(name, count) if drawn else DatasetCatalog.get(name))[:count]
+
+
+def _load(name: str, first: int = 0) -> list[dict]:
     if split := DATASETS[name].split:
         if comm.is_main_process():
-            draw_split(datasets_root() / "demo_scenes", split)
+            draw_split(datasets_root() / "demo_scenes", split, first)
         comm.synchronize()  # every process of a run loads its datasets
     return find_dataset(name).complete(name)
 
@@ -103,7 +109,7 @@ def check_ignore(ignore: object, classes: Sequence[str], source: str) -> None:
         DataError: begins with ``source``.
     """
     if isinstance(ignore, bool) or not isinstance(ignore, int) or not -(2**31) <= ignore < 2**32:
-        raise DataError(f"{source}: the ignore value {ignore!r:.100} is no whole number that a label file can hold")
+        raise DataError(f"{source}: the ignore value {ignore!r:.100} is not a whole number that a label file can hold")
     if 0 <= ignore < len(classes):
         raise DataError(f"{source}: the ignore value {ignore} is the class {classes[ignore]!r}: choose another one")
 
@@ -132,7 +138,7 @@ def register(
         DataError: two names are the same for CLIP, or the ignore value is a class.
     """
     if not is_plain_name(name):
-        raise OptionError(f"{name!r} is no name for a dataset: use letters, digits, _, . and -")
+        raise OptionError(f"{name!r} is not a name for a dataset: use letters, digits, _, . and -")
     if isinstance(classes, str) or not classes:
         raise OptionError(f"dataset {name!r} needs a list of class names, not {classes!r:.100}")
     check_class_names(classes, f"dataset {name!r}", "item")

@@ -13,6 +13,7 @@ from detectron2.config import configurable
 from detectron2.projects.point_rend import ColorAugSSDTransform
 from detectron2.structures import BitMasks, Instances
 
+from san_cliptrase.data.palette import Palette
 from san_cliptrase.data.reductions import IGNORED, REDUCTIONS, Reduction
 from san_cliptrase.errors import DataError
 from san_cliptrase.images import image_size, read_image, read_values
@@ -24,22 +25,28 @@ MOST_MASKS = 1024
 """Most classes in one training image: each is a mask of its size."""
 
 
-def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int, int]) -> np.ndarray:
+def read_labels(
+    path: str, num_classes: int, ignore_label: int, size: tuple[int, int], palette: Palette | None = None
+) -> np.ndarray:
     """(H, W) int64 label map, checked.
 
     Args:
-        path: single-channel label image.
+        path: single-channel label image; with a palette, one in colours.
         num_classes: labels are 0 .. num_classes - 1, or ``ignore_label``.
         ignore_label: the value of unlabelled pixels.
         size: (height, width) that the image has.
+        palette: what colours stand for.
 
     Raises:
         DataError: if the file cannot be read, has channels, another size, fewer bits than the classes need, or a value
-            that is no class.
+            that is no class; with a palette see :meth:`Palette.read`.
     """
-    labels = read_values(path)
+    labels = palette.read(path, ignore_label) if palette else read_values(path)
     if labels.ndim != 2:
-        raise DataError(f"label file {path} has shape {labels.shape}; expected one class index per pixel")
+        raise DataError(
+            f"label file {path} has shape {labels.shape}; expected one class index per pixel. If its colours stand for "
+            f"classes, write them behind the names in the class file, as in 'building 128 0 0' (docs/datasets.md)"
+        )
     if labels.shape != size:
         raise DataError(f"label file {path} is {labels.shape[0]}x{labels.shape[1]}, its image {size[0]}x{size[1]}")
     if labels.dtype.itemsize == 1 and num_classes > 256:
@@ -62,9 +69,9 @@ def read_labels(path: str, num_classes: int, ignore_label: int, size: tuple[int,
 def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, size: tuple[int, int]) -> np.ndarray:
     """(H, W) int64 label map of a dataset's dict, whose values index ``vocabulary``.
 
-    Where the file was made for other classes, the dict names those as "label_names", or has the name of a
-    "reduction"; pixels of a class that ``vocabulary`` lacks get ``ignore_label``. Pixels without a label get it too,
-    whatever value ("ignore_value") they have in the file.
+    Where the file has colours, the dict says in "palette" what they stand for. Where it was made for other classes,
+    the dict names those as "label_names", or has the name of a "reduction"; pixels of a class that ``vocabulary`` lacks
+    get ``ignore_label``. Pixels without a label get it too, whatever value ("ignore_value") they have in the file.
 
     Raises:
         DataError: see :func:`read_labels`.
@@ -75,7 +82,7 @@ def record_labels(record: dict, vocabulary: Sequence[str], ignore_label: int, si
     # Files of datasets that do not say: 255 for up to 255 classes, or what INPUT.IGNORE_LABEL was set to below.
     usual = min(ignore_label, WIDE_IGNORE if num_values > 255 else 255)
     file_ignore = record.get("ignore_value", usual)
-    labels = read_labels(path, num_values, file_ignore, size)
+    labels = read_labels(path, num_values, file_ignore, size, record.get("palette"))
     if reduction is None and names == tuple(vocabulary):
         return labels if file_ignore == ignore_label else np.where(labels == file_ignore, ignore_label, labels)
     if reduction is None:
@@ -111,7 +118,7 @@ def check_labelled(records: Sequence[dict], vocabulary: Sequence[str], ignore_la
     if read:
         raise DataError(
             f"no pixel of {what} has a label: the {read} label files, such as "
-            f"{records[0]['sem_seg_file_name']}, hold nothing but what means that there is none. Check what the values "
+            f"{records[0]['sem_seg_file_name']}, hold only values that mean no label. Check what the values "
             f"of the files mean (docs/datasets.md)"
         )
 

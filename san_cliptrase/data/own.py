@@ -6,7 +6,7 @@ images stay where they are. Nothing in the file is executed.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,9 +14,10 @@ from typing import Any, NoReturn
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from san_cliptrase.class_lists import BACKGROUND, check_class_names
+from san_cliptrase.class_lists import BACKGROUND, check_class_names, check_colors, parse_colors
 from san_cliptrase.data.datasets import check_ignore, datasets_root, register, usual_ignore
-from san_cliptrase.data.pairs import Pairs, find_pairs, load_pairs
+from san_cliptrase.data.pairs import Pairs, find_pairs
+from san_cliptrase.data.palette import Palette
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.errors import ConfigError, DataError, suggest
 from san_cliptrase.files import from_home, is_plain_name, one_at_a_time, write_text_atomically
@@ -24,6 +25,7 @@ from san_cliptrase.yaml_files import read_yaml
 
 MOST_BYTES = 4 * 2**20
 REMEDY = "correct the entry, or delete it and register the folder again"
+NO_LABEL = "pixels without a label"
 OWN: dict[str, OwnDataset] = {}
 """The entries that are registered with detectron2 in this process."""
 
@@ -38,6 +40,8 @@ class OwnDataset:
         classes: names in the order of the label values.
         ignore: value of pixels without a label.
         background: words that together stand for the last class, which is then called "background".
+        colors: for label maps in colours, those of each class, such as "128 0 0" or "128 0 0, 64 0 0".
+        ignore_colors: the same for pixels without a label.
     """
 
     images: str
@@ -45,10 +49,16 @@ class OwnDataset:
     classes: tuple[str, ...]
     ignore: int = 255
     background: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
+    ignore_colors: str = ""
 
     def find(self, name: str) -> Pairs:
-        """Its files, see :func:`san_cliptrase.data.pairs.find_pairs`."""
-        return find_pairs(name, *self.folders())
+        """Its files, see :func:`san_cliptrase.data.pairs.find_pairs`; with the colours of label maps in their dicts."""
+        pairs = find_pairs(name, *self.folders())
+        if not self.colors:
+            return pairs
+        palette = Palette(tuple(map(parse_colors, self.colors)), parse_colors(self.ignore_colors))
+        return replace(pairs, records=[{**record, "palette": palette} for record in pairs.records])
 
     def folders(self) -> tuple[Path, Path]:
         """Where the images and the label maps are."""
@@ -99,7 +109,9 @@ class _Place:
 def _entry(place: _Place, values: Any) -> OwnDataset:
     """An entry, once every key of it is what it must be."""
     if not isinstance(place.name, str) or not is_plain_name(place.name):
-        place.refuse("", "this is no name for a dataset: use letters, digits, _, . and -, with a letter or digit first")
+        place.refuse(
+            "", "this is not a name for a dataset: use letters, digits, _, . and -; begin with a letter or digit"
+        )
     if place.name in DATASETS:
         raise DataError(f"{place.path} registers {place.name!r}, which is a dataset of this project; {REMEDY}")
     keys = [field.name for field in fields(OwnDataset)]
@@ -111,7 +123,9 @@ def _entry(place: _Place, values: Any) -> OwnDataset:
     for key in ("images", "labels"):
         if not isinstance(folder := values.get(key), str) or not folder.strip() or "\0" in folder:
             place.refuse(key, f"expected the path of a folder, not {folder!r:.100}")
-    classes, background = (_texts(place, key, values.get(key) or []) for key in ("classes", "background"))
+    classes, background, colors = (
+        _texts(place, key, values.get(key) or []) for key in ("classes", "background", "colors")
+    )
     if not classes:
         place.refuse("classes", "expected a list of class names, in the order of the label values; there are none")
     ignore = values.get("ignore", usual_ignore(len(classes)))
@@ -122,7 +136,27 @@ def _entry(place: _Place, values: Any) -> OwnDataset:
         raise DataError(f"{error}; {REMEDY}") from error
     if background and classes[-1] != BACKGROUND:
         place.refuse("background", f"background words need 'background' as the last class, not {classes[-1]!r:.100}")
-    return OwnDataset(values["images"], values["labels"], classes, ignore, background)
+    ignore_colors = values.get("ignore_colors") or ""
+    _check_colors(place, classes, colors, ignore_colors)
+    return OwnDataset(values["images"], values["labels"], classes, ignore, background, colors, ignore_colors)
+
+
+def _check_colors(place: _Place, classes: tuple[str, ...], colors: tuple[str, ...], ignored: Any) -> None:
+    if colors and len(colors) != len(classes):
+        place.refuse("colors", f"there are {len(colors)} for {len(classes)} classes; every class needs its own")
+    if ignored and not colors:
+        place.refuse("ignore_colors", "the classes have no colours")
+    if ignored and not (isinstance(ignored, str) and parse_colors(ignored)):
+        place.refuse("ignore_colors", f"expected colours such as '0 0 0' or '0 0 0, 255 255 255', not {ignored!r:.100}")
+    for number, color in enumerate(colors, 1):
+        if not parse_colors(color):
+            place.refuse("colors", f"item {number}: expected '128 0 0' or '128 0 0, 64 0 0', not {color!r:.100}")
+    if colors:
+        palette = [*map(parse_colors, colors), parse_colors(ignored)]
+        try:
+            check_colors([*classes, NO_LABEL], palette, f"{place}, key 'colors',")
+        except DataError as error:
+            raise DataError(f"{error}; {REMEDY}") from error
 
 
 def _texts(place: _Place, key: str, values: Any) -> tuple[str, ...]:
@@ -158,7 +192,7 @@ def register_own() -> None:
 
 
 def _load(name: str) -> list[dict]:
-    return load_pairs(name, *OWN[name].folders())
+    return OWN[name].find(name).complete(name)
 
 
 def write_entries(entries: dict[str, OwnDataset]) -> Path:

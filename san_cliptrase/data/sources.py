@@ -82,7 +82,7 @@ def _listed(source: Path, lists: tuple[str, ...], split: str) -> Iterator[str]:
         if (path := source / "ImageSets" / folder / f"{split}.txt").is_file():
             for stem in dict.fromkeys(read_bounded(path, MOST_BYTES).decode(errors="replace").split()):
                 if Path(stem).name != stem or "\0" in stem:  # files are written under these names
-                    raise DataError(f"{path} lists {stem!r:.100}, which is no plain file name: is it VOC's list?")
+                    raise DataError(f"{path} lists {stem!r:.100}, which is not a plain file name: is it VOC's list?")
                 yield stem
             return
 

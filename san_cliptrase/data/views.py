@@ -116,7 +116,7 @@ class SquareMapper:
         table = self.rules.file_values
         if table:
             file_ignore = record.get("ignore_value", 255)
-            labels = read_labels(record["sem_seg_file_name"], max(table) + 1, file_ignore, size)
+            labels = read_labels(record["sem_seg_file_name"], max(table) + 1, file_ignore, size, record.get("palette"))
             return np.where(labels == file_ignore, self.ignore_label, labels)
         if self.rules.void_is_background:  # here, not by a reduction: a square without a label stays without
             record = {key: value for key, value in record.items() if key != "reduction"}

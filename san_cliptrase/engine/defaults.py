@@ -134,7 +134,7 @@ def _check_values(cfg: CfgNode) -> None:
     for key, names in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", cfg.DATASETS.TEST)):
         for name in names:
             if isinstance(name, str) and not is_plain_name(name):  # files are named after it
-                raise ConfigError(f"DATASETS.{key} has {name!r:.200}, which is no name of a dataset")
+                raise ConfigError(f"DATASETS.{key} has {name!r:.200}, which is not the name of a dataset")
     unknown = sorted({*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST} - set(DatasetCatalog.list()))
     if unknown:
         known = sorted({*DATASETS, *OWN, *unknown} - set(unknown))

@@ -21,7 +21,7 @@ from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, SanCliptraseError
-from san_cliptrase.evaluation.evaluate import check_test_sets, dataset_records, evaluate_only
+from san_cliptrase.evaluation.evaluate import check_test_sets, dataset_records, evaluate_only, forget_records
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.terminal import exit_status
 
@@ -38,9 +38,12 @@ def run(args: argparse.Namespace) -> None:
         raise ConfigError(f"{what}: add --eval-only to evaluate")
     with RunFolder(Path(cfg.OUTPUT_DIR)) as place:
         enter_folder(cfg, args, place)
+        forget_records()
         # Before anything is fetched or built: missing data and checkpoints are found at once.
-        for name in cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for name in () if args.eval_only else cfg.DATASETS.TRAIN:
             dataset_records(name)
+        for name in cfg.DATASETS.TEST:
+            dataset_records(name, cfg.TEST.MAX_IMAGES)
         # --resume of an evaluation goes on with its counts. It evaluates the run's last checkpoint, as it always did; a
         # run that was given its weights, or has none to train, goes on with those.
         resumes = args.resume and trained and has_checkpoint(place.folder)

@@ -16,12 +16,14 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from san_cliptrase.data.datasets import first_records
 from san_cliptrase.data.loader import BadSample, build_test_loader, by_shape, process_share
 from san_cliptrase.data.mapper import check_labelled
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.errors import DataError, NotFiniteError, OutputError
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
 from san_cliptrase.evaluation.paper import paper_numbers
+from san_cliptrase.evaluation.pictures import write_pictures
 from san_cliptrase.evaluation.protocol import background_kind, config_value, protocol_title, row_setting
 from san_cliptrase.evaluation.results import Evaluated, show, write_scalars, write_table
 from san_cliptrase.evaluation.resume import evaluation_states
@@ -32,9 +34,15 @@ logger = logging.getLogger(__name__)
 
 
 @functools.cache
-def dataset_records(name: str) -> list[dict]:
-    """The dicts of a registered dataset, listed once per process."""
-    return DatasetCatalog.get(name)
+def dataset_records(name: str, count: int = 0) -> list[dict]:
+    """The dicts of a registered dataset, or the first ``count`` of them; listed once a run."""
+    return first_records(name, count) if count else DatasetCatalog.get(name)
+
+
+def forget_records() -> None:
+    """List datasets anew: in a notebook, they may have been registered again since the last run."""
+    dataset_records.cache_clear()
+    _ordered_records.cache_clear()
 
 
 def check_test_sets(cfg: Any) -> None:
@@ -107,7 +115,7 @@ def evaluated_records(cfg: Any, name: str) -> list[dict]:
 @functools.cache
 def _ordered_records(name: str, count: int, shaped: bool) -> list[dict]:
     """Kept: to order images, the heads of their files are read, and a training evaluates many times."""
-    records = dataset_records(name)[: count or None]
+    records = dataset_records(name, count)
     return by_shape(records) if shaped else records
 
 
@@ -165,6 +173,21 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
     _save(state, evaluator, done)
 
 
+def _write_pictures(cfg: Any, model: nn.Module, evaluated: Evaluated) -> None:
+    """TEST.PICTURES images of each test set; a failure is added to ``evaluated.failures``."""
+    was_training = model.training
+    model.eval()
+    for name in cfg.DATASETS.TEST if cfg.TEST.PICTURES else ():
+        try:
+            files = write_pictures(cfg, model, name, evaluated_records(cfg, name), Path(cfg.OUTPUT_DIR))
+        except OutputError as error:
+            logger.error("%s", error)
+            evaluated.failures.append(error)
+            break
+        logger.info("%s: %d images beside their prediction in %s", name, len(files), files[0].parent if files else "-")
+    model.train(was_training)
+
+
 def _predicted(predict: Callable[[list[dict]], list[Tensor]], inputs: list[dict]) -> list[Tensor]:
     try:
         return predict(inputs)
@@ -214,6 +237,7 @@ def evaluate_only(
         write_table(cfg, evaluated, results / "results.csv")
         if not evaluated.failures:  # TensorBoard's own thread would meet the same full disk, with a traceback
             write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
+            _write_pictures(cfg, model, evaluated)
     if any(comm.all_gather(bool(evaluated.failures))):
         if evaluated.failures:
             raise evaluated.failures[0]

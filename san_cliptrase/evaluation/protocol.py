@@ -51,10 +51,16 @@ def check_test(cfg: Any) -> None:
             f"TEST.SLIDE.STRIDE is {test.SLIDE.STRIDE}, WINDOW {test.SLIDE.WINDOW}: pixels between windows would be "
             "seen by none, so the stride must be 1 to the window's side"
         )
+    if test.PROTOCOL == "unsupervised" and test.PICTURES:
+        raise ConfigError(
+            "TEST.PICTURES shows classes, and TEST.PROTOCOL 'unsupervised' predicts clusters: set it to 0"
+        )
     if test.BACKGROUND == "learned" and training_free:
         raise ConfigError("TEST.BACKGROUND is 'learned', but CLIPtrase learns none: choose 'words' or 'threshold'")
     if test.BACKGROUND == "threshold" and not 0 < test.BACKGROUND_THRESHOLD < 1:
         raise ConfigError(f"TEST.BACKGROUND_THRESHOLD is {test.BACKGROUND_THRESHOLD}; probabilities lie in 0 to 1")
+    if training_free:
+        _check_thresholds(cfg)
     if test.PROTOCOL == "unsupervised" and not training_free:
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters CLIPtrase's features: META_ARCHITECTURE is not"
@@ -64,6 +70,30 @@ def check_test(cfg: Any) -> None:
         raise ConfigError(
             "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
             f"MODEL.REGIONS.SOURCE is {source!r}: leave it at 'cliptrase'"
+        )
+    if test.PROTOCOL == "unsupervised" and cfg.MODEL.REGIONS.REFINE != "none":
+        raise ConfigError(
+            "TEST.PROTOCOL is 'unsupervised', which clusters the features of CLIPtrase's own regions, but "
+            f"MODEL.REGIONS.REFINE is {cfg.MODEL.REGIONS.REFINE!r}: leave it at 'none'"
+        )
+
+
+def _check_thresholds(cfg: Any) -> None:
+    """CLIPer scores patches by sums of probabilities, in whose softmax nearly every pixel is sure of its class."""
+    node, protocol = cfg.MODEL.CLIPTRASE, cfg.TEST.PROTOCOL
+    if node.ATTENTION != "cliper" or not {"patches", "vote", "mean_logits"} & {*node.CLASSIFY.split("+")}:
+        return
+    if cfg.TEST.BACKGROUND == "threshold":
+        raise ConfigError(
+            "TEST.BACKGROUND is 'threshold', a probability made of cosines, but the scores of ATTENTION cliper are "
+            "none: choose TEST.BACKGROUND words, or MODEL.CLIPTRASE.CLASSIFY cls or pooled"
+        )
+    rules = WINDOW_PROTOCOLS.get(protocol, {}) and {name: window_rules(protocol, name) for name in cfg.DATASETS.TEST}
+    if asked := [name for name, own in rules.items() if own.probability > 0]:
+        raise ConfigError(
+            f"TEST.PROTOCOL {protocol!r} finds the background of {', '.join(asked)} by a probability made of cosines, "
+            "but the scores of ATTENTION cliper are none: leave these out of DATASETS.TEST, or choose "
+            "TEST.PROTOCOL slide"
         )
 
 
@@ -112,7 +142,7 @@ def protocol_title(cfg: Any) -> str:
         "unsupervised": f"k-means over {test.UNSUPERVISED.FEATURES}, matched to classes; squares of {test.SIZE} pixels",
     }
     if test.PROTOCOL in WINDOW_PROTOCOLS:
-        return f"protocol {test.PROTOCOL}: sizes, words and thresholds of that paper's code, by data set; whole labels"
+        detail[test.PROTOCOL] = "sizes, words and thresholds of that paper's code, by data set; whole labels"
     return f"protocol {test.PROTOCOL}: {detail[test.PROTOCOL]}{_scoring_title(test)}"
 
 
@@ -128,14 +158,19 @@ def _scoring_title(test: Any) -> str:
 
 
 def row_setting(cfg: Any, dataset: str) -> dict[str, str]:
-    """How one row of a table was made: "protocol" with its sizes, "words", and "thresholds" of the label decision."""
+    """How one row of a table was made.
+
+    Returns:
+        "protocol" with its sizes and what is added to one look, "words", and "thresholds" of the label decision.
+    """
     test = cfg.TEST
     if test.PROTOCOL in WINDOW_PROTOCOLS:
         rules = window_rules(test.PROTOCOL, dataset)
         seen = f"windows {rules.window} every {rules.stride}" if rules.window else "whole"
         thresholds = f"scale {rules.scale:g}, probability {rules.probability:g}, area {rules.share:g}"
         words = rules.words or CLASS_NAMES
-        return {"protocol": f"{test.PROTOCOL}, {rules.side}, {seen}", "words": words, "thresholds": thresholds}
+        shown = f"{test.PROTOCOL}, {rules.side}, {seen}{_scoring_title(test)}"
+        return {"protocol": shown, "words": words, "thresholds": thresholds}
     side = {
         "whole": cfg.INPUT.MIN_SIZE_TEST,
         "slide": f"{test.SLIDE.SIDE or slide_side(dataset)}, windows {test.SLIDE.WINDOW} every {test.SLIDE.STRIDE}",
@@ -144,7 +179,7 @@ def row_setting(cfg: Any, dataset: str) -> dict[str, str]:
     words = Path(test.VOCABULARY).name if replaced else CLASS_NAMES
     kind = background_kind(cfg, dataset)
     return {
-        "protocol": f"{test.PROTOCOL}, {side}",
+        "protocol": f"{test.PROTOCOL}, {side}{_scoring_title(test)}",
         "words": "none" if test.PROTOCOL == "unsupervised" else words,
         "thresholds": kind.replace("threshold", "probability") if kind.startswith("threshold") else "none",
     }

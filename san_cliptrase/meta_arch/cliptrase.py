@@ -18,9 +18,9 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.class_words import ClassWords, decide_by_words
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background, decide_pixels, resize_labels
-from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
+    check_views,
     in_given_order,
     one_hot_scores,
     output_size,
@@ -64,13 +64,10 @@ class CLIPtrase(nn.Module):
         super().__init__()
         self.clip, self.reader = clip, reader
         self.resolution, self.templates = resolution, templates
-        self.background, self.scoring = background, scoring
+        self.background = background
+        self.scoring = dataclasses.replace(scoring, patch=max(1, round(min(clip.visual.patch_size) / resolution)))
         self.ignore_label = ignore_label
-        if not scoring.is_plain and (reader.needs_labels or reader.needs_batch):
-            raise OptionError(
-                "an attention rule with '+truth' and the sources of regions truth and shuffled look at whole images as "
-                "they are: protocols with windows, such as slide, TEST.SCALES, FLIP and REFINE cannot have them"
-            )
+        check_views(scoring, reader)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:

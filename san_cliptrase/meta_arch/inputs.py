@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from san_cliptrase.class_lists import find_background
+from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.errors import DataError, OptionError
+from san_cliptrase.regions.source import RegionSource
+from san_cliptrase.scoring import Scoring
 
 Words = tuple[str, ...]
 
@@ -62,6 +65,23 @@ def in_given_order(label_maps: Callable[[Any, list[dict]], list[Tensor]]) -> Cal
         return found if places is None else [places.to(labels.device)[labels] for labels in found]
 
     return ordered
+
+
+def check_views(scoring: Scoring, reads: TrainingFreeReader | RegionSource | None) -> None:
+    """Refuses windows, test-time augmentation and refinement where something looks beyond the one image.
+
+    Args:
+        scoring: how images are seen.
+        reads: what reads them, or finds regions in them.
+
+    Raises:
+        OptionError: it looks at the ground truth or at other images of the batch.
+    """
+    if reads is not None and not scoring.is_plain and (reads.needs_labels or reads.needs_batch):
+        raise OptionError(
+            "an attention rule with '+truth' and the sources of regions truth and shuffled look at whole images as "
+            "they are: protocols with windows, such as slide, TEST.SCALES, FLIP and REFINE cannot have them"
+        )
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -15,7 +16,7 @@ from torch import Tensor
 from san_cliptrase.builders import clip_from_config, san_parts_from_config, scoring_from_config
 from san_cliptrase.clip.batches import ImageBatch
 from san_cliptrase.clip.build import FrozenClip
-from san_cliptrase.cliptrase.voting import decide_pixels
+from san_cliptrase.cliptrase.voting import Background, decide_pixels
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.targets import MaskTarget
@@ -23,6 +24,7 @@ from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
     background_last,
     batch_vocabulary,
+    check_views,
     in_given_order,
     merge_scores,
     output_size,
@@ -47,7 +49,11 @@ class SAN(SanModel):
         clip: see ``SanModel``, and all others but those below.
         criterion: training losses; None for inference only.
         background: reads what is background in a test batch.
-        scoring: windows, test-time augmentation and refinement of label maps.
+        scoring: windows, test-time augmentation and refinement of semantic maps.
+
+    Raises:
+        OptionError: images are not seen once and whole, but the source of regions looks at the ground truth or at
+            other images of the batch.
     """
 
     @configurable
@@ -78,6 +84,7 @@ class SAN(SanModel):
             ignore_label,
         )
         self.criterion, self.background, self.scoring = criterion, background, scoring
+        check_views(scoring, region_source)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
@@ -90,7 +97,7 @@ class SAN(SanModel):
         }
 
     def forward(self, inputs: list[dict], mask_counts: Sequence[int] | None = None) -> dict[str, Tensor] | list[dict]:
-        """Losses in training mode, semantic maps of whole images in evaluation mode.
+        """Losses in training mode; else semantic maps, whose largest score is the class of :meth:`label_maps`.
 
         Args:
             inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for points
@@ -106,12 +113,8 @@ class SAN(SanModel):
             batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown)
             return self._losses(predictions, features, text, inputs, batch, mask_counts)
         inputs, places = background_last(inputs)
-        classes, words, background = self.background(inputs)
-        text, keep = self.clip.text(classes, self.templates, words), self.background.keeps(background)
-        sizes = [output_size(entry) for entry in inputs]
-        found = self.scores(_images(inputs), text, sizes, _labels(inputs), keep)
-        merged = [merge_scores(scores, background) for scores in found]
-        return [{"sem_seg": scores if places is None else scores[places.argsort()]} for scores in merged]
+        maps = self._by_group(inputs, self._semantic_maps)
+        return [{"sem_seg": scores if places is None else scores[places.argsort()]} for scores in maps]
 
     @torch.no_grad()
     @in_given_order
@@ -121,33 +124,54 @@ class SAN(SanModel):
         Args:
             inputs: those of :meth:`forward` in evaluation mode.
         """
-        if not self.scoring.is_plain:
-            return [self._scored(entry) for entry in inputs]
+        return self._by_group(inputs, self._label_maps)
+
+    def _by_group(self, inputs: list[dict], read: Callable[[list[dict]], Iterable[Tensor]]) -> list[Tensor]:
+        """What ``read`` makes of a batch, in parts whose images give together what they give alone."""
         whole_batch = self.region_source is not None and self.region_source.needs_batch
         groups = [list(range(len(inputs)))] if whole_batch else self.same_canvas(_images(inputs))
-        labels: dict[int, Tensor] = {}
+        found: dict[int, Tensor] = {}
         for group in groups:
-            labels.update(zip(group, self._label_maps([inputs[index] for index in group]), strict=True))
-        return [labels[index] for index in range(len(inputs))]
+            found.update(zip(group, read([inputs[index] for index in group]), strict=True))
+        return [found[index] for index in range(len(inputs))]
+
+    def _semantic_maps(self, inputs: list[dict]) -> Iterator[Tensor]:
+        text, keep, background = self._words(inputs)
+        sizes = [output_size(entry) for entry in inputs]
+        if self.scoring.is_plain:
+            found = self.scores(_images(inputs), text, sizes, _labels(inputs), keep)
+        else:
+            scored = (self._scored(entry, text, keep) for entry in inputs)
+            found = (
+                F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+                for scores, size in zip(scored, sizes, strict=True)
+            )
+        return (merge_scores(scores, background) for scores in found)
 
     def _label_maps(self, inputs: list[dict]) -> Iterator[Tensor]:
-        classes, words, background = self.background(inputs)
-        text, keep = self.clip.text(classes, self.templates, words), self.background.keeps(background)
+        text, keep, background = self._words(inputs)
+        if not self.scoring.is_plain:
+            for entry in inputs:
+                yield decide_pixels(self._scored(entry, text, keep), output_size(entry), background)
+            return
         sizes = [output_size(entry) for entry in inputs]
         # In strips: neither masks nor the scores of a large vocabulary fit into memory at a photograph's size.
         for logits, masks in self.classified_masks(_images(inputs), text, sizes, _labels(inputs), SCORES_AT_ONCE):
             strips = (class_scores(logits, strip, keep) for strip in masks)
             yield torch.cat([decide_pixels(strip, strip.shape[-2:], background) for strip in strips])
 
-    def _scored(self, entry: dict) -> Tensor:
-        classes, words, background = self.background([entry])
-        text, keep = self.clip.text(classes, self.templates, words), self.background.keeps(background)
+    def _words(self, inputs: list[dict]) -> tuple[Tensor, bool, Background | None]:
+        """Text weights, whether the learned background is kept, and what scores over both become."""
+        classes, words, background = self.background(inputs)
+        return self.clip.text(classes, self.templates, words), self.background.keeps(background), background
+
+    def _scored(self, entry: dict, text: Tensor, keep: bool) -> Tensor:
+        """The semantic map of an image at the size at which it is given, of all views and refined."""
 
         def scores(crops: Sequence[Tensor]) -> Iterator[Tensor]:
-            # Without the label map, which is one of the whole image.
-            return self.scores(crops, text, [tuple(crop.shape[-2:]) for crop in crops], [None] * len(crops), keep)
+            return self.scores(crops, text, [tuple(crop.shape[-2:]) for crop in crops], keep_background=keep)
 
-        return decide_pixels(self.scoring.scores(entry["image"], scores), output_size(entry), background)
+        return self.scoring.scores(entry["image"], scores)
 
     def find_regions(
         self,

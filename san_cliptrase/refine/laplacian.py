@@ -5,13 +5,13 @@ The propagation of PEARL (arXiv 2603.21528, 2026), as its published code compute
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from san_cliptrase.structures import Size
+from san_cliptrase.refine.coarse import pooled_strips, resized_strips
 
 GRID = 80
 """Points along a side of the grid, about."""
@@ -23,13 +23,16 @@ STEPS = 25
 """Of conjugate gradients; they stop before they converge."""
 OWN = 10.0
 """What the code adds to a class's similarity with itself."""
-SCORES_AT_ONCE = 2**26
 # Luma, of pixels that are normalised by CLIP's standard deviations.
 GREY = tuple(part / std for part, std in zip((0.299, 0.587, 0.114), (0.26862954, 0.26130258, 0.27577711), strict=True))
 
 
 def laplacian(
-    scores: Iterable[Tensor], image: Tensor, text_weights: Tensor | None = None, grid: int = GRID
+    scores: Iterable[Tensor],
+    image: Tensor,
+    patch: int = 0,
+    text_weights: Tensor | None = None,
+    grid: int = GRID,
 ) -> Iterator[Tensor]:
     """Smooth scores that come in strips from top to bottom; see ``Refinement`` for the other arguments.
 
@@ -38,12 +41,14 @@ def laplacian(
     ``p = softmax(s)`` of a point and ``a = sum_c u_c p_c^2``, u of :func:`own_similarity`.
 
     Args:
+        scores: See ``Refinement``, and ``image``.
+        patch: Changes nothing: the grid is that of the image, whatever CLIP's patches.
         text_weights: (K, E), rows of length 1, for u; None: u as if no two classes were alike.
         grid: Points along a side, about.
     """
     height, width = image.shape[1:]
     cell = tuple(max(1, round(side / grid)) for side in (height, width))
-    pooled = _pooled(scores, cell)
+    pooled = torch.cat(list(pooled_strips(scores, cell)), dim=1)
     own = own_similarity(len(pooled), text_weights).to(pooled)
     shares = pooled.softmax(0)
     agreement = (own[:, None, None] * shares.square()).sum(0)
@@ -51,7 +56,7 @@ def laplacian(
     grey = F.avg_pool2d(image[None].to(pooled), cell, cell)[0]
     grey = (grey * grey.new_tensor(GREY)[:, None, None]).sum(0)
     smooth = _solve(pooled, weight, edges(grey, shares, own, 0), edges(grey, shares, own, 1))
-    yield from _resized(smooth, (height, width))
+    yield from resized_strips(smooth, (height, width))
 
 
 def own_similarity(classes: int, text_weights: Tensor | None) -> Tensor:
@@ -79,55 +84,35 @@ def edges(grey: Tensor, shares: Tensor, own: Tensor, dim: int) -> Tensor:
     return ((-SHARPNESS * step / (step.mean() + 1e-6)).exp() * (1 + pair)).clamp(max=1)
 
 
-def _pooled(scores: Iterable[Tensor], cell: tuple[int, int]) -> Tensor:
-    """Means (K, h, w) over cells of strips (K, rows, W); what is left over at the bottom and the right is dropped."""
-    parts, rest = [], None
-    for strip in scores:
-        rest = strip if rest is None else torch.cat([rest, strip], dim=1)
-        full = rest.shape[1] - rest.shape[1] % cell[0]
-        if full:
-            parts.append(F.avg_pool2d(rest[None, :, :full], cell, cell)[0])
-        rest = rest[:, full:]
-    pooled = torch.cat(parts, dim=1)
-    return pooled.to(torch.promote_types(pooled.dtype, torch.float32))
-
-
-def _resized(maps: Tensor, size: Size) -> Iterator[Tensor]:
-    """Maps (K, h, w) bilinearly at another size, in strips of rows."""
-    if tuple(maps.shape[1:]) == size:
-        yield maps
-        return
-    wide = F.interpolate(maps[None], size=(maps.shape[1], size[1]), mode="bilinear", align_corners=False)[0]
-    place = (torch.arange(size[0], device=maps.device) + 0.5) * (maps.shape[1] / size[0]) - 0.5
-    place = place.clamp(0, maps.shape[1] - 1)
-    upper = place.long()
-    lower, share = (upper + 1).clamp(max=maps.shape[1] - 1), (place - upper).to(maps.dtype)[:, None]
-    rows = max(1, SCORES_AT_ONCE // (len(maps) * size[1]))
-    for above, below, part in zip(upper.split(rows), lower.split(rows), share.split(rows), strict=True):
-        yield torch.lerp(wide.index_select(1, above), wide.index_select(1, below), part)
-
-
 def _solve(scores: Tensor, weight: Tensor, down: Tensor, right: Tensor) -> Tensor:
     """25 steps of conjugate gradients for ``(D + L) F = D s`` from ``F = s``; step lengths are those of all classes."""
-
-    def apply(maps: Tensor) -> Tensor:
-        result = weight * maps
-        vertical, horizontal = down * maps.diff(dim=1), right * maps.diff(dim=2)
-        result[:, :-1] -= vertical
-        result[:, 1:] += vertical
-        result[:, :, :-1] -= horizontal
-        result[:, :, 1:] += horizontal
-        return result
-
-    found = scores.clone()
-    residual = weight * scores - apply(found)
+    apply = _system(weight, down, right)
+    # A point is a row of the classes' scores.
+    found = scores.flatten(1).T.contiguous()
+    residual = weight.flatten()[:, None] * found - apply(found)
     direction = residual.clone()
-    length = residual.square().sum()
+    length = _product(residual, residual)
     for _ in range(STEPS):
         applied = apply(direction)
-        step = length / ((direction * applied).sum() + 1e-12)
-        found += step * direction
-        residual -= step * applied
-        previous, length = length, residual.square().sum()
-        direction = residual + length / (previous + 1e-12) * direction
-    return found
+        step = length / (_product(direction, applied) + 1e-12)
+        found.addcmul_(step, direction)
+        residual.addcmul_(-step, applied)
+        previous, length = length, _product(residual, residual)
+        direction.mul_(length / (previous + 1e-12)).add_(residual)
+    return found.T.reshape(scores.shape)
+
+
+def _system(weight: Tensor, down: Tensor, right: Tensor) -> Callable[[Tensor], Tensor]:
+    """What multiplies rows (h w, K) by D + L: each is summed with its four neighbours'."""
+    height, width = weight.shape
+    sides = [F.pad(down, (0, 0, 1, 0)), F.pad(down, (0, 0, 0, 1)), F.pad(right, (1, 0)), F.pad(right, (0, 1))]
+    shares = torch.stack([weight + sum(sides), *(-side for side in sides)], dim=-1).flatten(0, 1)
+    steps = torch.tensor([0, -width, width, -1, 1], dtype=torch.int32, device=weight.device)
+    points = torch.arange(height * width, dtype=torch.int32, device=weight.device)
+    # Beyond the border there is any point: its share is 0.
+    places = (points[:, None] + steps).clamp(0, height * width - 1)
+    return lambda rows: F.embedding_bag(places, rows, per_sample_weights=shares, mode="sum")
+
+
+def _product(first: Tensor, second: Tensor) -> Tensor:
+    return torch.dot(first.flatten(), second.flatten())

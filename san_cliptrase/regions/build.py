@@ -18,14 +18,18 @@ from collections.abc import Sequence
 
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError
+from san_cliptrase.refine import refinement
 from san_cliptrase.regions.controls import GridRegions, RandomRegions, ShuffledRegions, TrueRegions
 from san_cliptrase.regions.finder import RegionFinder
 from san_cliptrase.regions.memory import RememberedRegions
+from san_cliptrase.regions.refined import RefinedRegions
 from san_cliptrase.regions.source import RegionSource
 
 TIMM = "timm:"
 ONE_IMAGE = ("cliptrase", f"{TIMM}MODEL", "sam", "sam_points", "grid", "random")
 """Sources that need nothing but an image."""
+PLAIN = ("grid", "random", "truth")
+"""Controls that are made without CLIP."""
 SOURCES = (*ONE_IMAGE, "shuffled", "truth")
 
 
@@ -51,6 +55,7 @@ def build_region_source(
     sam_model: str = "facebook/sam-vit-base",
     sam_grid: int = 32,
     grid_side: int = 3,
+    refine: str = "none",
     keep_gb: float = 0.0,
 ) -> RegionSource:
     """Build a source of regions.
@@ -63,6 +68,8 @@ def build_region_source(
         sam_model: Of SAM, see ``load_sam``.
         sam_grid: Of ``sam``: points along each side of the image.
         grid_side: Of ``grid``: squares along each side; of ``random``: the square root of the number of cells.
+        refine: Refinement of the regions by the image's edges, see ``RefinedRegions``; not of ``grid``, ``random`` and
+            ``truth``.
         keep_gb: Remember the regions of images that come again in so many gigabytes, but for ``grid``, ``random`` and
             ``truth``, which cost nothing; 0: do not.
 
@@ -72,6 +79,12 @@ def build_region_source(
         WeightsError: Weights, or the package that SAM needs, are missing; the message says what to do.
     """
     check_source(name)
+    if refinement(refine) is not None and (name in PLAIN or len(scales) > 1):
+        raise OptionError(
+            f"the regions of {name!r} are a control as they are: leave their refinement at none, not {refine!r}"
+            if name in PLAIN
+            else f"refined by {refine!r}, regions of several scales would be one partition: leave one of {list(scales)}"
+        )
     if name == "grid":
         return GridRegions(grid_side)
     if name == "random":
@@ -90,5 +103,7 @@ def build_region_source(
 
             sam = load_sam(sam_model)
             source = SamMasks(*sam, source, sam_grid) if name == "sam" else SamPoints(*sam, source)
+    if refinement(refine) is not None:
+        source = RefinedRegions(source, refine)
     source = RememberedRegions(source, visual.depth, keep_gb) if keep_gb else source
     return ShuffledRegions(source) if name == "shuffled" else source

@@ -19,7 +19,7 @@ class RememberedRegions(RegionSource):
     """Asks a source for the regions of images that it has not seen yet, one by one, and remembers the others'.
 
     Args:
-        source: What it finds depends on the image alone; its masks are 0 or 1.
+        source: What it finds depends on the image alone; its masks are rounded to half precision.
         depth: Number of CLIP's blocks.
         gigabytes: Regions are kept until they take so much; what comes later is found each time.
     """
@@ -56,7 +56,7 @@ class RememberedRegions(RegionSource):
         found = self._kept.get(key)
         if found is None:
             found = self.source(images, features, labels)
-            found = dataclasses.replace(found, masks=found.masks.bool())
+            found = dataclasses.replace(found, masks=found.masks.half())
             parts = (found.masks, found.maps, *(found.labels or ()))
             self._kept.keep(key, found, sum(part.nbytes for part in parts if part is not None))
         return found

@@ -53,21 +53,29 @@ def _patches(size: Size, grid: Size, patch_size: Size, device: torch.device) -> 
     return rows[:, None] * grid[1] + columns
 
 
-def regions_from_pixels(partitions: Sequence[Tensor | None], features: ClipFeatures) -> Regions:
-    """Regions from a partition of the pixels that came from elsewhere; see ``patch_masks`` for their masks.
+def patch_shares(regions: Tensor, grid: Size, patch_size: Size) -> Tensor:
+    """The share of each patch's pixels that each region has, (N, L); see :func:`patch_masks` for the arguments."""
+    areas = count_classes(_patches(tuple(regions.shape), grid, patch_size, regions.device), regions, grid[0] * grid[1])
+    return areas / areas.sum(0).clamp(min=1)
+
+
+def regions_from_pixels(partitions: Sequence[Tensor | None], features: ClipFeatures, shares: bool = False) -> Regions:
+    """Regions from a partition of the pixels that came from elsewhere.
 
     Args:
         partitions: Per image the region (H, W) int64 of each pixel, numbered in any way, or None: it has none.
         features: Whose ``sizes`` these are.
+        shares: Masks are those of ``patch_shares``, not of ``patch_masks``.
 
     Raises:
         ValueError: A partition has not the size of its image.
     """
     labels = tuple(_numbered(*one) for one in zip(partitions, features.sizes, strict=True))
     none = features.valid.new_zeros(0, features.valid.shape[1])
-    masks = [none if own is None else patch_masks(own, features.grid, features.patch_size) for own in labels]
-    padded = pad_sequence(masks, batch_first=True)
-    return Regions(padded.unflatten(2, features.grid).float(), padded.any(2), labels)
+    read = patch_shares if shares else patch_masks
+    masks = [none if own is None else read(own, features.grid, features.patch_size) for own in labels]
+    padded = pad_sequence([own.float() for own in masks], batch_first=True)
+    return Regions(padded.unflatten(2, features.grid), padded.any(2), labels)
 
 
 def _numbered(regions: Tensor | None, size: Size) -> Tensor | None:

@@ -13,7 +13,7 @@ from san_cliptrase.structures import ClipFeatures, Regions
 class RegionSource(Protocol):
     """Where regions come from, for the training-free reading and for SAN's queries alike.
 
-    Sources are plain objects: what networks they hold is no part of a model's parameters or checkpoints.
+    Sources are plain objects: what networks they hold is not a part of a model's parameters or checkpoints.
 
     Attributes:
         taps: CLIP taps that the features must have, see ``clip.visual.resolve_layer``.

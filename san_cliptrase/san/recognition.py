@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from san_cliptrase.clip.recognition import recognise
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.errors import OptionError
-from san_cliptrase.structures import ClipFeatures
+from san_cliptrase.structures import ClipFeatures, Size
 
 
 def recognise_masks(clip: ClipVisualEncoder, features: ClipFeatures, attn_bias: Tensor, num_blocks: int = 3) -> Tensor:
@@ -42,11 +42,25 @@ def _biases_per_block(attn_bias: Tensor, features: ClipFeatures, heads: int, num
             f"attn_bias has {sets} sets and {bias_heads} heads; CLIP recognises with {num_blocks} blocks of {heads} "
             f"heads, so 1 or {num_blocks} sets and 1 or {heads} heads are needed"
         )
-    pooled = F.adaptive_max_pool2d(attn_bias.flatten(0, 2), features.grid)
+    pooled = _max_pooled(attn_bias.flatten(0, 2), features.grid)
     pooled = pooled.flatten(2).unflatten(0, attn_bias.shape[:3])
     pooled = pooled.masked_fill(~features.valid[:, None, None, None], -torch.inf)
     per_set = list(pooled.unbind(1))
     return per_set * num_blocks if sets == 1 else per_set
+
+
+def _max_pooled(maps: Tensor, grid: Size) -> Tensor:
+    """``adaptive_max_pool2d`` of maps (..., H, W), which ONNX has not: there, the maximum of gathered windows."""
+    if not torch.compiler.is_compiling():
+        return F.adaptive_max_pool2d(maps, grid)
+    for dim, wanted in zip((-2, -1), grid, strict=True):
+        size, place = maps.shape[dim], torch.arange(wanted, device=maps.device)
+        first, last = place * size // wanted, ((place + 1) * size + wanted - 1) // wanted - 1
+        steps = torch.arange((size + wanted - 1) // wanted + 1, device=maps.device)  # of the widest window
+        windows = torch.minimum(first[:, None] + steps, last[:, None])
+        gathered = maps.movedim(dim, -1)[..., windows].amax(-1)
+        maps = gathered.movedim(-1, dim)
+    return maps
 
 
 class MaskClassifier(nn.Module):

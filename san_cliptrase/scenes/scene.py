@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.random import RandomState
 
-from san_cliptrase.scenes.materials import MATERIALS, SEEN, noise
-from san_cliptrase.scenes.shapes import thing_mask
+from san_cliptrase.scenes.materials import MATERIALS, SEEN, Canvas
+from san_cliptrase.scenes.shapes import thing_pixels
 
 CLASS_NAMES: tuple[str, ...] = tuple(MATERIALS)
 """The 24 classes of the embedded world, in the order of their label values."""
@@ -65,11 +65,12 @@ def make_scene(seed: tuple[int, ...], size: int = 192, unseen: bool = True) -> S
     rng = RandomState(list(seed))
     names = list(CLASS_NAMES if unseen else SEEN_CLASSES)
     layout = _draw_layout(rng, size, names)
-    image = np.zeros((size, size, 3), np.float32)
-    for label in np.unique(layout):
-        here = layout == label
-        image[here] = MATERIALS[CLASS_NAMES[label]](rng, size)[here]
-    return Scene(_develop(rng, image), layout)
+    colours = np.empty((3, size**2), np.float32)
+    for label in np.flatnonzero(np.bincount(layout.ravel())):
+        here = np.flatnonzero(layout == label)
+        for channel, paint in zip(colours, MATERIALS[CLASS_NAMES[label]](Canvas(rng, size, here)), strict=True):
+            channel[here] = paint
+    return Scene(_develop(rng, colours, size), layout)
 
 
 def make_swatch(seed: tuple[int, ...], name: str, size: int = 192) -> np.ndarray:
@@ -81,7 +82,7 @@ def make_swatch(seed: tuple[int, ...], name: str, size: int = 192) -> np.ndarray
     if name not in MATERIALS:
         raise ValueError(f"unknown material {name!r}; known are: {', '.join(CLASS_NAMES)}")
     rng = RandomState(list(seed))
-    return _develop(rng, MATERIALS[name](rng, size))
+    return _develop(rng, MATERIALS[name](Canvas(rng, size)), size)
 
 
 def _draw_layout(rng: RandomState, size: int, names: list[str]) -> np.ndarray:
@@ -90,21 +91,26 @@ def _draw_layout(rng: RandomState, size: int, names: list[str]) -> np.ndarray:
     first, second = rng.choice(len(grounds), 2, replace=False)
     layout = np.full((size, size), CLASS_NAMES.index(grounds[first]), np.uint8)
     if rng.rand() < 0.4:
-        horizon = rng.uniform(0.3, 0.7) + 0.1 * (noise(rng, size, 4)[0] - 0.5)
+        horizon = rng.uniform(0.3, 0.7) + 0.1 * (Canvas(rng, size, np.arange(size)).noise(4) - 0.5)
         below = (np.arange(size) + 0.5)[:, None] / size > horizon[None]
         layout[below if rng.rand() < 0.7 else below.T] = CLASS_NAMES.index(grounds[second])
+    area = np.bincount(layout.ravel(), minlength=len(CLASS_NAMES))
     for _ in range(rng.randint(1, 5)):
         label = CLASS_NAMES.index(names[rng.randint(len(names))])
-        painted = np.where(thing_mask(rng, size), np.uint8(label), layout)
-        area = np.bincount(painted.ravel(), minlength=len(CLASS_NAMES)) / painted.size
-        if not ((area > 0) & (area < _MIN_VISIBLE)).any():
-            layout = painted
+        thing = thing_pixels(rng, size)
+        left = area - np.bincount(layout.ravel()[thing], minlength=len(CLASS_NAMES))
+        left[label] += len(thing)
+        share = left / layout.size
+        if not ((share > 0) & (share < _MIN_VISIBLE)).any():
+            layout.ravel()[thing], area = label, left
     return layout
 
 
-def _develop(rng: RandomState, image: np.ndarray) -> np.ndarray:
-    """Light, exposure, tint and sensor noise; then eight bits."""
-    size = image.shape[0]
-    light = 0.75 + 0.45 * noise(rng, size, 2)
-    image = image * light[..., None] * rng.uniform(0.85, 1.1) * rng.uniform(0.94, 1.06, 3)
-    return np.clip(image * 255 + 0.5 + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
+def _develop(rng: RandomState, colours: np.ndarray, size: int) -> np.ndarray:
+    """Light, exposure, tint and sensor noise on (3, size * size); then eight bits, (size, size, 3)."""
+    light = 0.75 + 0.45 * Canvas(rng, size).noise(2)
+    exposure, tint = rng.uniform(0.85, 1.1), rng.uniform(0.94, 1.06, 3)
+    image = rng.normal(0, 3, (size**2, 3))
+    for channel, (paint, factor) in enumerate(zip(colours, tint, strict=True)):
+        image[:, channel] += np.multiply(paint * light * exposure, factor, dtype=np.float64) * 255 + 0.5
+    return np.clip(image, 0, 255, out=image).astype(np.uint8).reshape(size, size, 3)

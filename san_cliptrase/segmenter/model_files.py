@@ -65,7 +65,7 @@ def load_san(path: Path) -> LoadedSan:
         return _load_run(path)
     if not path.exists():
         raise ConfigError(f"there is no {path}: name the folder of a run, or a file that `export` wrote")
-    raise ConfigError(f"{path} is no run: it has neither {RUN_CONFIG} nor {MODEL_FILE}")
+    raise ConfigError(f"{path} is not a run: it has neither {RUN_CONFIG} nor {MODEL_FILE}")
 
 
 def write_model_file(path: Path, model: SanModel, config: Mapping[str, Any]) -> Path:

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor
 
+from san_cliptrase.choices import DEFAULT_READING, READINGS, Reading
 from san_cliptrase.class_lists import BACKGROUND, find_background
 from san_cliptrase.clip.build import build_clip
 from san_cliptrase.clip.text_cache import cache_folder
@@ -20,7 +21,7 @@ from san_cliptrase.cliptrase.classify import classify_parts
 from san_cliptrase.cliptrase.reader import TrainingFreeReader
 from san_cliptrase.cliptrase.voting import Background
 from san_cliptrase.device import find_device
-from san_cliptrase.errors import OptionError
+from san_cliptrase.errors import OptionError, suggest
 from san_cliptrase.files import from_home, write_text_atomically
 from san_cliptrase.images import load_image
 from san_cliptrase.refine import refinement
@@ -60,8 +61,9 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         model: str = "ViT-B-16",
         pretrained: str = "openai",
         *,
-        attention: str = "cliptrase",
-        classify: str = "vote",
+        reading: str = DEFAULT_READING,
+        attention: str | None = None,
+        classify: str | None = None,
         cls_layer: int = -6,
         regions: str = "cliptrase",
         regions_pretrained: str = "default",
@@ -71,18 +73,22 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
         size: int | None = None,
         templates: str = "imagenet",
         synonyms: bool = False,
-        refine: str = "none",
+        refine: str | None = None,
         scales: Sequence[float] = (1.0,),
         flip: bool = False,
         device: str = "auto",
         text_cache: str = "auto",
     ) -> Segmenter:
-        """Segment without training: CLIPtrase (Shao et al., ECCV 2024), or another reading of a frozen CLIP.
+        """Segment without training, by a frozen CLIP alone.
+
+        The default reading is CLIP Surgery's, with regions named by their own [CLS] tokens, refined by the image;
+        ``reading="cliptrase"`` is CLIPtrase as published (Shao et al., ECCV 2024).
 
         Args:
             model: A ViT of open_clip with a [CLS] token, or "scenes_vit", the small model that is part of the package.
             pretrained: Its weights: a tag of open_clip, a file, or "scenes" for scenes_vit.
-            attention: Rule of CLIP's last block: a name or a combination, see ``clip.attention``.
+            reading: One of ``choices.READINGS``; says ``attention``, ``classify`` and ``refine`` where they are None.
+            attention: How CLIP is read densely: a name or a combination, see ``clip.readings``.
             classify: What decides a region's class, see ``choices.CLASSIFY``; "cls+patches" averages two of them.
             cls_layer: ``cls``: the first block that a region's [CLS] token passes, counted from the end.
             regions: Where regions come from, see ``regions.build``.
@@ -104,7 +110,9 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             WeightsError: Weights cannot be fetched or do not fit.
         """
         check_source(regions, ONE_IMAGE)
-        scoring = _scoring(refine, scales, flip)
+        named = _reading(reading)
+        attention, classify = attention or named.attention, classify or named.classify
+        scoring = _scoring(refine or named.refine, scales, flip)
         clip = build_clip(model, pretrained, INTERPOLATE_OFFSET, synonyms=synonyms)
         clip.text.cache = cache_folder(text_cache)
         clip = clip.to(find_device(device)).eval()
@@ -204,6 +212,26 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
             raise OptionError("there is nothing to export: a training-free segmenter is its CLIP; see from_clip")
         return write_model_file(from_home(path), self.method.model, self.method.config)
 
+    def export_onnx(self, path: str | Path, words: Sequence[str], background: Sequence[str] = ()) -> Path:
+        """Write the segmenter with fixed words as an ONNX file for images of any size.
+
+        Input ``image``: (1, 3, H, W) uint8 RGB, resized as this segmenter sees it. Output ``scores``: (1, K, H, W),
+        probabilities of the classes. See ``segmenter.onnx_export``.
+
+        Args:
+            path: The file; ".onnx" is added where it has no ending.
+            words: See :meth:`__call__`, and ``background``.
+
+        Raises:
+            OptionError: It cannot be written as a graph of ONNX, because of regions for example; the message says why.
+                Or the packages are not installed: ``pip install 'san_cliptrase[onnx]'``.
+            OutputError: The file cannot be written.
+        """
+        from san_cliptrase.segmenter.onnx_export import export_onnx
+
+        names, text, rest = self._vocabulary(words, background)
+        return export_onnx(self.method, names, text, rest, from_home(path))
+
     def _save_pretrained(self, save_directory: Path) -> None:
         self.export(save_directory / MODEL_FILE)
         # For people who look at the folder or at its page on the hub; the model file holds it too.
@@ -288,6 +316,17 @@ class Segmenter(ModelHubMixin, library_name="san_cliptrase"):
                 "this image was segmented in windows, which have regions of their own: use a smaller size"
             )
         return self.method.regions(image).float()
+
+
+def _reading(name: str) -> Reading:
+    """A reading by its name.
+
+    Raises:
+        OptionError: There is none; the message lists what there is.
+    """
+    if name not in READINGS:
+        raise OptionError(f"unknown reading {name!r}; {suggest(name, READINGS)}")
+    return READINGS[name]
 
 
 def _scoring(refine: str, scales: Sequence[float], flip: bool) -> Scoring:

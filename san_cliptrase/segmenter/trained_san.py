@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from san_cliptrase.cliptrase.voting import Background
+from san_cliptrase.errors import OptionError
 from san_cliptrase.san.inference import class_scores
 from san_cliptrase.san.model import SanModel
 from san_cliptrase.scoring import PLAIN, Scoring
@@ -30,11 +31,21 @@ class TrainedSan(Method):
         longest: INPUT.MAX_SIZE_TEST: images whose longer side would be longer are seen in windows.
         config: What the model was built from; written with its weights.
         scoring: See ``Method``.
+
+    Raises:
+        OptionError: Its queries start from a control that looks at more than an image.
     """
 
     def __init__(
         self, model: SanModel, shorter: int, longest: int, config: Mapping[str, Any], scoring: Scoring = PLAIN
     ) -> None:
+        source = model.region_source
+        if source is not None and (source.needs_labels or source.needs_batch):
+            raise OptionError(
+                f"the queries of this SAN start from regions of the ground truth or of other images "
+                f"(MODEL.REGIONS.SOURCE {config['MODEL']['REGIONS']['SOURCE']}), a control of evaluation: a single "
+                "image has no ground truth and no batch"
+            )
         self.model, self.clip, self.templates = model, model.clip, model.templates
         self.shorter, self.longest, self.config, self.scoring = shorter, longest, config, scoring
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 
@@ -46,7 +47,8 @@ class TrainingFree(Method):
         size: int | None = None,
         scoring: Scoring = PLAIN,
     ) -> None:
-        self.clip, self.reader, self.templates, self.scoring = clip, reader, templates, scoring
+        self.clip, self.reader, self.templates = clip, reader, templates
+        self.scoring = dataclasses.replace(scoring, patch=min(clip.visual.patch_size))
         if reader.needs_labels or reader.needs_batch:
             raise OptionError(
                 "an attention rule with '+truth' and the sources of regions truth and shuffled are controls of "
@@ -94,13 +96,14 @@ class TrainingFree(Method):
         return decided(scores, None if self.reader.votes else background)
 
     def normalise(self, scores: Tensor, background: Background | None) -> Tensor:
-        """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all."""
-        if self.reader.votes:
-            return shares(scores)
-        if background is not None:
+        """Shares of the vote, or ``softmax(s x.t)``, s CLIP's own scale; the best background word stands for all.
+
+        CLIPer's scores are sums of probabilities: divided by their sum over the classes.
+        """
+        if background is not None and not self.reader.votes:
             best = scores[background.index :].amax(dim=0, keepdim=True)
             scores = torch.cat([scores[: background.index], best])
-        return (self.clip.logit_scale * scores.float()).softmax(dim=0)
+        return (self.clip.logit_scale * scores.float()).softmax(dim=0) if self.reader.gives_cosines else shares(scores)
 
     @torch.no_grad()
     def regions(self, image: Tensor) -> Tensor:

@@ -105,10 +105,10 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not(model, saver, 
 def test_pipes_and_devices_are_refused_and_not_waited_for(saver, tmp_path, make):
     make(tmp_path / "model_0000001.pth")
     assert names_in(tmp_path / "model_0000001.pth") == frozenset()
-    with pytest.raises(ValueError, match="it is no regular file but a pipe"):
+    with pytest.raises(ValueError, match="it is not a regular file but a pipe"):
         saver.load(str(tmp_path / "model_0000001.pth"))
     saver.tag_last_checkpoint("model_0000001.pth")
-    with pytest.raises(ValueError, match="it is no regular file but a pipe"):
+    with pytest.raises(ValueError, match="it is not a regular file but a pipe"):
         saver.resume_or_load("", resume=True)
 
 

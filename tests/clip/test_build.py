@@ -204,7 +204,7 @@ def test_a_local_folder_of_pointers(tmp_path):
 
 def test_a_local_folder_with_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "open_clip_config.json")
-    with pytest.raises(WeightsError, match="no regular file but a pipe"):
+    with pytest.raises(WeightsError, match="not a regular file but a pipe"):
         build_clip(f"local-dir:{tmp_path}", None)
 
 

@@ -85,10 +85,10 @@ def test_a_tower_with_too_few_blocks_is_told_how_many_are_needed(name, layers, n
     ("text", "message"),
     [
         ("sccip", "a name .*cliper.*scclip.*did you mean scclip"),
-        ("scclip-level", "'-level' is no part of 'scclip': -repair, .*did you mean -levels"),
-        ("scclip+kk", r"'\+kk' is no part of 'scclip'"),
+        ("scclip-level", "'-level' is not a part of 'scclip': -repair, .*did you mean -levels"),
+        ("scclip+kk", r"'\+kk' is not a part of 'scclip'"),
         ("scclip-cls-cls", "'-cls' repeats"),
-        ("cliper-cls", "'-cls' is no part of 'cliper': it has no parts"),
+        ("cliper-cls", "'-cls' is not a part of 'cliper': it has no parts"),
         ("resclip+rcs", r"'\+rcs' repeats"),
     ],
 )

@@ -186,7 +186,7 @@ def test_synonyms_in_another_order_are_refused():
         (["cat", "dog", "cat "], ValueError, "names 'cat' more than once, in words 1 and 3"),
         (["cat", "dog", "Cat"], ValueError, "same for CLIP, 'cat' and 'Cat', in words 1 and 3"),
         (["salt & pepper", "salt &amp; pepper"], ValueError, "same for CLIP"),
-        (["cat", "\udcff"], ValueError, "word 2, which is no text"),
+        (["cat", "\udcff"], ValueError, "word 2, which is not text"),
         (["cat", 3], TypeError, "list of words, got 3"),
         ("cat", TypeError, "list of words"),
     ],

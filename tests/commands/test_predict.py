@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.clip.text import TextEncoder
@@ -20,6 +21,7 @@ from san_cliptrase.commands.predict import OF_BOTH, OF_CLIP
 from san_cliptrase.segmenter import Segmenter
 
 RANDOM = ["--model", "scenes_vit", "--pretrained", "", "--templates", "none", "--device", "cpu"]
+SHIPPED = ["--model", "scenes_vit", "--pretrained", "scenes", "--templates", "none", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -66,7 +68,7 @@ def test_an_image_gives_files_and_a_line(tmp_path, photo, predict):
     for entry in summary["classes"]:
         assert entry["area"] == pytest.approx((labels(tmp_path) == entry["index"]).mean(), abs=1e-5)
     largest = max(summary["classes"], key=lambda entry: entry["area"])["name"]
-    assert re.fullmatch(rf"{re.escape(str(photo))}: {largest} \d+ %.* -> out/photo_overlay\.png", line)
+    assert re.fullmatch(rf"{re.escape(str(photo))}: {largest} >?\d+ %.* -> out/photo_overlay\.png", line)
     assert Image.open(tmp_path / "out" / "photo_overlay.png").width > 130
 
 
@@ -177,6 +179,62 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_is_loaded(tmp_
     status, _, (line,) = predict(photo, options=["--output", "out/below"])
     assert status == 1
     assert line.startswith("error: cannot write into --output out/below: Not a directory")
+
+
+def test_formats_are_files_that_other_tools_read(tmp_path, photo, predict):
+    (tmp_path / "deep").mkdir()
+    Image.open(photo).crop((0, 0, 90, 60)).save(tmp_path / "deep" / "coco.png")
+    formats = ["--format", "coco, scores,confidence", "--coco-per", "region", "--background", "wall"]
+    for _ in range(2):  # the second call replaces what the first one wrote
+        status, lines, _ = predict(photo, "deep/coco.png", options=formats, settings=SHIPPED)
+        assert status == 0
+    assert lines[0].endswith("-> out/photo_scores.npz")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        ["coco.json"]
+        + [name + end for name in ("photo", "coco_2") for end in (".json", "_scores.npz", "_confidence.png")]
+    )
+    read = COCO(tmp_path / "out" / "coco.json")
+    assert [image["file_name"] for image in read.loadImgs(read.getImgIds())] == ["photo.png", "deep/coco.png"]
+    assert [one["name"] for one in read.loadCats(read.getCatIds())] == ["grass", "water", "red brick", "background"]
+    result = Segmenter.from_clip("scenes_vit", "scenes", templates="none", device="cpu", text_cache="")(
+        photo, ["grass", "water", "red brick"], ["wall"]
+    )
+    expected = list(result.parts("region"))
+    found = read.loadAnns(read.getAnnIds(imgIds=[1]))
+    assert len(found) == len(expected) > 1
+    for annotation, (index, mask) in zip(found, expected, strict=True):
+        assert annotation["category_id"] == index + 1
+        np.testing.assert_array_equal(read.annToMask(annotation), mask)
+    with np.load(tmp_path / "out" / "photo_scores.npz") as stored:
+        assert stored["names"].tolist() == list(result.names)
+        assert stored["scores"].dtype == np.float16
+        np.testing.assert_allclose(stored["scores"], result.scores, atol=1e-3)
+    confidence = np.asarray(Image.open(tmp_path / "out" / "photo_confidence.png"))
+    np.testing.assert_allclose(confidence / 255, result.confidence, atol=0.5 / 255 + 1e-6)
+
+
+def test_a_coco_file_that_it_did_not_write_is_told_before_anything_is_loaded(tmp_path, photo, predict, without_weights):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "coco.json").write_text('{"info": {}}')
+    status, _, (line,) = predict(photo, options=["--format", "png,coco"])
+    assert status == 1
+    assert line.startswith("error: not written by san_cliptrase, so not replaced: out/coco.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "png,cocoa"], "unknown format 'cocoa'; did you mean coco"),
+        (["--format", ""], "unknown format ''"),
+        (["--coco-per", "region"], "--coco-per goes with --format coco"),
+        (["--format", "coco", "--coco-per", "region", "--classify", "patches"], "--classify patches has none"),
+    ],
+)
+def test_formats_that_do_not_exist_or_fit_are_refused(photo, predict, capsys, options, message):
+    with pytest.raises(SystemExit) as stopped:
+        predict(photo, options=options)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_unreadable_images_are_reported_and_the_rest_is_done(tmp_path, photo, predict):

@@ -2,7 +2,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
 
-from san_cliptrase.data.datasets import DATASETS, class_names, load_pairs, register
+from san_cliptrase.data.check import dataset_state
+from san_cliptrase.data.datasets import DATASETS, class_names, first_records, load_pairs, register
 from san_cliptrase.data.reductions import IGNORED, REDUCTIONS
 from san_cliptrase.data.table import CAMVID_UNSEEN
 from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, write
@@ -190,6 +191,18 @@ def test_demo_scenes_are_drawn_when_they_are_first_asked_for(tmp_path, monkeypat
         "image_id": "0001",
     }
     assert len(records) == 2
+
+
+def test_no_more_scenes_are_drawn_than_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    monkeypatch.setitem(write.SPLITS, "val", (2, 3))
+    for count in (1, 2, 1):
+        assert len(first_records("demo_scenes_val", count)) == count
+    drawn = {path.name for path in tmp_path.rglob("*.png")}
+    assert drawn == {"0000.png", "0001.png"}
+    assert dataset_state("demo_scenes_val").kind == "drawn on first use"
+    assert len(DatasetCatalog.get("demo_scenes_val")) == 3
+    assert len(first_records("demo_scenes_val", 9)) == 3
 
 
 def test_of_several_processes_one_draws_and_the_others_wait_for_it(tmp_path, monkeypatch):

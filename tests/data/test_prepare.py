@@ -160,7 +160,7 @@ def test_pipes_in_archives_are_refused_and_not_waited_for(root, prepare, capsys,
     path.unlink()
     os.mkfifo(path)
     assert prepare(name) == 1
-    assert f"{path}: it is no regular file but a pipe" in capsys.readouterr().err
+    assert f"{path}: it is not a regular file but a pipe" in capsys.readouterr().err
 
 
 def test_finished_files_are_left_alone(root, prepare):

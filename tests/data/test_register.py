@@ -175,7 +175,7 @@ def test_missing_parts_are_named(root, folder, capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("my town", "is no name for a dataset"), ("ade150", "'ade150_train' is a dataset of this project")],
+    [("my town", "is not a name for a dataset"), ("ade150", "'ade150_train' is a dataset of this project")],
 )
 def test_a_name_that_cannot_be_used_is_refused(root, folder, capsys, name, message):
     assert message in error_of(capsys, folder, "--name", name)
@@ -193,7 +193,7 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         ("a: [", "cannot read the datasets registered in"),
         ("- a\n- b\n", "cannot read the datasets registered in"),
         (ENTRY.replace("c]", "c], ignore: 1") + ENTRY, "the key 'mine' is there twice"),
-        ("mine: 5\n", "dataset 'mine': expected the keys images, labels, classes, ignore, background, not 5"),
+        ("mine: 5\n", "dataset 'mine': expected the keys images, labels, .*, colors, ignore_colors, not 5"),
         (
             "mine: {images: 5, labels: b, classes: [c]}\n",
             "dataset 'mine', key 'images': expected the path .*, not 5",
@@ -212,21 +212,30 @@ def test_bad_files_may_be_registered_on_demand(root, folder):
         ),
         ("mine: {images: a, labels: b, classes: [c, d, C]}\n", "the same for CLIP, 'c' and 'C', in items 1 and 3"),
         (ENTRY.replace("c]", "c], ignore: 0"), "key 'ignore': the ignore value 0 is the class 'c'"),
-        (ENTRY.replace("c]", "c], ignore: .inf"), "key 'ignore': the ignore value inf is no whole number"),
-        (ENTRY.replace("c]", "c], ignore: 7.0"), "key 'ignore': the ignore value 7.0 is no whole number"),
-        (ENTRY.replace("c]", "c], ignore: yes"), "key 'ignore': the ignore value True is no whole number"),
+        (ENTRY.replace("c]", "c], ignore: .inf"), "key 'ignore': the ignore value inf is not a whole number"),
+        (ENTRY.replace("c]", "c], ignore: 7.0"), "key 'ignore': the ignore value 7.0 is not a whole number"),
+        (ENTRY.replace("c]", "c], ignore: yes"), "key 'ignore': the ignore value True is not a whole number"),
         (ENTRY.replace("c]", "c], ignore: 99999999999"), "key 'ignore': the ignore value 99999999999 is no"),
         (ENTRY.replace("c]", "c], background: sky"), "key 'background': expected a list"),
+        (ENTRY.replace("c]", "c], colors: [1 2 3, 4 5 6]"), "key 'colors': there are 2 for 1 classes"),
+        (ENTRY.replace("c]", "c], colors: [red]"), "key 'colors': item 1: expected '128 0 0' or .*, not 'red'"),
+        (ENTRY.replace("c]", "c], colors: [1 2 300]"), "key 'colors': item 1: expected"),
+        (ENTRY.replace("c]", "c], colors: [1 2 3], ignore_colors: 7"), "key 'ignore_colors': expected colours such as"),
+        (
+            ENTRY.replace("c]", "c], colors: [1 2 3], ignore_colors: 1 2 3"),
+            "1 2 3 to 'c' and again to 'pixels",
+        ),
+        (ENTRY.replace("c]", "c], ignore_colors: 1 2 3"), "key 'ignore_colors': the classes have no colours"),
         (ENTRY.replace("c]", "c], clases: [c]"), "key 'clases': there is no such key; did you mean classes"),
         (
             ENTRY.replace("mine", "x/../../../../victim"),
-            "dataset 'x/../../../../victim': this is no name",
+            "dataset 'x/../../../../victim': this is not a name",
         ),
-        (ENTRY.replace("mine", "..") + ENTRY, r"dataset '\.\.': this is no name"),
-        (ENTRY.replace("mine", "a b"), "dataset 'a b': this is no name"),
-        (ENTRY.replace("mine", "a" * 101), "this is no name"),
-        (ENTRY.replace("mine", "no"), "dataset False: this is no name"),
-        ('"\\x1b[31m": {images: a, labels: b, classes: [c]}\n', r"dataset '\\x1b\[31m': this is no name"),
+        (ENTRY.replace("mine", "..") + ENTRY, r"dataset '\.\.': this is not a name"),
+        (ENTRY.replace("mine", "a b"), "dataset 'a b': this is not a name"),
+        (ENTRY.replace("mine", "a" * 101), "this is not a name"),
+        (ENTRY.replace("mine", "no"), "dataset False: this is not a name"),
+        ('"\\x1b[31m": {images: a, labels: b, classes: [c]}\n', r"dataset '\\x1b\[31m': this is not a name"),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "aliases upon aliases"),
         ("a: &a [" + 9999 * "x, " + "x]\n" + "".join(f"b{i}: *a\n" for i in range(90)), "repeat more than"),
         ("mine: {images: a, labels: b}\n", "classes"),
@@ -253,7 +262,7 @@ def test_a_registry_that_is_a_pipe_or_a_folder_is_refused_and_an_empty_one_is_no
     assert read_registry() == {}
     (root / "datasets.yaml").unlink()
     os.mkfifo(root / "datasets.yaml")
-    with pytest.raises(DataError, match="datasets.yaml cannot be read: it is no regular file but a pipe"):
+    with pytest.raises(DataError, match="datasets.yaml cannot be read: it is not a regular file but a pipe"):
         read_registry()
     (root / "datasets.yaml").unlink()
     (root / "datasets.yaml").mkdir()
@@ -277,7 +286,7 @@ def test_usual_things_may_be_left_out_of_an_entry_and_lists_shared(root):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": "x/../victim"}, "is no name for a dataset"),
+        ({"name": "x/../victim"}, "is not a name for a dataset"),
         ({"classes": "abc"}, "needs a list of class names, not 'abc'"),
         ({"classes": []}, "needs a list of class names"),
         ({"classes": ["a", "A"]}, "the same for CLIP"),
@@ -315,13 +324,13 @@ def test_classes_that_occur_in_no_file_are_named_in_one_line_a_dataset(root, fol
     assert register(folder) == 0
     shown = capsys.readouterr().out
     for name in ("town_train", "town_val"):
-        assert shown.count(f"{name}: warning: 1 of the 4 classes occur in no label file: '\\x1b[31mice'") == 1
+        assert shown.count(f"{name}: warning: no label file shows 1 of the 4 classes: '\\x1b[31mice'") == 1
     assert main(["data", "check", "town_val", "--workers", "1"]) == 0
-    assert "warning: 1 of the 4 classes" in capsys.readouterr().out
+    assert "warning: no label file shows 1 of the 4 classes" in capsys.readouterr().out
     masks(folder, 0, 255)
     (folder / "classes.txt").write_text("".join(f"class {number}\n" for number in range(30)))
     assert register(folder) == 0
-    assert "29 of the 30 classes occur in no label file: 'class 1', " in (shown := capsys.readouterr().out)
+    assert "no label file shows 29 of the 30 classes: 'class 1', " in (shown := capsys.readouterr().out)
     assert "'class 10', and 19 more" in shown
 
 

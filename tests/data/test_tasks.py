@@ -29,8 +29,9 @@ def test_results_come_in_order_from_several_processes():
 
 
 def test_what_a_killed_process_left_is_cleared_when_its_file_is_written(tmp_path):
+    dead = 2**22 + 1  # Linux numbers no process so high
     (tmp_path / "source").write_text("whole")
-    (tmp_path / ".unfinished-1-a[1].png").write_text("half")
-    (tmp_path / ".unfinished-1-b.png").write_text("half")
+    (tmp_path / f".unfinished-{dead}-a[1].png").write_text("half")
+    (tmp_path / f".unfinished-{dead}-b.png").write_text("half")
     assert run_tasks([Task(tmp_path / "source", tmp_path / "a[1].png", copy)], "copying", 1) == (1, [])
-    assert {path.name for path in tmp_path.iterdir()} == {"source", ".unfinished-1-b.png", "a[1].png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", f".unfinished-{dead}-b.png", "a[1].png"}

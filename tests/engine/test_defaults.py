@@ -74,7 +74,10 @@ def test_an_unknown_key_of_a_file_is_named_with_its_neighbour(tmp_path):
         ),
         (["DATASETS.TEST", "('street_val')"], r"DATASETS\.TEST \"\('street_val',\)\""),
         (["INPUT.MIN_SIZE_TRAIN", "640"], r"it is a list: INPUT\.MIN_SIZE_TRAIN \"\(640,\)\""),
-        (["DATASETS.TEST", "('x/../../victim',)"], "DATASETS.TEST has 'x/../../victim', which is no name of a dataset"),
+        (
+            ["DATASETS.TEST", "('x/../../victim',)"],
+            "DATASETS.TEST has 'x/../../victim', which is not the name of a dataset",
+        ),
     ],
 )
 def test_values_that_cannot_be_are_refused(overrides, message):
@@ -193,7 +196,7 @@ def test_a_damaged_last_checkpoint_leaves_the_start_to_the_one_before_it(world, 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     for path in (tmp_path / "pipe.yaml", "/dev/zero"):
-        with pytest.raises(ConfigError, match="it is no regular file but a pipe"):
+        with pytest.raises(ConfigError, match="it is not a regular file but a pipe"):
             load_config(path)
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import random
 
+import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -15,10 +16,12 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from san_cliptrase import builders
+from san_cliptrase.commands.main import main as command
 from san_cliptrase.commands.main import train_net as main
 from san_cliptrase.data.datasets import load_pairs, register
 from san_cliptrase.errors import ConfigError, NotFiniteError, StateError
 from san_cliptrase.evaluation import evaluate as evaluation
+from san_cliptrase.evaluation import pictures
 from san_cliptrase.evaluation.evaluate import evaluate, evaluate_only
 from san_cliptrase.evaluation.paper import paper_numbers
 from san_cliptrase.evaluation.results import Evaluated, show
@@ -28,6 +31,7 @@ from san_cliptrase.scenes import CLASS_NAMES, UNSEEN_CLASSES
 from tests.conftest import ROOT, write_scenes
 
 PATCHES = {"model__cliptrase__classify": "patches"}
+CLIPER_ON_VOC = {"model__cliptrase__attention": "cliper", "datasets__test": ("voc20_val", "voc21_val")}
 SMALL = {"test__size": 64, "test__slide__side": 64, "test__slide__window": 48, "test__slide__stride": 24}
 ONE_BY_ONE = {"test__batch_size": 1, "test__save_seconds": 0.0}
 RESULTS = ("metrics_tiny_val.json", "classes_tiny_val.csv", "confusions_tiny_val.csv", "results.csv")
@@ -78,6 +82,24 @@ def test_the_command_line_runs_a_protocol_and_names_it(world, capsys, protocol):
     with open(world.output / "classes_tiny_val.csv", newline="") as file:
         assert [row["class"] for row in csv.DictReader(file)] == list(CLASS_NAMES)
     assert not list(world.output.glob("*.state"))
+
+
+def test_pictures_show_images_beside_their_predictions(world, monkeypatch):
+    drawn, draw = [], pictures.draw_comparison
+    monkeypatch.setattr(pictures, "draw_comparison", lambda *given: drawn.append(given) or draw(*given))
+    config = ["--config", str(ROOT / "configs" / "demo" / "cliptrase.yaml"), "--pictures", "2"]
+    assert command(["evaluate", *config, *world.overrides(**PATCHES, datasets__train="()")]) == 0
+    files = sorted((world.output / "pictures" / "tiny_val").iterdir())
+    assert [path.name for path in files] == ["00000_0.png", "00002_2.png"]  # the first and the last of three
+    for path, (image, prediction, truth, names, *_) in zip(files, drawn, strict=True):
+        record = next(one for one in DatasetCatalog.get("tiny_val") if path.stem.endswith(f"_{one['image_id']}"))
+        np.testing.assert_array_equal(truth, np.asarray(Image.open(record["sem_seg_file_name"])))
+        assert image.shape == (*truth.shape, 3) and prediction.shape == truth.shape
+        assert np.abs(image - np.asarray(Image.open(record["file_name"])).astype(int)).mean() < 20
+        assert names == list(CLASS_NAMES)
+        Image.open(path).verify()
+    with pytest.raises(ConfigError, match="TEST.PICTURES shows classes"):
+        world.config("cliptrase", test__protocol="unsupervised", test__pictures=1)
 
 
 @pytest.mark.parametrize(("protocol", "name"), [("cliptrase", "cliptrase"), ("whole", "san"), ("slide", "san")])
@@ -353,6 +375,12 @@ def test_on_a_full_disk_the_numbers_are_shown_and_the_file_is_named(world, capsy
         ({"test__slide__stride": 300}, "TEST.SLIDE.STRIDE is 300, WINDOW 224"),
         ({"test__background": "threshold", "test__background_threshold": 1.5}, "BACKGROUND_THRESHOLD is 1.5"),
         ({"test__protocol": "unsupervised", "model__regions__source": "sam"}, "SOURCE is 'sam'"),
+        ({"test__protocol": "unsupervised", "model__regions__refine": "pamr"}, "REFINE is 'pamr': leave it at 'none'"),
+        ({"test__background": "threshold", "model__cliptrase__attention": "cliper"}, "made of cosines, .* are none"),
+        (
+            {"test__protocol": "sclip", **PATCHES, **CLIPER_ON_VOC},
+            "finds the background of voc21_val by a probability made of cosines",
+        ),
     ],
 )
 def test_values_that_mean_nothing_are_refused(world, changes, named):

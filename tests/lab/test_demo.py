@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from san_cliptrase.engine.defaults import load_config
+from san_cliptrase.errors import TrainingError
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
-from san_cliptrase.lab.demo.run import plot_convergence, summarise
+from san_cliptrase.lab.demo.run import CONFIGS, RUNS, plot_convergence, summarise, train_side_by_side, trained
 from san_cliptrase.lab.five_seeds import FIVE_SEEDS, claim
 from tests.conftest import ROOT
 
@@ -59,6 +61,33 @@ def test_a_runs_evaluations_are_plotted(tmp_path):
     found = read_curve(tmp_path / "san" / "evaluations.csv")
     picture = plot_convergence(tmp_path, {"san": found}, dict.fromkeys(METRICS, 3.0))
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def runs(tmp_path, tiny_overrides, monkeypatch):
+    """Function of changes: tiny configurations of both runs, on data that their processes find too."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    data = {"DATASETS.TRAIN": ("demo_scenes_tune",), "DATASETS.TEST": (), "SOLVER.MAX_ITER": 2}
+
+    def configs(**changes):
+        values = {name: {**data, **changes, "OUTPUT_DIR": str(tmp_path / name)} for name in RUNS}
+        return {name: load_config(CONFIGS / f"{name}.yaml", tiny_overrides(**values[name])) for name in RUNS}
+
+    return configs
+
+
+def test_both_runs_are_trained_side_by_side(runs):
+    configs = runs()
+    train_side_by_side(configs)
+    plain, ours = (trained(cfg) for cfg in configs.values())
+    assert not plain.network.query_init.needs_regions
+    assert ours.network.query_init.needs_regions
+
+
+def test_a_run_that_fails_says_why_and_ends_the_other(runs, capfd):
+    with pytest.raises(TrainingError, match="training plain SAN failed|training SAN from CLIPtrase's regions failed"):
+        train_side_by_side(runs(**{"MODEL.WEIGHTS": "absent.pth"}))
+    assert "absent.pth" in capfd.readouterr().err
 
 
 def is_part(small, whole):

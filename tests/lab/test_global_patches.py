@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
+from san_cliptrase.clip.attention_maps import block_attention
 from san_cliptrase.lab.global_patches import (
-    attention_weights,
-    block_attention,
     find_global_patches,
     measure_attention,
     received_shares,
@@ -81,15 +80,6 @@ def test_padded_patches_count_for_nothing():
     padded[:, 21:, 1:21] = 1 / 20  # padding looks at something, but nobody is told
     mask = torch.arange(24)[None] < 20
     assert numbers(measure_attention(padded, mask)) == numbers(measure_attention(attention, valid))
-
-
-def test_attention_weights_are_those_that_mix_the_values():
-    torch.manual_seed(0)
-    q, k, v = torch.randn(3, 2, 2, 5, 4)
-    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    weights = torch.nn.functional.scaled_dot_product_attention(q, k, torch.eye(5).expand(2, 2, 5, 5))
-    torch.testing.assert_close(weights @ v, mixed)
-    torch.testing.assert_close(attention_weights(q, k), weights.mean(1))
 
 
 def test_a_block_of_a_batch_attends_as_that_of_one_image():

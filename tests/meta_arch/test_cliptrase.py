@@ -22,7 +22,7 @@ def entry(rows, columns, seed, **more):
 @pytest.mark.parametrize("classify", CLASSIFY)
 def test_a_batch_of_mixed_sizes_gives_what_each_image_gives_alone(world, resolution, classify):
     model = world.model("cliptrase", model__clip__resolution=resolution, model__cliptrase__classify=classify).eval()
-    # Odd sides: half of them is no whole number of pixels.
+    # Odd sides: half of them is not a whole number of pixels.
     entries = [entry(99, 97, 0), entry(64, 127, 1), entry(131, 80, 2, height=50, width=40)]
     together = [result["sem_seg"] for result in model(entries)]
     alone = [model([one])[0]["sem_seg"] for one in entries]
@@ -118,7 +118,7 @@ def test_regions_come_from_antiny_vit_by_one_line(world, tiny_vit, protocol, cla
         assert torch.equal(labels, model.label_maps([one])[0])
     own = world.model("cliptrase", **changes).eval().label_maps(entries)
     assert any(not torch.equal(a, b) for a, b in zip(own, together, strict=True))
-    # The other ViT is no part of what a checkpoint must have.
+    # The other ViT is not a part of what a checkpoint must have.
     assert model.state_dict().keys() == world.model("cliptrase").state_dict().keys()
 
 

@@ -5,6 +5,7 @@ from detectron2.structures import BitMasks, Instances
 from detectron2.utils.events import EventStorage
 
 from san_cliptrase.clip.batches import image_batch
+from san_cliptrase.errors import OptionError
 from san_cliptrase.meta_arch import SAN
 from san_cliptrase.san.model import DIVISIBILITY
 
@@ -183,3 +184,31 @@ def test_every_other_initialisation_trains(world, name):
 def test_a_layer_that_does_not_exist_is_told_with_its_key(world, key, value, layer):
     with pytest.raises(ValueError, match=f"{key}: layer {layer} does not exist: with 6 blocks"):
         world.model("san_cliptrase", **{key.replace(".", "__").lower(): value})
+
+
+@pytest.mark.parametrize(
+    "test",
+    [{}, {"scales": (1.0, 1.5), "flip": True}, {"refine": "laplacian"}, {"protocol": "slide", "slide__window": 48}],
+    ids=lambda test: "-".join(test) or "plain",
+)
+def test_semantic_maps_say_what_label_maps_say(world, test):
+    """Also in a batch of mixed sizes, where padding is part of the canvas."""
+    test = {**test, "slide__stride": 24}
+    model = world.model("san_cliptrase", **{f"test__{key}": value for key, value in test.items()}).eval()
+    with torch.no_grad():  # the masks of an untrained decoder are the same everywhere
+        for parameter in model.network.decoder.parameters():
+            parameter.mul_(2.5)
+    entries = world.batch(train=False)
+    labels = model.label_maps(entries)
+    assert len({own.shape for own in labels}) > 1 and any(len(own.unique()) > 1 for own in labels)
+    for found, own in zip(model(entries), labels, strict=True):
+        assert found["sem_seg"].shape[1:] == own.shape
+        assert torch.equal(found["sem_seg"].argmax(0), own)
+
+
+@pytest.mark.parametrize(
+    ("source", "changes"), [("truth", {"test__flip": True}), ("shuffled", {"test__refine": "pamr"})]
+)
+def test_views_are_refused_where_regions_come_from_beyond_the_image(world, source, changes):
+    with pytest.raises(OptionError, match="TEST.SCALES, FLIP and REFINE cannot have them"):
+        world.model("san_cliptrase", model__regions__source=source, **changes)

@@ -57,7 +57,7 @@ def test_strips_give_what_the_whole_image_gives(size, rows):
 def test_few_rows_at_a_time_change_nothing(monkeypatch):
     scores, image = given(3, 300, 200)
     whole = refined([scores], image)
-    monkeypatch.setattr("san_cliptrase.refine.laplacian.SCORES_AT_ONCE", 7 * 3 * 200)
+    monkeypatch.setattr("san_cliptrase.refine.coarse.SCORES_AT_ONCE", 7 * 3 * 200)
     assert len(list(laplacian([scores], image))) == 43
     torch.testing.assert_close(refined([scores], image), whole)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from san_cliptrase.refine.pamr import affinities, pamr
+from san_cliptrase.refine.pamr import affinities, pamr, pamr_half
 
 
 def given(classes, height, width):
@@ -62,7 +62,7 @@ def test_strips_give_what_the_whole_image_gives(rows):
     whole = torch.cat(list(pamr([scores], image)), dim=1)
     strips = list(pamr(scores.split(rows, dim=1), image))
     assert len(strips) > 1
-    assert torch.equal(torch.cat(strips, dim=1), whole)
+    torch.testing.assert_close(torch.cat(strips, dim=1), whole, atol=1e-6, rtol=1e-6)  # rounding of the softmax
 
 
 def test_few_classes_at_a_time_change_nothing(monkeypatch):
@@ -78,3 +78,21 @@ def test_shares_stay_shares_and_a_flat_image_gives_means():
     assert found.isfinite().all()
     torch.testing.assert_close(found.sum(0), torch.ones(20, 30))
     assert found.std() < scores.std()
+
+
+def test_neighbours_are_as_far_as_patches_are_large():
+    scores, image = given(2, 40, 48)
+    fine = [torch.repeat_interleave(torch.repeat_interleave(one, 2, 1), 2, 2) for one in (scores, image)]
+    (coarse,), (refined,) = pamr([scores], image, 8, 1), pamr([fine[0]], fine[1], 16, 1)
+    # Inside, where no border is repeated, a pixel and its four copies have the same neighbours.
+    torch.testing.assert_close(refined[:, 16:-16:2, 16:-16:2], coarse[:, 8:-8, 8:-8])
+
+
+def test_half_the_size_is_the_same_on_means_of_pixels():
+    scores, image = given(3, 41, 60)  # a row is left over
+    small = [torch.nn.functional.avg_pool2d(one[None], 2)[0] for one in (scores, image)]
+    (coarse,), half = pamr([small[0]], small[1], 8), torch.cat(list(pamr_half(scores.split(7, 1), image, 16)), dim=1)
+    expected = torch.nn.functional.interpolate(coarse[None], (41, 60), mode="bilinear")[0]
+    torch.testing.assert_close(half, expected, atol=1e-5, rtol=1e-5)
+    line = torch.cat(list(pamr_half([scores[:, :1]], image[:, :1])), dim=1)
+    assert line.shape == (3, 1, 60) and line.isfinite().all()

@@ -154,7 +154,7 @@ def test_a_sam_with_a_pipe_or_weights_that_are_not_finite_is_refused(tmp_path):
         load_sam(str(folder))
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
-    with pytest.raises(WeightsError, match="no regular file but a pipe"):
+    with pytest.raises(WeightsError, match="not a regular file but a pipe"):
         load_sam(str(folder))
 
 

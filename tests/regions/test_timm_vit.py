@@ -106,5 +106,5 @@ def test_a_folder_with_a_pipe_is_not_waited_for(tmp_path):
     name = save_vit(tmp_path).removeprefix("timm:")
     (tmp_path / "config.json").unlink()
     os.mkfifo(tmp_path / "config.json")
-    with pytest.raises(WeightsError, match="no regular file but a pipe"):
+    with pytest.raises(WeightsError, match="not a regular file but a pipe"):
         load_timm(name)

@@ -57,10 +57,10 @@ def test_image_that_does_not_divide_into_patches_is_refused(clip):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fusion": {9: 0}}, r"side blocks \[9\].*0 to 3"),
-        ({"supervised": (1, 2)}, r"contain 3"),
-        ({"width": 25}, "no multiple of heads 2"),
-        ({"image_size": 30}, "no multiple of patch_size 4"),
+        ({"fusion": {9: 0}}, r"SIDE\.FUSION names blocks \[9\].*0 to 3"),
+        ({"supervised": (1, 2)}, r"SIDE\.SUPERVISED.*3 is one of them"),
+        ({"width": 25}, "no multiple of MODEL.SAN.SIDE.HEADS 2"),
+        ({"image_size": 30}, "no multiple of MODEL.SAN.SIDE.PATCH_SIZE 4"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):

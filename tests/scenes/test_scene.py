@@ -2,8 +2,11 @@ import zlib
 
 import numpy as np
 import pytest
+from numpy.random import RandomState
 
-from san_cliptrase.scenes import CLASS_NAMES, SEEN_CLASSES, UNSEEN_CLASSES, make_scene, make_swatch
+from san_cliptrase.scenes import CLASS_NAMES, MATERIALS, SEEN_CLASSES, UNSEEN_CLASSES, make_scene, make_swatch
+from san_cliptrase.scenes.materials import Canvas
+from san_cliptrase.scenes.shapes import FARTHEST, OUTLINES
 
 
 def test_the_same_seed_draws_the_same_scene():
@@ -20,6 +23,13 @@ def test_the_stream_is_the_one_that_results_were_measured_on():
     assert scene.names == ["wood", "clouds", "tartan"]
     assert zlib.crc32(scene.labels.tobytes()) == 1415830161
     assert scene.image.mean((0, 1)) == pytest.approx([133.22, 104.78, 77.76], abs=0.5)
+    layouts = b"".join(make_scene((2, index), size=64).labels.tobytes() for index in range(40))
+    assert zlib.crc32(layouts) == 3828819887
+    mean = [
+        63.6, 104.4, 155.7, 207.8, 99.4, 80.6, 84.8, 176.4, 100.5, 158.3, 116.2, 57.6,
+        102.0, 86.3, 126.8, 65.2, 75.1, 193.8, 57.8, 196.3, 119.9, 74.1, 121.1, 69.1,
+    ]  # fmt: skip
+    assert [make_swatch((8,), name, size=48).mean() for name in CLASS_NAMES] == pytest.approx(mean, abs=0.5)
 
 
 def test_image_and_labels_have_the_documented_form():
@@ -67,6 +77,21 @@ def test_all_materials_look_different():
     swatches = np.stack([make_swatch((7,), name, size=32).astype(float).ravel() for name in CLASS_NAMES])
     distance = np.abs(swatches[:, None] - swatches[None]).mean(-1)
     assert (distance + 255 * np.eye(len(CLASS_NAMES))).min() > 10  # grey levels, mean over all pixels
+
+
+@pytest.mark.parametrize("name", CLASS_NAMES)
+def test_a_material_looks_the_same_whatever_part_of_it_is_asked_for(name):
+    whole, part = RandomState(4), RandomState(4)
+    pixels = np.flatnonzero(np.arange(48**2) % 5 == 2)
+    painted = MATERIALS[name](Canvas(part, 48, pixels))
+    assert np.array_equal(painted, MATERIALS[name](Canvas(whole, 48))[:, pixels])
+    assert part.rand() == whole.rand()
+
+
+@pytest.mark.parametrize("name", OUTLINES)
+def test_nothing_of_an_outline_lies_where_it_is_not_looked_for(name):
+    radius, angle = np.linspace(FARTHEST, 3, 400)[:, None], np.linspace(-np.pi, np.pi, 2001)
+    assert OUTLINES[name](radius * np.cos(angle), radius * np.sin(angle)).min() >= 0
 
 
 def test_errors_name_what_is_wrong():

@@ -10,7 +10,8 @@ def clip_segmenter():
 
     def build(**options):
         torch.manual_seed(0)
-        common = {"templates": "none", "device": "cpu", "text_cache": "", "eps": 0.7, "min_samples": 2}
+        common = {"reading": "cliptrase", "templates": "none", "device": "cpu"}
+        common |= {"text_cache": "", "eps": 0.7, "min_samples": 2}
         return Segmenter.from_clip("scenes_vit", **{"pretrained": "", **common, **options})
 
     return build

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from san_cliptrase import FailedImage, Segmentation, Segmenter
+from san_cliptrase.choices import DEFAULT_READING, READINGS
 from san_cliptrase.clip.text import TextEncoder
 from san_cliptrase.cliptrase.classify import CLASSIFY
 from san_cliptrase.scenes import CLASS_NAMES, make_scene
@@ -143,10 +144,11 @@ def test_an_image_of_many_patches_is_segmented_in_windows(clip_segmenter, monkey
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"reading": "cliptrace"}, "unknown reading 'cliptrace'; did you mean:? cliptrase"),
         ({"attention": "clap"}, "unknown attention rule"),
         ({"classify": "votes"}, "unknown way to classify"),
         ({"regions": "dino"}, "unknown source of regions"),
-        ({"refine": "crf"}, "unknown refinement 'crf'; known are: none, pamr, laplacian"),
+        ({"refine": "crf"}, "unknown refinement 'crf'; choose one of: none, pamr, pamr_half, laplacian"),
         ({"scales": (1, 0)}, r"scales is \(1, 0\); numbers above 0"),
         ({"size": 7}, "size 7 is less than one patch"),
         ({"eps": -1.0}, "eps > 0"),
@@ -205,10 +207,33 @@ def test_the_package_is_imported_without_its_libraries():
     assert Segmenter is san_cliptrase.Segmenter
 
 
-@pytest.mark.parametrize("classify", ["vote", "patches", "cls"])
-def test_refined_scores_and_labels_belong_together(clip_segmenter, monkeypatch, classify):
+@pytest.mark.parametrize("name", READINGS)
+def test_a_reading_is_its_parts_and_the_default_is_one(clip_segmenter, name):
+    image, parts = scene(0), READINGS[name]._asdict()
+    del parts["about"]
+    found = [
+        clip_segmenter(pretrained="scenes", **options)(image, CLASS_NAMES) for options in ({"reading": name}, parts)
+    ]
+    assert np.array_equal(found[0].labels, found[1].labels)
+    assert np.array_equal(found[0].scores, found[1].scores)
+
+
+def test_who_says_nothing_gets_the_default_reading():
+    options = {"templates": "none", "device": "cpu", "text_cache": ""}
+    silent = Segmenter.from_clip("scenes_vit", "scenes", **options)
+    spoken = Segmenter.from_clip("scenes_vit", "scenes", reading=DEFAULT_READING, **options)
+    published = Segmenter.from_clip("scenes_vit", "scenes", reading="cliptrase", **options)
+    labels = [segmenter(scene(0), CLASS_NAMES).labels for segmenter in (silent, spoken, published)]
+    assert np.array_equal(labels[0], labels[1]) and not np.array_equal(labels[0], labels[2])
+
+
+@pytest.mark.parametrize(
+    ("attention", "classify"),
+    [("cliptrase", "vote"), ("cliptrase", "patches"), ("cliptrase", "cls"), ("cliper", "patches")],
+)
+def test_refined_scores_and_labels_belong_together(clip_segmenter, monkeypatch, attention, classify):
     image = make_scene((5, 0), size=96).image
-    options = {"pretrained": "scenes", "classify": classify, "scales": (1, 1.25), "flip": True}
+    options = {"pretrained": "scenes", "attention": attention, "classify": classify, "scales": (1, 1.25), "flip": True}
     plain, refined = (clip_segmenter(**options, refine=name)(image, CLASS_NAMES) for name in ("none", "pamr"))
     assert not np.array_equal(plain.labels, refined.labels)
     assert refined.scores.shape == (len(CLASS_NAMES), 96, 96)

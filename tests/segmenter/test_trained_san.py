@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from san_cliptrase import Segmenter
 from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.clip.text import TextEncoder
+from san_cliptrase.errors import OptionError
 from san_cliptrase.san.query_init import QUERY_INITS
 from san_cliptrase.scenes import CLASS_NAMES, make_scene
 
@@ -121,7 +122,7 @@ def test_folders_that_are_no_finished_run_are_told(run, tmp_path):
     with pytest.raises(ValueError, match="there is no .*nowhere"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no run: it has neither config.yaml nor model.safetensors"):
+    with pytest.raises(ValueError, match="not a run: it has neither config.yaml nor model.safetensors"):
         load(tmp_path / "empty")
     folder, _ = run()
     for file in folder.glob("*.pth"):
@@ -211,7 +212,7 @@ def test_pipes_are_refused_and_not_waited_for(run, tmp_path):
     folder, _ = run()
     os.mkfifo(tmp_path / "model.safetensors")
     for path in (tmp_path, tmp_path / "model.safetensors"):
-        with pytest.raises(ValueError, match="is no run"):
+        with pytest.raises(ValueError, match="is not a run"):
             load(path)
     (folder / "model_0000001.pth").unlink()
     os.mkfifo(folder / "model_0000001.pth")
@@ -251,3 +252,10 @@ def test_its_scores_are_refined_and_averaged_over_sizes(run):
     assert refined.labels.shape == (70, 96)
     np.testing.assert_allclose(refined.scores.sum(0), 1, atol=1e-5)
     assert np.abs(refined.scores - plain.scores).max() > 1e-3
+
+
+@pytest.mark.parametrize("source", ["truth", "shuffled"])
+def test_a_run_whose_regions_come_from_beyond_the_image_is_refused(run, source):
+    folder, _ = run(model__san__query_init__name="tokens", model__regions__source=source)
+    with pytest.raises(OptionError, match=f"SOURCE {source}.*no ground truth and no batch"):
+        load(folder)

@@ -77,7 +77,7 @@ def check_levels(levels: list, where: str) -> tuple[float, ...]:
     """
     for level in levels:
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 10:
-            raise ConfigError(f"{where}: {level!r} is no share of the baseline's final value, such as 0.9")
+            raise ConfigError(f"{where}: {level!r} is not a share of the baseline's final value, such as 0.9")
     if not levels:
         raise ConfigError(f"{where}: name at least one, such as 0.9")
     return tuple(sorted({float(level) for level in levels}))

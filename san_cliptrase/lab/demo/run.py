@@ -9,32 +9,41 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from matplotlib.figure import Figure
 
+from san_cliptrase.checkpoints.checkpointer import SafeCheckpointer
 from san_cliptrase.colors import class_colors
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.logs import setup_logging
-from san_cliptrase.engine.panels import region_map
+from san_cliptrase.engine.panels import region_map, region_panel
 from san_cliptrase.engine.trainer import Trainer
-from san_cliptrase.errors import ConfigError
+from san_cliptrase.errors import ConfigError, TrainingError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
+from san_cliptrase.evaluation.pictures import shown_image
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
 from san_cliptrase.files import only_run_in, remove_unfinished, write_text_atomically
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
+from san_cliptrase.lab.convergence.runner import threads_in_environment
+from san_cliptrase.lab.convergence.worker import cores
 from san_cliptrase.lab.five_seeds import claim
+from san_cliptrase.pools import end_with_parent
+from san_cliptrase.terminal import exit_status
 
 logger = logging.getLogger(__name__)
 
@@ -60,14 +69,64 @@ def training_free(output: Path, overrides: Sequence[str]) -> dict[str, dict[str,
     return results
 
 
-def train(output: Path, name: str, overrides: Sequence[str]) -> Trainer:
-    """Trains one of :data:`RUNS` from its first iteration."""
-    logger.info("training %s", RUNS[name])
-    cfg = load_config(CONFIGS / f"{name}.yaml", [*overrides, "OUTPUT_DIR", str(output / name)])
-    torch.manual_seed(cfg.SEED)
-    trainer = Trainer(cfg)
-    trainer.train()
-    return trainer
+def train_side_by_side(configs: dict[str, CfgNode]) -> None:
+    """Trains :data:`RUNS` from their first iterations, each in a process with its share of the cores.
+
+    Raises:
+        TrainingError: one of them failed; it has said why.
+    """
+    threads, context = max(1, cores() // len(configs)), multiprocessing.get_context("spawn")
+    logger.info("training %s side by side, %d threads each", " and ".join(RUNS[name] for name in configs), threads)
+    for cfg in configs.values():  # drawn once, here
+        for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+            dataset_records(dataset)
+    processes = {name: context.Process(target=_train, args=(name, cfg, threads)) for name, cfg in configs.items()}
+    with threads_in_environment(threads):
+        for process in processes.values():
+            process.start()
+    running = {process.sentinel: name for name, process in processes.items()}
+    try:
+        while running:
+            for sentinel in connection.wait(list(running)):
+                name = running.pop(sentinel)
+                processes[name].join()
+                if processes[name].exitcode:
+                    raise TrainingError(f"training {RUNS[name]} failed: see {configs[name].OUTPUT_DIR}/log.txt")
+    finally:
+        for process in processes.values():
+            process.terminate()
+            process.join()
+
+
+def _train(name: str, cfg: CfgNode, threads: int) -> None:
+    """What the process of a run does; the other's lines stand between its own on the screen."""
+    end_with_parent()
+    make_record = logging.getLogRecordFactory()
+
+    def with_name(*args: Any, **more: Any) -> logging.LogRecord:
+        record = make_record(*args, **more)
+        record.msg = f"{RUNS[name]}: {record.msg}"
+        return record
+
+    logging.setLogRecordFactory(with_name)
+
+    def run() -> None:
+        setup_logging(Path(cfg.OUTPUT_DIR))
+        torch.set_num_threads(threads)
+        torch.manual_seed(cfg.SEED)
+        Trainer(cfg).train()
+
+    try:
+        sys.exit(exit_status(run))
+    except KeyboardInterrupt:  # the demo's own process says so
+        sys.exit(130)
+
+
+def trained(cfg: CfgNode) -> torch.nn.Module:
+    """The model of a run as it was at the end of its training."""
+    model = build_model(cfg)
+    SafeCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load("", resume=True)
+    return model
 
 
 def plot_convergence(output: Path, curves: dict[str, Curve], base: dict[str, float]) -> Path:
@@ -101,7 +160,8 @@ def draw_panels(output: Path, cfg: Any, models: dict[str, Any]) -> Path:
         labels = [model.label_maps([entry])[0].cpu().numpy() for model in models.values()]
         regions = region_map(models[RUNS["san_cliptrase"]], entry, truth.shape)
         shown.update(np.unique(np.stack([truth, *labels])).tolist())
-        panels = [entry["image"].permute(1, 2, 0).numpy(), class_colors(regions.max() + 1)[regions]]
+        photo = shown_image(entry)
+        panels = [photo, region_panel(photo, regions, len(names))]
         for axes, panel in zip(row, [*panels, *(colours[x] for x in [*labels, truth])], strict=True):
             axes.imshow(panel, interpolation="nearest")
             axes.set_axis_off()
@@ -126,14 +186,12 @@ def summarise(
         for share in SHARES
     }
     tables = {name: _rows(curve) for name, curve in curves.items()}
-    seconds = {name: float(c.seconds[-1]) / c.schedule for name, c in curves.items()}
     rows = {f"{name}, iteration {t[i]['iteration']:.0f}": t[i] for name, t in tables.items() for i in (0, -1)}
     report = {
         "training_free": rules,
         "curves": tables,
         "iterations_to_share_of_final_miou_of_plain_san": reached,
         "iterations_of_plain_san": last,
-        "seconds_per_iteration": seconds,
         "minutes": round(minutes, 1),
     }
     write_text_atomically(output / "summary.json", json.dumps(report, indent=2) + "\n")
@@ -150,7 +208,6 @@ def summarise(
                 f"{_count(found['san_cliptrase'])}."
                 for share, found in reached.items()
             ),
-            f"An iteration takes {seconds['san']:.2f} s, {seconds['san_cliptrase']:.2f} s with regions.",
             "One seed and a short schedule: an illustration. The claim, with its intervals, is in docs/convergence.md:",
             claim(),
             "",
@@ -185,10 +242,14 @@ def _demo(args: argparse.Namespace) -> None:
     remove_unfinished(args.output, only_one=True)
     setup_logging(args.output)
     rules = training_free(args.output, args.overrides)
-    trainers = {name: train(args.output, name, args.overrides) for name in RUNS}
+    configs = {
+        name: load_config(CONFIGS / f"{name}.yaml", [*args.overrides, "OUTPUT_DIR", str(args.output / name)])
+        for name in RUNS
+    }
+    train_side_by_side(configs)
     curves = {name: read_curve(args.output / name / "evaluations.csv", "demo_scenes_val") for name in RUNS}
     cfg = load_config(CONFIGS / "cliptrase.yaml", args.overrides)
-    models = {"CLIPtrase": build_model(cfg)} | {RUNS[n]: t.model for n, t in trainers.items()}
+    models = {"CLIPtrase": build_model(cfg)} | {RUNS[name]: trained(run) for name, run in configs.items()}
     for model in models.values():
         model.eval()
     files = [plot_convergence(args.output, curves, rules["cliptrase"]), draw_panels(args.output, cfg, models)]

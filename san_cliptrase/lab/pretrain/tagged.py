@@ -78,10 +78,10 @@ def words_of_tags(dataset: str) -> Iterator[Tagged]:
         tags = json.loads(path.read_text(encoding="utf-8"))
         found = {str(stem): {classes[value] for value in values} - {IGNORED} for stem, values in tags.items()}
     except (ValueError, AttributeError, TypeError, IndexError) as error:
-        raise DataError(f"{path} is no table of stems and the values of their classes: {error}") from error
+        raise DataError(f"{path} is not a table of stems and the values of their classes: {error}") from error
     for stem, present in found.items():
         if Path(stem).name != stem:
-            raise DataError(f"{path} has the stem {stem!r}, which is no file name")
+            raise DataError(f"{path} has the stem {stem!r}, which is not a file name")
         yield Tagged(
             read_image(str(folder / "images" / "tagged" / f"{stem}.jpg")), tuple(names[i] for i in sorted(present))
         )

@@ -17,6 +17,7 @@ from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import only_run_in, remove_unfinished
 from san_cliptrase.lab.five_seeds import FIVE_SEEDS
+from san_cliptrase.lab.reproduce.ceilings import ceilings
 from san_cliptrase.lab.reproduce.classification import classification
 from san_cliptrase.lab.reproduce.efficient import efficient
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_exhibit
@@ -56,6 +57,7 @@ EXHIBITS = {
     "efficient": Known(efficient, SCENES),
     "classification": Known(classification, SCENES),
     "sam": Known(sam, SCENES),
+    "ceilings": Known(ceilings, SCENES),
     "figure1": Known(figure1, FIVE_SEEDS),
     "figure2": Known(figure2, SCENES),
     "figure3": Known(figure3, SCENES),

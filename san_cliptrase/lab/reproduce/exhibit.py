@@ -26,12 +26,16 @@ class Row:
         dataset: registered name.
         metrics: metric -> value, mostly percent; rows may have different metrics.
         setting: the configuration keys that make this row, KEY VALUE ..., for the reader.
+        used: "protocol" with its sizes, "words" and "thresholds" of the label decision, see ``row_setting``.
+        cost: time an image takes beside plain CLIP's embedding of it, median, least and largest ratio; (): unknown.
     """
 
     name: str
     dataset: str
     metrics: Mapping[str, float]
     setting: str = ""
+    used: Mapping[str, str] = field(default_factory=dict)
+    cost: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Exhibit:
         data: more for the JSON file.
         figures: images and pages in the output folder.
         bars: draw the rows as bars too.
+        highlight: name of a row to set off.
+        more: Markdown behind the paper's numbers.
     """
 
     name: str
@@ -59,10 +65,12 @@ class Exhibit:
     data: Mapping[str, Any] = field(default_factory=dict)
     figures: Sequence[Path] = ()
     bars: bool = True
+    highlight: str = ""
+    more: str = ""
 
 
 def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
-    """Writes NAME.md, NAME.json and, if there are rows and bars are wanted, NAME.png with them.
+    """Writes NAME.md, NAME.json, if there are rows and bars are wanted NAME.png, and NAME_cost.png if costs are known.
 
     Returns:
         The Markdown file.
@@ -74,13 +82,16 @@ def write_exhibit(exhibit: Exhibit, output: Path) -> Path:
     if exhibit.rows and exhibit.bars:
         figures.insert(0, output / f"{exhibit.name}.png")
         write_figure(draw_bars(exhibit), figures[0])
+    if any(row.cost for row in exhibit.rows):
+        figures.append(output / f"{exhibit.name}_cost.png")
+        write_figure(draw_costs(exhibit), figures[-1])
     date, published = now(), exhibit.paper and paper_table(exhibit.paper)
     report = {
         "exhibit": exhibit.name,
         "title": exhibit.title,
         "date": date,
         "about": list(exhibit.about),
-        "measured": [vars(row) | {"metrics": dict(row.metrics)} for row in exhibit.rows],
+        "measured": [vars(row) | {"metrics": dict(row.metrics), "used": dict(row.used)} for row in exhibit.rows],
         "the paper's": published and {"source": f"{paper_source()}, {published.title}", "rows": published.rows},
         "notes": list(exhibit.notes),
         **exhibit.data,
@@ -104,9 +115,7 @@ def render(exhibit: Exhibit, figures: Sequence[Path], date: str) -> str:
     """The Markdown text; images are named relative to each other's folder."""
     parts = [f"# {exhibit.title}", "\n".join([*(f"- {line}" for line in exhibit.about), f"- {date}"])]
     if exhibit.rows:
-        settings = any(row.setting for row in exhibit.rows)
-        cells = [(row.name, row.dataset, row.metrics, row.setting) for row in exhibit.rows]
-        parts += ["## Measured here", table(cells, ["configuration"] if settings else [])]
+        parts += ["## Measured here", _measured(exhibit)]
     parts += [
         f"![{path.stem.replace('_', ' ')}]({path.name})" if path.suffix == ".png" else f"[{path.name}]({path.name})"
         for path in figures
@@ -114,15 +123,17 @@ def render(exhibit: Exhibit, figures: Sequence[Path], date: str) -> str:
     if exhibit.paper:
         published = paper_table(exhibit.paper)
         cells = [
-            (method, dataset, metrics, "")
+            (method, dataset, metrics)
             for method, by_dataset in published.rows.items()
             for dataset, metrics in by_dataset.items()
         ]
         protocol = "unsupervised" if exhibit.paper == "table5" else "cliptrase"
         where = f"{paper_source()}, {published.title}; ViT-B/16 of OpenAI; protocol {protocol}."
         measured = {row.dataset for row in exhibit.rows}
-        both = [name for name in dict.fromkeys(dataset for _, dataset, _, _ in cells) if name in measured]
+        both = [name for name in dict.fromkeys(dataset for _, dataset, _ in cells) if name in measured]
         parts += ["## The paper's numbers", f"{where} {_comparable(both)}", table(cells)]
+    if exhibit.more:
+        parts.append(exhibit.more)
     if exhibit.notes:
         parts.append("\n".join(f"- {note}" for note in exhibit.notes))
     return "\n\n".join(parts) + "\n"
@@ -138,15 +149,30 @@ def _comparable(datasets: Sequence[str]) -> str:
     )
 
 
-def table(rows: Sequence[tuple[str, str, Mapping[str, float], str]], more: Sequence[str] = ()) -> str:
-    """A Markdown table of method, data set and metrics, with the last cell of a row under the heading ``more``."""
-    metrics = list(dict.fromkeys(metric for _, _, values, _ in rows for metric in values))
+def table(rows: Sequence[tuple], more: Sequence[str] = (), highlight: str = "") -> str:
+    """A Markdown table of rows (method, data set, metrics, ...), with headings ``more`` for the cells behind these."""
+    metrics = list(dict.fromkeys(metric for _, _, values, *_ in rows for metric in values))
     lines = []
-    for name, dataset, values, setting in rows:
+    for name, dataset, values, *others in rows:
         numbers = [f"{values[metric]:.2f}" if metric in values else "" for metric in metrics]
         shown = name.replace("<", "\\<")  # "<x_i, x_j>" is no HTML
-        lines.append([shown, dataset, *numbers, *([f"`{setting}`" if setting else ""] if more else [])])
+        lines.append([f"**{shown}**" if name == highlight else shown, dataset, *numbers, *others])
     return markdown_table(["", "data set", *metrics, *more], lines, right=range(2, 2 + len(metrics)))
+
+
+def _measured(exhibit: Exhibit) -> str:
+    """The table of the rows, with the columns that any of them has."""
+    columns = {
+        "time / plain CLIP": ["{:.2f} [{:.2f}, {:.2f}]".format(*row.cost) if row.cost else "" for row in exhibit.rows],
+        **{key: [row.used.get(key, "") for row in exhibit.rows] for key in ("protocol", "words", "thresholds")},
+        "configuration": [f"`{row.setting}`" if row.setting else "" for row in exhibit.rows],
+    }
+    columns = {head: cells for head, cells in columns.items() if any(cells)}
+    rows = [
+        (row.name, row.dataset, row.metrics, *others)
+        for row, *others in zip(exhibit.rows, *columns.values(), strict=True)
+    ]
+    return table(rows, list(columns), exhibit.highlight)
 
 
 def draw_bars(exhibit: Exhibit) -> Figure:
@@ -160,7 +186,8 @@ def draw_bars(exhibit: Exhibit) -> Figure:
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axes, dataset in zip(panels, datasets, strict=False):
         values = {row.name: row.metrics[metric] for row in exhibit.rows if row.dataset == dataset}
-        bars = axes.barh([names.index(name) for name in values], list(values.values()), color=OKABE_ITO[0])
+        colors = [OKABE_ITO[name == exhibit.highlight] for name in values]
+        bars = axes.barh([names.index(name) for name in values], list(values.values()), color=colors)
         axes.bar_label(bars, fmt="%.1f", padding=3)
         axes.set(title=dataset, xlabel=metric)
         axes.margins(x=0.2)
@@ -170,3 +197,45 @@ def draw_bars(exhibit: Exhibit) -> Figure:
     for axes in panels[len(datasets) :]:
         axes.set_visible(False)
     return figure
+
+
+def draw_costs(exhibit: Exhibit) -> Figure:
+    """A panel a data set: mIoU over the time that an image takes beside plain CLIP; names stand at the right."""
+    rows = [row for row in exhibit.rows if row.cost]
+    datasets = list(dict.fromkeys(row.dataset for row in rows))
+    figure = Figure(figsize=(8.4, 5.4 * len(datasets)), layout="constrained")
+    for axes, dataset in zip(figure.subplots(len(datasets), squeeze=False).ravel(), datasets, strict=True):
+        own = sorted((row for row in rows if row.dataset == dataset), key=lambda row: row.metrics["mIoU"])
+        right = 1.06 * max(row.cost[2] for row in own)
+        values = [row.metrics["mIoU"] for row in own]
+        line = (values[-1] - values[0]) / 18  # the height of a name
+        places = _apart(values, line)
+        for row, place in zip(own, places, strict=True):
+            median, least, most = row.cost
+            marked = row.name == exhibit.highlight
+            color, weight = OKABE_ITO[marked], "bold" if marked else "normal"
+            spread = [[median - least], [most - median]]
+            axes.errorbar(median, row.metrics["mIoU"], xerr=spread, fmt="o", color=color, elinewidth=1)
+            axes.annotate(
+                row.name,
+                (median, row.metrics["mIoU"]),
+                (right, place),
+                va="center",
+                color=color,
+                fontweight=weight,
+                annotation_clip=False,
+                arrowprops={"arrowstyle": "-", "color": "0.8", "linewidth": 0.7, "shrinkB": 4},
+            )
+        axes.set(title=dataset, xlabel="time an image / plain CLIP's embedding of it", ylabel="mIoU")
+        axes.set_xlim(0, right)
+        axes.set_ylim(top=places[-1] + line)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _apart(values: Sequence[float], least: float) -> list[float]:
+    """Ascending values, moved up until neighbours are ``least`` apart."""
+    moved: list[float] = []
+    for value in values:
+        moved.append(max(value, moved[-1] + least) if moved else value)
+    return moved

@@ -83,4 +83,4 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def _refuse(path: Path) -> NoReturn:
-    raise ConfigError(f"{path} is no report of san-cliptrase convergence")
+    raise ConfigError(f"{path} is not a report of san-cliptrase convergence")

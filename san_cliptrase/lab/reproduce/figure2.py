@@ -11,10 +11,11 @@ from scipy.ndimage import distance_transform_edt
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_figure
 from san_cliptrase.lab.reproduce.patch_scores import mean_rows, same_class_auc
-from san_cliptrase.lab.reproduce.patch_view import COLOUR_MAP, PatchView, look, unit
-from san_cliptrase.lab.reproduce.patches_page import write_page
+from san_cliptrase.lab.reproduce.patch_view import look
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import about
+from san_cliptrase.patches.page import write_page
+from san_cliptrase.patches.view import COLOUR_MAP, PatchView, unit
 from san_cliptrase.texts import markdown
 
 Point = tuple[int, int]
@@ -77,7 +78,7 @@ def checked_points(points: Sequence[Sequence[int]], grid: tuple[int, int]) -> li
         pair = isinstance(point, Sequence) and len(point) == 2 and all(type(place) is int for place in point)
         if not pair or not all(0 <= place < side for place, side in zip(point, grid, strict=True)):
             raise ConfigError(
-                f"FIGURES.POINTS: {point!r} is no patch (row, column) of the {grid[0]}x{grid[1]} patches, counted "
+                f"FIGURES.POINTS: {point!r} is not a patch (row, column) of the {grid[0]}x{grid[1]} patches, counted "
                 "from 0; write FIGURES.POINTS '((2, 3), (8, 5))'"
             )
         checked.append((point[0], point[1]))

@@ -10,9 +10,10 @@ from scipy.optimize import linear_sum_assignment
 from san_cliptrase.colors import class_colors
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, write_figure
 from san_cliptrase.lab.reproduce.patch_scores import mean_rows, purity
-from san_cliptrase.lab.reproduce.patch_view import AFTER, BEFORE, PatchView, look
+from san_cliptrase.lab.reproduce.patch_view import look
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.scoring import about
+from san_cliptrase.patches.view import AFTER, BEFORE, PatchView
 from san_cliptrase.texts import chart_label, markdown
 
 REGIONS = "regions (every patch)"

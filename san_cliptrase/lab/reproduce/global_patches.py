@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from yacs.config import CfgNode
 
 from san_cliptrase.builders import clip_from_config
+from san_cliptrase.clip.attention_maps import block_attention
 from san_cliptrase.clip.batches import image_batch
 from san_cliptrase.colors import OKABE_ITO
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.launch import build
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.lab.global_patches import FAIR_SHARES, MEASURES, REACH, block_attention, measure_attention
+from san_cliptrase.lab.global_patches import FAIR_SHARES, MEASURES, REACH, measure_attention
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, write_figure
 from san_cliptrase.lab.reproduce.request import Request, evaluated_records, request_config
 

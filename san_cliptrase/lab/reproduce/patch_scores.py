@@ -11,31 +11,10 @@ from scipy.stats import rankdata
 from san_cliptrase.builders import region_source_from_config
 from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.lab.reproduce.exhibit import Row
-from san_cliptrase.lab.reproduce.patch_view import PatchView, view_patches
+from san_cliptrase.lab.reproduce.patch_view import view_entry
 from san_cliptrase.lab.reproduce.request import evaluated_records
 from san_cliptrase.meta_arch.cliptrase import CLIPtrase
-
-UNKNOWN = -1
-
-
-def patch_classes(truth: np.ndarray, grid: tuple[int, int], cell: tuple[float, float]) -> np.ndarray:
-    """The most frequent class of the labelled pixels in each patch.
-
-    Args:
-        truth: (H, W) class indices, -1 at pixels without a label.
-        grid: (h, w).
-        cell: (height, width) of a patch in pixels.
-
-    Returns:
-        (L,), -1 where a patch has no labelled pixel.
-    """
-    rows = np.minimum(((np.arange(truth.shape[0]) + 0.5) / cell[0]).astype(int), grid[0] - 1)
-    columns = np.minimum(((np.arange(truth.shape[1]) + 0.5) / cell[1]).astype(int), grid[1] - 1)
-    patches = rows[:, None] * grid[1] + columns
-    known = truth >= 0
-    counts = np.zeros((grid[0] * grid[1], int(truth.max(initial=0)) + 1), dtype=int)
-    np.add.at(counts, (patches[known], truth[known]), 1)
-    return np.where(counts.any(1), counts.argmax(1), UNKNOWN)
+from san_cliptrase.patches.view import PatchView, patch_classes
 
 
 def same_class_auc(values: np.ndarray, classes: np.ndarray) -> float:
@@ -92,7 +71,7 @@ def mean_rows(
         found: dict[str, dict[str, list[float]]] = {}
         mapper = build_test_mapper(cfg, dataset)
         for record in evaluated_records(cfg, dataset):
-            view = view_patches(model, finder, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
+            view = view_entry(model, finder, "", mapper(record), cfg.INPUT.IGNORE_LABEL)
             for name, metrics in score(view, patch_classes(view.truth, view.grid, view.cell)).items():
                 for metric, value in metrics.items():
                     found.setdefault(name, {}).setdefault(metric, []).append(value)

@@ -64,4 +64,4 @@ def evaluated_records(cfg: CfgNode, dataset: str) -> list[dict]:
     Raises:
         DataError, FileNotFoundError: they are not there. Ask before anything is computed.
     """
-    return dataset_records(dataset)[: cfg.TEST.MAX_IMAGES or None]
+    return dataset_records(dataset, cfg.TEST.MAX_IMAGES)

@@ -115,10 +115,10 @@ def test_aliases_pipes_and_escape_sequences(tmp_path, read):
     with pytest.raises(ConfigError, match="aliases upon aliases"):
         _read_config(_folder_with(tmp_path / "run", path.read_text()))
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(ConfigError, match="it is no regular file but a pipe"):
+    with pytest.raises(ConfigError, match="it is not a regular file but a pipe"):
         read_experiment(tmp_path / "pipe.yaml")
     os.mkfifo(tmp_path / "evaluations.csv")
-    with pytest.raises(CurveError, match="it is no regular file but a pipe"):
+    with pytest.raises(CurveError, match="it is not a regular file but a pipe"):
         read_curve(tmp_path / "evaluations.csv")
     assert read(variants={"san": {"title": "\x1b[31mred"}}).variants["san"].title == r"\x1b[31mred"
 

@@ -1,18 +1,17 @@
 """The page to click on: what it carries, and what a real browser does with it."""
 
 import base64
+import html
 import json
 import re
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
 
-from san_cliptrase.lab.reproduce.patch_view import AFTER, BEFORE, CORRELATION, PatchView
-from san_cliptrase.lab.reproduce.patches_page import page_data, write_page
+from san_cliptrase.patches.page import page_data, page_text, write_page
+from san_cliptrase.patches.view import AFTER, BEFORE, CORRELATION, PatchView
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # Runs in the page once it is drawn; what it sees is left in an attribute for --dump-dom.
 SCRIPT = """
 <script>
@@ -35,6 +34,14 @@ addEventListener("load", () => setTimeout(() => {
   row.value = 0;
   row.dispatchEvent(new Event("change"));
   look();
+  const canvas = document.querySelector("canvas"), frame = canvas.getBoundingClientRect();
+  const middle = { clientX: frame.left + 0.5 * frame.width, clientY: frame.top + 0.75 * frame.height };
+  canvas.dispatchEvent(new MouseEvent("pointermove", middle));
+  seen.push({
+    tip: document.getElementById("tip").textContent,
+    legend: [...document.querySelectorAll("tbody tr")].map(row => row.innerText),
+  });
+  for (const layer of document.querySelectorAll("#layers input")) { layer.click(); look(); }
   document.body.dataset.seen = JSON.stringify(seen);
 }, 200));
 </script>
@@ -43,7 +50,7 @@ addEventListener("load", () => setTimeout(() => {
 
 @pytest.fixture
 def view():
-    """A picture of 2x3 patches of 8 pixels; its title and its classes try to leave their place in the page."""
+    """An image of 2x3 patches of 8 pixels; its title and its classes try to leave their place in the page."""
     rng = np.random.default_rng(0)
     labels = np.kron(np.array([[0, 0, 1], [0, 2, 1]]), np.ones((8, 8), dtype=int))
     regions = np.array([0, 0, 1, 0, 2, 1])
@@ -63,7 +70,8 @@ def view():
 
 
 def test_values_are_kept_to_a_part_in_500_of_their_row(view):
-    for shown, values in zip(page_data(view, (0, 0))["maps"], view.maps.values(), strict=True):
+    for shown in page_data(view, (0, 0))["maps"]:
+        values = view.maps[shown["name"]]
         codes = np.frombuffer(base64.b64decode(shown["codes"]), np.uint8).reshape(6, 6)
         low, high = np.array(shown["low"])[:, None], np.array(shown["high"])[:, None]
         error = np.abs(low + (high - low) * codes / 255 - values)
@@ -88,30 +96,20 @@ def test_nothing_in_the_data_can_be_taken_for_html(view, tmp_path):
 
 def test_a_row_of_equal_values_is_no_division_by_zero(view):
     view.maps[CORRELATION][:] = 0.25
-    shown = page_data(view, (0, 0))["maps"][1]
+    shown = page_data(view, (0, 0))["maps"][0]
     assert set(shown["low"]) == set(shown["high"]) == {0.25}
-
-
-@pytest.fixture
-def browser():
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser here (looked for {', '.join(BROWSERS)})")
-    return found
 
 
 def test_click_arrow_and_number_change_maps_and_words(view, tmp_path, browser):
     page = tmp_path / "page.html"
-    write_page(view, (0, 0), page)
-    page.write_text(page.read_text().replace("</body>", f"{SCRIPT}</body>"))
+    data = page_data(view, (0, 0), confidence=np.full((16, 24), 0.25))
+    page.write_text(page_text(data).replace("</body>", f"{SCRIPT}</body>"))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command = [browser, *flags, "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     seen = re.search(r'data-seen="([^"]*)"', dom)
     assert seen, "the page's script did not run to its end"
-    start, clicked, arrow, number = json.loads(
-        seen[1].replace("&quot;", '"').replace("&lt;", "<").replace("&amp;", "&")
-    )
+    start, clicked, arrow, number, hover, *layers = json.loads(html.unescape(seen[1]))
     assert start["status"] == "Patch row 0, column 0: sky, region of 3 of 6 patches"
     assert clicked["status"] == "Patch row 0, column 2: sea, region of 2 of 6 patches"
     assert arrow["status"] == "Patch row 1, column 2: sea, region of 2 of 6 patches"
@@ -119,6 +117,9 @@ def test_click_arrow_and_number_change_maps_and_words(view, tmp_path, browser):
     assert number["maps"] == clicked["maps"]
     for before, after in ((start, clicked), (clicked, arrow)):
         assert all(old != new for old, new in zip(before["maps"], after["maps"], strict=True))
+    assert hover["tip"] == "<!--<script> </script>\u2028&lt;, region 3, confidence 0.25"
+    assert hover["legend"] == ["sky\t50 %\t0.25", "sea\t33 %\t0.25", "<!--<script> </script>\u2028&lt;\t17 %\t0.25"]
+    assert len({layer["maps"][0] for layer in layers}) == 4  # segments, regions, confidence, image alone
     values = view.maps[CORRELATION][2]
     own, rest = values[5], values[[0, 1, 3, 4]].mean()
-    assert f"{CORRELATION} from row 0, column 2. Region {own:.2f}, elsewhere {rest:.2f};" in clicked["labels"][2]
+    assert f"{CORRELATION} from row 0, column 2. Region {own:.2f}, elsewhere {rest:.2f};" in clicked["labels"][1]
