@@ -52,7 +52,7 @@ def check_test_sets(cfg: Any) -> None:
         DataError: names the set.
     """
     for name in cfg.DATASETS.TEST:
-        records, classes = dataset_records(name)[: cfg.TEST.MAX_IMAGES or None], MetadataCatalog.get(name).stuff_classes
+        records, classes = dataset_records(name, cfg.TEST.MAX_IMAGES), MetadataCatalog.get(name).stuff_classes
         check_labelled(records, classes, cfg.INPUT.IGNORE_LABEL, f"the test set {name}")
 
 
