@@ -20,8 +20,8 @@ CHECKPOINTS = ("last_checkpoint", "model_*.pth")
 RUN_FILES = (
     *CHECKPOINTS,
     *("evaluations.csv", "metrics.json", "events.out.tfevents.*", "not_finite_*.json"),
-    *("metrics_*.json", "classes_*.csv", "confusions_*.csv", "results.csv", "evaluation_*.state", "eval_only"),
-    "config.yaml",
+    *("metrics_*.json", "classes_*.csv", "confusions_*.csv", "results.csv", "evaluation_*.state"),
+    *("eval_only", "pictures", "config.yaml"),
 )
 """Patterns of what a run writes into OUTPUT_DIR, but for its log."""
 MOST_PARTS, DEEPEST = 2**20, 50

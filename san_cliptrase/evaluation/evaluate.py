@@ -173,13 +173,13 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
     _save(state, evaluator, done)
 
 
-def _write_pictures(cfg: Any, model: nn.Module, evaluated: Evaluated) -> None:
-    """TEST.PICTURES images of each test set; a failure is added to ``evaluated.failures``."""
+def _write_pictures(cfg: Any, model: nn.Module, evaluated: Evaluated, output: Path) -> None:
+    """TEST.PICTURES images of each test set, in a folder; a failure is added to ``evaluated.failures``."""
     was_training = model.training
     model.eval()
     for name in cfg.DATASETS.TEST if cfg.TEST.PICTURES else ():
         try:
-            files = write_pictures(cfg, model, name, evaluated_records(cfg, name), Path(cfg.OUTPUT_DIR))
+            files = write_pictures(cfg, model, name, evaluated_records(cfg, name), output)
         except OutputError as error:
             logger.error("%s", error)
             evaluated.failures.append(error)
@@ -218,7 +218,7 @@ def evaluate_only(
         model: a meta-architecture.
         resume: go on from what a killed evaluation in OUTPUT_DIR has saved; otherwise that is removed.
         show_classes: also tables of classes and confusions.
-        results: folder for metrics and tables; None: OUTPUT_DIR.
+        results: folder for metrics, tables and images; None: OUTPUT_DIR.
 
     Raises:
         DataError: a file cannot be used, and TEST.SKIP_BAD is off.
@@ -237,7 +237,7 @@ def evaluate_only(
         write_table(cfg, evaluated, results / "results.csv")
         if not evaluated.failures:  # TensorBoard's own thread would meet the same full disk, with a traceback
             write_scalars(output / "eval_only", evaluated, time.monotonic() - started)
-            _write_pictures(cfg, model, evaluated)
+            _write_pictures(cfg, model, evaluated, results)
     if any(comm.all_gather(bool(evaluated.failures))):
         if evaluated.failures:
             raise evaluated.failures[0]

@@ -226,11 +226,12 @@ def test_an_evaluation_in_the_folder_of_a_run_leaves_its_configuration_and_resul
     results = {path.name: path.read_bytes() for path in world.output.glob("*_tiny_val.*")}
     assert len(results) == 3
     weights = str(world.output / "model_final.pth")
-    assert call("--eval-only", model__weights=weights, datasets__train="()", solver__base_lr=0.5)[0] == 0
+    changes = {"datasets__train": "()", "solver__base_lr": 0.5, "test__pictures": 1}
+    assert call("--eval-only", model__weights=weights, **changes)[0] == 0
     assert (world.output / "config.yaml").read_bytes() == before
     assert solver_of(world.output / "eval_only")["BASE_LR"] == 0.5
     assert {path.name: path.read_bytes() for path in world.output.glob("*_tiny_val.*")} == results
-    assert {*results, "results.csv"} <= {path.name for path in (world.output / "eval_only").iterdir()}
+    assert {*results, "results.csv", "pictures"} <= {path.name for path in (world.output / "eval_only").iterdir()}
     assert call("--resume", solver__max_iter=3)[0] == 0
 
 
