@@ -71,7 +71,7 @@ def test_words_of_a_photograph_come_from_labels_or_tags(root):
 
 def test_tags_that_are_no_table_are_refused(root):
     (root / "ccp" / "tags.json").write_text(json.dumps({"9": [COAT, 1000]}))
-    with pytest.raises(DataError, match="tags.json is no table"):
+    with pytest.raises(DataError, match="tags.json is not a table"):
         list(words_of_tags("ccp_train"))
 
 
