@@ -28,6 +28,13 @@ def differ(values: Tensor) -> bool:
     return not bool((values - values[:1]).abs().max() <= ROUNDING * values.abs().max())
 
 
+def all_alike(values: Tensor, valid: Tensor) -> Tensor:
+    """Whether all valid patches (B, L, C) of an image are one value, (B,) bool; its first patch is always valid."""
+    values = values.float().where(valid[..., None], values[:, :1].float())
+    spread = (values - values[:, :1]).abs().amax((1, 2))
+    return spread <= ROUNDING * values.abs().amax((1, 2))
+
+
 def noise(count: int, side: int) -> Tensor:
     """Images (count, 3, side, side) uint8 of which no two are alike, the same at every call."""
     generator = torch.Generator().manual_seed(0)  # the draws of the run stay as they are

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from san_cliptrase.clip.cliper import Cliper
 from san_cliptrase.clip.dense import dense_taps, read_densely
 from san_cliptrase.clip.layers import grid_by_grid
-from san_cliptrase.clip.probe import ONE_CLASS, differ
+from san_cliptrase.clip.probe import ONE_CLASS, all_alike
 from san_cliptrase.clip.readings import dense_reading
 from san_cliptrase.clip.recognition import recognition_taps
 from san_cliptrase.clip.visual import ClipVisualEncoder
@@ -117,15 +117,15 @@ class TrainingFreeReader:
                 whose weights are zero: every pixel would silently be of one class.
         """
         found = F.normalize(self.visual.head(read_densely(self.visual, features, self.rule, classes)), dim=-1)
+        if torch.compiler.is_compiling():  # an exported graph raises nothing
+            return found
         entering = features.tokens[max(features.tokens)]
-        for own, before, valid in zip(found[:, 1:], entering[:, 1:], features.valid, strict=True):
-            if torch.compiler.is_compiling():  # an exported graph raises nothing
-                break
-            if valid.sum() > 1 and not differ(own[valid]) and differ(before[valid]):
-                raise WeightsError(
-                    "CLIP's features, read densely, are the same at every patch of an image, though the patches are "
-                    f"not. {ONE_CLASS}"
-                )
+        flattened = all_alike(found[:, 1:], features.valid) & ~all_alike(entering[:, 1:], features.valid)
+        if flattened.any():
+            raise WeightsError(
+                "CLIP's features, read densely, are the same at every patch of an image, though the patches are "
+                f"not. {ONE_CLASS}"
+            )
         return found
 
     @torch.no_grad()
