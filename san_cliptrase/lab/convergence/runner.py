@@ -13,7 +13,7 @@ from pathlib import Path
 
 from san_cliptrase.evaluation.evaluate import dataset_records
 from san_cliptrase.lab.convergence import worker
-from san_cliptrase.lab.convergence.curves import final, read_curve
+from san_cliptrase.lab.convergence.curves import read_curve
 from san_cliptrase.lab.convergence.experiment import Experiment
 
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -96,7 +96,9 @@ def _outcome(experiment: Experiment, run: tuple[str, int], exitcode: int | None,
     if exitcode:
         return f"{run[0]} seed {run[1]} FAILED with exit status {exitcode}: {_last_line(folder / 'log.txt')} ({folder})"
     curve = read_curve(folder / "evaluations.csv", experiment.dataset)
-    return f"{run[0]} seed {run[1]}: mIoU {final(curve, 'mIoU'):.1f} in {_duration(seconds)}"
+    return (
+        f"{run[0]} seed {run[1]}: mIoU {curve.metrics['mIoU'][-1]:.1f} at its last evaluation, in {_duration(seconds)}"
+    )
 
 
 def _last_line(path: Path) -> str:
