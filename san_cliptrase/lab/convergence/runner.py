@@ -96,9 +96,8 @@ def _outcome(experiment: Experiment, run: tuple[str, int], exitcode: int | None,
     if exitcode:
         return f"{run[0]} seed {run[1]} FAILED with exit status {exitcode}: {_last_line(folder / 'log.txt')} ({folder})"
     curve = read_curve(folder / "evaluations.csv", experiment.dataset)
-    return (
-        f"{run[0]} seed {run[1]}: mIoU {curve.metrics['mIoU'][-1]:.1f} at its last evaluation, in {_duration(seconds)}"
-    )
+    last = curve.metrics["mIoU"][-1]
+    return f"{run[0]} seed {run[1]}: mIoU {last:.1f} at its last evaluation, in {_duration(seconds)}"
 
 
 def _last_line(path: Path) -> str:
