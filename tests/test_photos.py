@@ -17,7 +17,8 @@ def test_the_photographs_are_segmented_with_a_weights_file(tmp_path):
     settings = [f"VENV={sys.prefix}", "CLIP=scenes_vit", f"WEIGHTS={tmp_path / 'weights.pt'}"]
     set_up = ["-o", f"{sys.prefix}/.san_cliptrase_setup"]
     done = subprocess.run(
-        ["make", "-f", str(ROOT / "Makefile"), *set_up, "photos", *settings],
+        # Run by `make test`, it would name its folders too.
+        ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), *set_up, "photos", *settings],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")},
         capture_output=True,
