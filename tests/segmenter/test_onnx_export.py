@@ -64,6 +64,7 @@ def test_a_san_gives_in_onnxruntime_what_it_gives_in_torch(run, tmp_path, monkey
     compare(tmp_path / "san.onnx", Segmenter.from_san(folder, device="cpu", text_cache=""), ["wall", "floor"])
 
 
+@pytest.mark.slow
 def test_a_dense_reading_gives_in_onnxruntime_what_it_gives_in_torch(clip_segmenter, tmp_path):
     segmenter = clip_segmenter(pretrained="scenes", classify="patches", attention="naclip", refine="none", size=96)
     compare(segmenter.export_onnx(tmp_path / "clip", WORDS), segmenter)
