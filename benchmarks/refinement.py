@@ -8,7 +8,6 @@ anything else with trained ones.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor
 # Run as a file, Python knows only the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import add_device, turns
+from benchmarks.timing import add_device, ratio, turns
 from san_cliptrase.refine import REFINEMENTS
 from san_cliptrase.scenes import make_scene
 
@@ -51,10 +50,8 @@ def main() -> None:
             functions["clip"] = partial(clip.encode_image, image[None])
             seconds = turns(functions, args.device, args.rounds, f"{count} classes")
             for name in names:
-                ratios = [a / b for a, b in zip(seconds[name], seconds["clip"], strict=True)]
-                spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
                 title = f"{name}, {count} classes / encode_image, {args.size} px"
-                print(f"{title:<52} {statistics.median(ratios):5.2f} x {spread}", flush=True)
+                print(f"{title:<52} {ratio(seconds[name], seconds['clip'])}", flush=True)
 
 
 if __name__ == "__main__":

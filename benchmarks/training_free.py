@@ -9,7 +9,6 @@ their radius is one that finds about ten.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 # Run as a file, Python knows only the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.timing import add_device, turns
+from benchmarks.timing import add_device, ratio, turns
 from san_cliptrase.clip.build import FrozenClip, build_clip
 from san_cliptrase.cliptrase import RegionFinder, TrainingFreeReader
 from san_cliptrase.cliptrase.voting import decide_pixels
@@ -100,10 +99,8 @@ def main() -> None:
         functions["plain"] = partial(plain, clip.normalize(image[None] / 255))
         seconds = turns(functions, args.device, args.rounds, args.clip)
     for name in args.readings:
-        ratios = [a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)]
-        spread = f"[{min(ratios):.2f}, {max(ratios):.2f}]"
         title = f"{name:<40} / encode_image, {args.clip}, {size} px"
-        print(f"{title} {statistics.median(ratios):6.2f} x {spread}", flush=True)
+        print(f"{title} {ratio(seconds[name], seconds['plain'])}", flush=True)
 
 
 if __name__ == "__main__":

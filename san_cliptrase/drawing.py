@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import bisect
-import functools
 import logging
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from san_cliptrase.colors import class_colors
-from san_cliptrase.texts import JOINERS, printable
+from san_cliptrase.lettering import SMALLEST_FONT, drawable, font_for, shortened, shown_name, text_width
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +23,6 @@ LONGEST_PANEL = 1024
 OPACITY = 0.5
 ERROR = (213, 0, 0)
 ERROR_OPACITY = 0.8
-SMALLEST_FONT = 14
-"""Pixels; fonts grow with the square root of the image's area."""
 LARGE_SEGMENT = 0.01
 """Share of the image from which on every segment of a class has its name, and not only the largest."""
 LONGEST_NAME = 16
@@ -37,8 +31,6 @@ SHORTEST_REST = 10
 """Letters; a name that would be cut to less is left out of the image."""
 OVERHANG = 1.2
 """Width of a name by that of its segment, at most."""
-LONGEST_TEXT = 200
-"""Letters of a name that are looked at."""
 LEGEND_COLUMNS = 3
 """At most, beside an image."""
 LEGEND_ROWS = 8
@@ -48,8 +40,6 @@ PANORAMA = 2
 
 _STRIP = 256
 """Rows that are resized at a time."""
-_NO_LETTERS = frozenset({" ", *JOINERS, *map(chr, range(0xFE00, 0xFE10))})
-"""What a font need not have: spaces, joiners and variation selectors."""
 
 
 def outlines(labels: np.ndarray) -> np.ndarray:
@@ -96,7 +86,7 @@ def draw_overlay(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) ->
     width, height = _shown_size(labels.shape[1], labels.shape[0], SHORTEST_SIDE, LONGEST_SIDE)
     font_size = _font_size(width, height)
     colors = class_colors(len(names))
-    drawn = {index: _shown_name(names, index) for index in present}
+    drawn = {index: shown_name(names, index) for index in present}
     overlay, fills = _shade(_resized(image, width, height), _sampled(labels, width, height), colors, drawn, font_size)
     entries = [_Entry(drawn[i], percent(shares[i]), fills[i], tuple(map(int, colors[i]))) for i in present]
     below = width >= PANORAMA * height
@@ -140,7 +130,7 @@ def draw_comparison(
     colors = np.concatenate([class_colors(none), np.zeros((1, 3), np.uint8)])
     width, height = _shown_size(truth.shape[1], truth.shape[0], SHORTEST_PANEL, LONGEST_PANEL)
     font_size = _font_size(width, height)
-    drawn = {index: _shown_name(names, index) for index in present}
+    drawn = {index: shown_name(names, index) for index in present}
     photo = _resized(image, width, height)
     predicted, fills = _shade(photo, _sampled(prediction, width, height), colors, drawn, font_size)
     true, true_fills = _shade(photo, _sampled(truth, width, height), colors, drawn, font_size)
@@ -162,7 +152,7 @@ def draw_comparison(
     entries.append(_Entry("error", percent(share), ERROR, ERROR))
     if not scored.all():
         entries.append(_Entry("not scored", percent((~scored).mean()), (0, 0, 0), (0, 0, 0)))
-    return _framed_panels(panels, _drawable(title), entries, font_size)
+    return _framed_panels(panels, drawable(title), entries, font_size)
 
 
 def _framed_panels(
@@ -178,8 +168,8 @@ def _framed_panels(
     draw = ImageDraw.Draw(framed)
 
     def write(text: str, x: int, y: int, room: int) -> None:
-        text = _shortened(text, font_size, room)
-        draw.text((x, y + strip / 2), text, font=_font(text, font_size), anchor="lm", fill="black")
+        text = shortened(text, font_size, room)
+        draw.text((x, y + strip / 2), text, font=font_for(text, font_size), anchor="lm", fill="black")
 
     write(title, font_size, 0, framed.width - 2 * font_size)
     for place, (name, panel) in enumerate(panels.items()):
@@ -266,10 +256,10 @@ def _write_names(
     for place in _places(labels, names, font_size, step):
         name = names[place.label]
         room = place.right - place.left
-        text = _shortened(name, font_size, min(OVERHANG * room, LONGEST_NAME * font_size))
+        text = shortened(name, font_size, min(OVERHANG * room, LONGEST_NAME * font_size))
         if text != name and len(text) < SHORTEST_REST:
             continue
-        half = _width(text, font_size) / 2 + stroke
+        half = text_width(text, font_size) / 2 + stroke
         # Inside its segment if it fits, inside the image in any case.
         x = _between(place.x, place.left + half, place.right - half)
         x = _between(x, half, labels.shape[1] - half)
@@ -278,7 +268,7 @@ def _write_names(
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
         taken.append(box)
-        font = _font(text, font_size)
+        font = font_for(text, font_size)
         draw.text((x, y), text, font=font, anchor="mm", fill="white", stroke_width=stroke, stroke_fill="black")
 
 
@@ -340,9 +330,9 @@ class _Entry:
 
 def _draw_legend(entries: Sequence[_Entry], font_size: int, width: int, height: int, below: bool) -> Image.Image:
     """A white panel of colours, names and shares for an image of a size; what does not fit is counted."""
-    names = [_shortened(entry.name, font_size, LONGEST_NAME * font_size) for entry in entries]
-    longest = max(_width(name, font_size) for name in names)
-    widest = max(_width(entry.share, font_size) for entry in entries)
+    names = [shortened(entry.name, font_size, LONGEST_NAME * font_size) for entry in entries]
+    longest = max(text_width(name, font_size) for name in names)
+    widest = max(text_width(entry.share, font_size) for entry in entries)
     column = math.ceil(1.5 * font_size + longest + font_size + widest + 2 * font_size)
     line = round(1.6 * font_size)
     if below:
@@ -360,98 +350,14 @@ def _draw_legend(entries: Sequence[_Entry], font_size: int, width: int, height: 
         middle = font_size / 2 + (place % rows + 0.5) * line
         if place == shown:
             text = f"and {len(entries) - shown} more"
-            draw.text((left, middle), text, font=_font(text, font_size), anchor="lm", fill="black")
+            draw.text((left, middle), text, font=font_for(text, font_size), anchor="lm", fill="black")
             continue
         entry, name = entries[place], names[place]
         box = (left, middle - font_size / 2, left + font_size, middle + font_size / 2)
         draw.rectangle(box, fill=entry.fill, outline=entry.outline, width=max(2, font_size // 6))
-        draw.text((left + 1.5 * font_size, middle), name, font=_font(name, font_size), anchor="lm", fill="black")
+        draw.text((left + 1.5 * font_size, middle), name, font=font_for(name, font_size), anchor="lm", fill="black")
         # Of columns in a row, a share stands behind its name: at the column's end it would be nearer to the next one.
-        end = _width(name, font_size) + 2.5 * font_size if below else column - 2 * font_size
+        end = text_width(name, font_size) + 2.5 * font_size if below else column - 2 * font_size
         anchor = "lm" if below else "rm"
-        draw.text((left + end, middle), entry.share, font=_font(entry.share, font_size), anchor=anchor, fill="black")
+        draw.text((left + end, middle), entry.share, font=font_for(entry.share, font_size), anchor=anchor, fill="black")
     return legend
-
-
-def _shortened(text: str, font_size: int, width: float) -> str:
-    """As much of a text as fits into a width, with "…" for the rest."""
-    if len(text) <= LONGEST_TEXT and _width(text, font_size) <= width:
-        return text
-    lengths = range(1, min(len(text), LONGEST_TEXT))
-    kept = bisect.bisect_right(lengths, width, key=lambda length: _width(text[:length] + "…", font_size))
-    return text[:kept].rstrip() + "…"
-
-
-def _width(text: str, font_size: int) -> float:
-    return _font(text, font_size).getlength(text)
-
-
-def _shown_name(names: Sequence[str], index: int) -> str:
-    """A class's name as it can be drawn; one without any such letter has its number, to tell it from others."""
-    name = _drawable(names[index])
-    return f"? (class {index})" if name == "?" else name
-
-
-@functools.lru_cache(maxsize=1024)
-def _drawable(name: str) -> str:
-    """A name as the best font of this machine draws it: "?" stands for letters that it lacks."""
-    name = printable(name)
-    glyphs = _glyphs(_font_file(_letters(name)))
-    lacking = {letter for letter in _letters(name) if ord(letter) not in glyphs}
-    if lacking:
-        logger.warning("no font of this machine has all letters of %r; install one of its script, as Noto's", name)
-    return re.sub(r"\?{2,}", "?", "".join("?" if letter in lacking else letter for letter in name)) or "?"
-
-
-def _font(text: str, size: int) -> ImageFont.FreeTypeFont:
-    return _loaded_font(_font_file(_letters(text)), size)
-
-
-def _letters(text: str) -> frozenset[str]:
-    return frozenset(text) - _NO_LETTERS
-
-
-@functools.lru_cache(maxsize=64)
-def _loaded_font(file: str, size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(file, size)
-
-
-@functools.lru_cache(maxsize=1024)
-def _font_file(letters: frozenset[str]) -> str:
-    """The font that comes with matplotlib, if it has the letters; else the one of this machine that has the most."""
-    import matplotlib  # late: it is slow to import
-
-    default = str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"))
-    lacking = _lacking(default, letters)
-    if not lacking:
-        return default
-    from matplotlib import font_manager  # late: it looks for all fonts of the machine
-
-    def plain(file: str) -> tuple[bool, bool, str]:
-        stem = Path(file).stem
-        return "Regular" not in stem, "Sans" not in stem, file
-
-    best = default
-    for file in sorted(font_manager.findSystemFonts(), key=plain):
-        found = _lacking(file, letters)
-        if found < lacking:
-            best, lacking = file, found
-        if not lacking:
-            break
-    return best
-
-
-def _lacking(file: str, letters: frozenset[str]) -> int:
-    return sum(ord(letter) not in _glyphs(file) for letter in letters)
-
-
-@functools.lru_cache(maxsize=256)
-def _glyphs(file: str) -> frozenset[int]:
-    """Code points that a font has; none if it cannot be used (bitmaps of one size, damaged)."""
-    from matplotlib.ft2font import FT2Font
-
-    try:
-        _loaded_font(file, SMALLEST_FONT)
-        return frozenset(FT2Font(file).get_charmap())
-    except (OSError, RuntimeError, ValueError):
-        return frozenset()

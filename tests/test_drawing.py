@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from san_cliptrase import drawing
+from san_cliptrase import drawing, lettering
 from san_cliptrase.colors import class_colors
-from san_cliptrase.drawing import count_labels, draw_comparison, draw_overlay, outlines, percent, printable
+from san_cliptrase.drawing import count_labels, draw_comparison, draw_overlay, outlines, percent
+from san_cliptrase.texts import printable
 
 
 def black(height, width):
@@ -181,9 +182,9 @@ def test_long_names_are_cut():
 def test_letters_of_the_usual_font_are_no_boxes(name, caplog):
     draw_overlay(black(480, 600), np.zeros((480, 600), np.uint8), [name])
     assert not caplog.records
-    shown = drawing._drawable(name)
+    shown = lettering.drawable(name)
     assert "?" not in shown
-    letters, boxes = (list(drawing._font(shown, 20).getmask(text)) for text in (shown, "\ue000" * len(shown)))
+    letters, boxes = (list(lettering.font_for(shown, 20).getmask(text)) for text in (shown, "\ue000" * len(shown)))
     assert letters != boxes
 
 
@@ -194,17 +195,17 @@ def test_another_font_is_found_for_other_letters_and_lacking_ones_are_told(monke
     (tmp_path / "Damaged-Regular.ttf").write_bytes(b"no font")
     fonts = [str(tmp_path / "Damaged-Regular.ttf"), str(tmp_path / "missing.ttf"), f"{folder}/STIXNonUni.ttf"]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: fonts)
-    for cached in (drawing._font_file, drawing._drawable):
+    for cached in (lettering._font_file, lettering.drawable):
         cached.cache_clear()
-    glyphs = {file: drawing._glyphs(file) for file in (f"{folder}/DejaVuSans.ttf", fonts[-1])}
+    glyphs = {file: lettering._glyphs(file) for file in (f"{folder}/DejaVuSans.ttf", fonts[-1])}
     letter = chr(min(code for code in glyphs[fonts[-1]] - glyphs[f"{folder}/DejaVuSans.ttf"] if code > 255))
-    assert drawing._font(letter, 20).path == fonts[-1]
+    assert lettering.font_for(letter, 20).path == fonts[-1]
     with caplog.at_level(logging.WARNING):
-        assert drawing._drawable("sea 海と空") == "sea ?"
+        assert lettering.drawable("sea 海と空") == "sea ?"
         draw_overlay(black(48, 60), np.zeros((48, 60), np.uint8), ["海"])
-    assert drawing._shown_name(["sea", "海"], 1) == "? (class 1)"
+    assert lettering.shown_name(["sea", "海"], 1) == "? (class 1)"
     assert "no font of this machine has all letters of 'sea 海と空'" in caplog.text
-    for cached in (drawing._font_file, drawing._drawable):
+    for cached in (lettering._font_file, lettering.drawable):
         cached.cache_clear()
 
 

@@ -7,16 +7,15 @@ import sys
 import pytest
 import torch
 
-from san_cliptrase import files
+from san_cliptrase import locks
 from san_cliptrase.errors import ConfigError, OutputError
 from san_cliptrase.files import (
-    one_at_a_time,
-    only_run_in,
     remove_unfinished,
     remove_unfinished_of,
     write_atomically,
     write_whole,
 )
+from san_cliptrase.locks import one_at_a_time, only_run_in
 from tests.conftest import ROOT
 
 
@@ -101,7 +100,7 @@ def test_unfinished_files_of_dead_processes_are_removed_and_those_of_living_ones
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
-HOLD = "import sys, time; from pathlib import Path; from san_cliptrase.files import only_run_in\n"
+HOLD = "import sys, time; from pathlib import Path; from san_cliptrase.locks import only_run_in\n"
 HOLD += "with only_run_in(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
 
 
@@ -145,7 +144,7 @@ def test_what_a_living_process_writes_is_not_removed(tmp_path):
 
 
 def test_a_change_waits_for_another_and_not_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    monkeypatch.setattr(locks, "PATIENCE", 0.1)
     made = tmp_path / "made"
     with (
         one_at_a_time(made),

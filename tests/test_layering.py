@@ -10,9 +10,9 @@ PACKAGE = ROOT / "san_cliptrase"
 LEVELS = [  # rooms of one level do not know each other
     {"texts"},
     {"errors", "colors", "choices", "protocols"},
-    {"files", "structures", "terminal", "weights_files", "raster_files", "pools"},
+    {"files", "lettering", "structures", "terminal", "weights_files", "raster_files", "pools"},
     {"__init__", "class_lists", "config", "compat", "coco", "device", "images", "drawing", "scenes"}
-    | {"text_tables", "yaml_files"},
+    | {"locks", "text_tables", "yaml_files"},
     {"clip", "refine"},
     {"regions"},
     {"windows", "strips", "patches"},

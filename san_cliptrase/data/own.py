@@ -20,7 +20,8 @@ from san_cliptrase.data.pairs import Pairs, find_pairs
 from san_cliptrase.data.palette import Palette
 from san_cliptrase.data.table import DATASETS
 from san_cliptrase.errors import ConfigError, DataError, suggest
-from san_cliptrase.files import from_home, is_plain_name, one_at_a_time, write_text_atomically
+from san_cliptrase.files import from_home, is_plain_name, write_text_atomically
+from san_cliptrase.locks import one_at_a_time
 from san_cliptrase.yaml_files import read_yaml
 
 MOST_BYTES = 4 * 2**20

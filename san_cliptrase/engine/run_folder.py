@@ -13,7 +13,8 @@ from detectron2.utils import comm
 
 from san_cliptrase.engine.logs import forget_log, setup_logging
 from san_cliptrase.errors import OutputError, SanCliptraseError
-from san_cliptrase.files import only_run_in, write_text_atomically
+from san_cliptrase.files import write_text_atomically
+from san_cliptrase.locks import only_run_in
 
 
 class Kept:

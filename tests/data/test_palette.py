@@ -4,15 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from san_cliptrase.commands.main import main, train_net
-from san_cliptrase.data.own import OWN, register_own
+from san_cliptrase.data.own import register_own
 from san_cliptrase.data.palette import Palette
 from san_cliptrase.errors import DataError
 from tests.conftest import ROOT
 from tests.data import archives
+from tests.data.registering import error_of, forget_registered, register
 
 GRASS, WATER, POND, LAVA, NONE = (0, 128, 0), (0, 0, 255), (0, 0, 128), (255, 64, 0), (0, 0, 0)
 PALETTE = Palette(((GRASS,), (WATER, POND), (LAVA,)), (NONE,))
@@ -118,20 +119,7 @@ def folder(tmp_path, monkeypatch):
             archives.write_png(tmp_path / "town" / "annotations" / split / f"{stem}.png", labels)
     (tmp_path / "town" / "classes.txt").write_text(CLASSES)
     yield tmp_path / "town"
-    for name in [*OWN]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-        del OWN[name]
-
-
-def register(folder, *arguments):
-    return main(["data", "register", str(folder), "--workers", "1", *arguments])
-
-
-def error_of(capsys, *arguments):
-    capsys.readouterr()
-    assert register(*arguments) == 1
-    return capsys.readouterr().err
+    forget_registered()
 
 
 def test_a_folder_with_colours_is_registered_checked_trained_and_evaluated(folder, capsys, tiny_overrides, tmp_path):

@@ -12,11 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from san_cliptrase.commands.main import main, train_net
 from san_cliptrase.data.datasets import register as register_in_python
-from san_cliptrase.data.own import OWN, OwnDataset, read_registry, register_own, write_entries
+from san_cliptrase.data.own import OwnDataset, read_registry, register_own, write_entries
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.errors import ConfigError, DataError
 from tests.conftest import ROOT
 from tests.data import archives
+from tests.data.registering import error_of, forget_registered, register
 
 CLASSES = "grass\nwater\nlava\n"
 ENTRY = "mine: {images: a, labels: b, classes: [c]}\n"
@@ -27,10 +28,7 @@ def root(tmp_path, monkeypatch):
     """The root of the datasets, which does not exist yet; what a test registers is forgotten after it."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "root"))
     yield tmp_path / "root"
-    for name in [*OWN]:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
-        del OWN[name]
+    forget_registered()
 
 
 @pytest.fixture
@@ -43,16 +41,6 @@ def folder(tmp_path):
             archives.write_png(tmp_path / "town" / "annotations" / split / f"{stem}.png", np.tile(labels, (64, 1)))
     (tmp_path / "town" / "classes.txt").write_text(CLASSES)
     return tmp_path / "town"
-
-
-def register(folder, *arguments):
-    return main(["data", "register", str(folder), "--workers", "1", *arguments])
-
-
-def error_of(capsys, *arguments):
-    capsys.readouterr()
-    assert register(*arguments) == 1
-    return capsys.readouterr().err
 
 
 def test_splits_become_datasets_that_a_run_evaluates(root, folder, tiny_overrides, tmp_path):

@@ -17,7 +17,7 @@ from san_cliptrase.engine.solver import PolynomialSchedule
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, DivergedError, OutputError
 from san_cliptrase.evaluation.evaluator import SemanticEvaluator
-from san_cliptrase.files import only_run_in
+from san_cliptrase.locks import only_run_in
 from tests.conftest import ROOT
 
 CONFIG = ROOT / "configs" / "demo" / "san.yaml"

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from san_cliptrase.commands.main import main
-from san_cliptrase.files import only_run_in
+from san_cliptrase.locks import only_run_in
 from tests.conftest import ROOT
 
 COMMANDS = {

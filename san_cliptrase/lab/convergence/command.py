@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import only_run_in, remove_unfinished
+from san_cliptrase.files import remove_unfinished
 from san_cliptrase.lab.convergence.cost import cached_cost, cost_of
 from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.lab.convergence.experiment import Experiment
@@ -25,6 +25,7 @@ from san_cliptrase.lab.convergence.runner import run_all
 from san_cliptrase.lab.convergence.study import Study, study_of_experiment, study_of_folders
 from san_cliptrase.lab.convergence.tensorboard import write_layout, write_runs
 from san_cliptrase.lab.convergence.worker import cores, now, write_json, write_text
+from san_cliptrase.locks import only_run_in
 
 COMPARISON = Path("output/comparison")
 

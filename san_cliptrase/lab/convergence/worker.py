@@ -20,8 +20,9 @@ from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import only_run_in, read_bounded, write_text_atomically
+from san_cliptrase.files import read_bounded, write_text_atomically
 from san_cliptrase.lab.convergence.experiment import flatten
+from san_cliptrase.locks import only_run_in
 from san_cliptrase.pools import end_with_parent
 from san_cliptrase.yaml_files import read_yaml
 

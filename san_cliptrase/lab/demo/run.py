@@ -37,11 +37,12 @@ from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
 from san_cliptrase.evaluation.pictures import shown_image
 from san_cliptrase.evaluation.protocol import protocol_title
 from san_cliptrase.evaluation.tables import format_results
-from san_cliptrase.files import only_run_in, remove_unfinished, write_text_atomically
+from san_cliptrase.files import remove_unfinished, write_text_atomically
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
 from san_cliptrase.lab.convergence.runner import threads_in_environment
 from san_cliptrase.lab.convergence.worker import cores
 from san_cliptrase.lab.five_seeds import claim
+from san_cliptrase.locks import only_run_in
 from san_cliptrase.pools import end_with_parent
 from san_cliptrase.terminal import exit_status
 

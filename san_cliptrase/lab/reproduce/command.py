@@ -15,7 +15,7 @@ from pathlib import Path
 
 from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.errors import ConfigError
-from san_cliptrase.files import only_run_in, remove_unfinished
+from san_cliptrase.files import remove_unfinished
 from san_cliptrase.lab.five_seeds import FIVE_SEEDS
 from san_cliptrase.lab.reproduce.ceilings import ceilings
 from san_cliptrase.lab.reproduce.classification import classification
@@ -29,6 +29,7 @@ from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.lab.reproduce.sources import sam, table2
 from san_cliptrase.lab.reproduce.table1 import table1
 from san_cliptrase.lab.reproduce.tables import table3, table4, table5
+from san_cliptrase.locks import only_run_in
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "configs" / "demo"

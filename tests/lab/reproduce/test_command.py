@@ -5,10 +5,10 @@ import pytest
 from san_cliptrase.commands.main import main
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.paper import paper_table
-from san_cliptrase.files import only_run_in
 from san_cliptrase.lab.reproduce import global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
 from san_cliptrase.lab.reproduce.request import Request
+from san_cliptrase.locks import only_run_in
 from tests.conftest import ROOT
 
 
