@@ -120,7 +120,7 @@ def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
         "classifier": MaskClassifier(clip.visual.embed_dim),
         "network": _network(san, clip),
         "region_source": region_source_from_config(cfg, clip, keep_gb=keep_gb)
-        if san.QUERY_INIT.NAME != "off"
+        if san.QUERY_INIT.NAME != "off" or san.PSEUDO_MASKS
         else None,
         "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth, "MODEL.SAN.RECOGNITION_LAYER"),
         "resolution": cfg.MODEL.CLIP.RESOLUTION,

@@ -160,6 +160,7 @@ _SAN = (
     Key("MASK_WEIGHT", 5.0, real(0), "Weight of the binary cross-entropy of masks.", "rarely: Mask2Former's"),
     Key("DICE_WEIGHT", 5.0, real(0), "Weight of the dice loss.", "rarely: Mask2Former's"),
     Key("NO_OBJECT_WEIGHT", 0.1, real(0), "Weight of the class no object in the loss.", "0 where every region is an object"),
+    Key("PSEUDO_MASKS", 0.0, real(0), "Weight of regions most of which has no label, as masks without a class: queries that predict them learn their masks, and neither a class nor no object; 0: off.", "where labels leave out what is to be found, as unseen classes"),
     Key("TRAIN_NUM_POINTS", 12544, whole(1, 2**20), "Points at which masks are compared.", "fewer for small images"),
     Key("QUERY_INIT.NAME", "off", one_of(QUERY_INITS), "How regions initialise the queries (docs/architecture.md); off is SAN as published.", "tokens_prior for faster training"),
     Key("QUERY_INIT.MAP_LAYER", -1, whole(-64, 64), "map_*: the CLIP block whose input tokens are pooled, counted from the end.", "for an ablation"),

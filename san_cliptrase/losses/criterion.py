@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from san_cliptrase.losses.matcher import HungarianMatcher
-from san_cliptrase.losses.targets import MaskTarget, check_targets
+from san_cliptrase.losses.targets import UNNAMED, MaskTarget, check_targets
 
 Prediction = tuple[Tensor, Tensor]
 Matches = Sequence[tuple[Tensor, Tensor]]
@@ -22,7 +22,8 @@ class SetCriterion(nn.Module):
 
     Cross-entropy of every query with its matched class or "no object"; binary cross-entropy and dice of matched masks
     at points drawn mostly where the prediction is uncertain (Kirillov et al., "PointRend", 2020). Every supervised
-    block is matched and scored alike.
+    block is matched and scored alike. A query of an unnamed mask has the losses of masks alone, times
+    ``pseudo_weight``: it is trained towards no class, and not towards "no object".
 
     Args:
         num_classes: K.
@@ -31,6 +32,7 @@ class SetCriterion(nn.Module):
         mask_weight: Weight of ``loss_mask``.
         dice_weight: Weight of ``loss_dice``.
         no_object_weight: Weight of class K inside the cross-entropy.
+        pseudo_weight: Weight of unnamed masks beside others.
         num_points: Points per mask.
         oversample_ratio: Candidates per point.
         importance_sample_ratio: Share of the points that are the most uncertain candidates; the rest is random.
@@ -46,6 +48,7 @@ class SetCriterion(nn.Module):
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         no_object_weight: float = 0.1,
+        pseudo_weight: float = 0.0,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_sample_ratio: float = 0.75,
@@ -57,7 +60,7 @@ class SetCriterion(nn.Module):
         self.num_points = num_points
         self.oversample_ratio = oversample_ratio
         self.importance_sample_ratio = importance_sample_ratio
-        self.no_object_weight = no_object_weight
+        self.no_object_weight, self.pseudo_weight = no_object_weight, pseudo_weight
         class_weights = torch.ones(num_classes + 1)
         class_weights[-1] = no_object_weight
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -78,7 +81,8 @@ class SetCriterion(nn.Module):
         Args:
             predictions: (pred_logits (B, Q, K+1), mask_logits (B, Q, h, w)) per supervised block, the final one last.
             targets: One per image, masks on the canvas that the predicted masks cover. An image may have none.
-            mask_counts: Numbers of masks of all images of the whole batch; without them, these images are all.
+            mask_counts: Numbers of masks with a class of all images of the whole batch; without them, these images are
+                all. Losses are divided by them whatever unnamed masks there are, which other processes need not know.
             seeds: Of each image's random points; without them, the points are the generator's next.
 
         Returns:
@@ -94,7 +98,7 @@ class SetCriterion(nn.Module):
         check_targets(targets, len(pred_logits), self.num_classes)
         targets = [MaskTarget(*(part.to(mask_logits.device) for part in target)) for target in targets]
         if mask_counts is None:
-            mask_counts = [len(target.labels) for target in targets]
+            mask_counts = [int((target.labels != UNNAMED).sum()) for target in targets]
         norms = self._norms(mask_counts, pred_logits.shape[1])
         losses = {}
         with torch.autocast(mask_logits.device.type, enabled=False):
@@ -126,7 +130,8 @@ class SetCriterion(nn.Module):
         for image, (masks, target, (queries, found)) in enumerate(zip(mask_logits, targets, matches, strict=True)):
             if seeds:
                 torch.manual_seed(seeds[image] + 1)  # not the points of the matching
-            sums.append(torch.stack(self._mask_losses(masks[queries], target.masks[found].to(masks))))
+            weights = torch.where(target.labels[found] == UNNAMED, self.pseudo_weight, 1.0)
+            sums.append(torch.stack(self._mask_losses(masks[queries], target.masks[found].to(masks), weights)))
         loss_mask, loss_dice = torch.stack(sums).sum(0)
         return {
             "loss_ce": self._class_loss(pred_logits, targets, matches) / norms[1],
@@ -139,10 +144,14 @@ class SetCriterion(nn.Module):
         for row, target, (queries, found) in zip(classes, targets, matches, strict=True):
             row[queries] = target.labels[found]
         weights = self.class_weights.to(pred_logits)
-        return F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
+        classes = classes.flatten()
+        return F.cross_entropy(pred_logits.flatten(0, 1), classes, weights, ignore_index=UNNAMED, reduction="sum")
 
-    def _mask_losses(self, mask_logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over an image's matched masks, (R, h, w) logits, (R, H, W) truth; without any, zero with a gradient."""
+    def _mask_losses(self, mask_logits: Tensor, true: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sums over an image's R matched masks, (R, h, w) logits, (R, H, W) truth, (R,) weights.
+
+        Without any, zero with a gradient.
+        """
         if not len(mask_logits):
             return mask_logits.sum(), mask_logits.sum()
         mask_logits, true = mask_logits[:, None], true[:, None]
@@ -156,11 +165,11 @@ class SetCriterion(nn.Module):
             )
             labels = point_sample(true, points, align_corners=False)[:, 0]
         logits = point_sample(mask_logits, points, align_corners=False)[:, 0]
-        bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1).sum()
+        bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1)
         probabilities = logits.sigmoid()
         overlap = 2 * (probabilities * labels).sum(-1)
         dice = 1 - (overlap + 1) / (probabilities.sum(-1) + labels.sum(-1) + 1)
-        return bce, dice.sum()
+        return (weights * bce).sum(), (weights * dice).sum()
 
     def _check_classes(self, pred_logits: Tensor) -> None:
         if pred_logits.shape[-1] != self.num_classes + 1:

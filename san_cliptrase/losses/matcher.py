@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.projects.point_rend.point_features import point_sample
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from san_cliptrase.losses.targets import MaskTarget
+from san_cliptrase.losses.targets import UNNAMED, MaskTarget
 
 
 def pairwise_bce(logits: Tensor, targets: Tensor) -> Tensor:
@@ -30,6 +31,7 @@ class HungarianMatcher:
     """The assignment of least total cost (Carion et al., "DETR", 2020; Cheng et al., "Mask2Former", 2022).
 
     ``cost = -w_c softmax(pred_logits)_label + w_m BCE + w_d dice``, the masks compared at random points.
+    Unnamed masks come after all others: the queries that are left are assigned to them, by the costs of masks alone.
 
     Args:
         class_weight: w_c.
@@ -83,8 +85,14 @@ class HungarianMatcher:
                 f"{int((~logits.isfinite()).sum())} class logits and {int((~masks.isfinite()).sum())} mask logits are "
                 "NaN or infinite. Training has diverged: lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off"
             )
-        queries, found = linear_sum_assignment(cost.numpy())
-        return torch.as_tensor(queries, device=logits.device), torch.as_tensor(found, device=logits.device)
+        unnamed, free = (target.labels == UNNAMED).cpu().numpy(), np.ones(len(cost), bool)
+        pairs = []
+        for group in (~unnamed, unnamed):
+            rows, columns = np.flatnonzero(free), np.flatnonzero(group)
+            queries, found = linear_sum_assignment(cost.numpy()[np.ix_(rows, columns)])
+            pairs.append((rows[queries], columns[found]))
+            free[rows[queries]] = False
+        return tuple(torch.as_tensor(np.concatenate(side), device=logits.device) for side in zip(*pairs, strict=True))
 
     def _cost(self, logits: Tensor, masks: Tensor, target: MaskTarget) -> Tensor:
         if not len(target.labels):
@@ -93,7 +101,8 @@ class HungarianMatcher:
             points = torch.rand(1, self.num_points, 2, device=masks.device)
             predicted = point_sample(masks[None], points, align_corners=False)[0]
             true = point_sample(target.masks[None].to(predicted), points, align_corners=False)[0]
-            class_cost = -logits.softmax(-1)[:, target.labels.to(logits.device)]
+            labels = target.labels.to(logits.device)
+            class_cost = -logits.softmax(-1)[:, labels] * (labels != UNNAMED)
             return (
                 self.class_weight * class_cost
                 + self.mask_weight * pairwise_bce(predicted, true)

@@ -19,7 +19,7 @@ from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.voting import Background, decide_pixels
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
-from san_cliptrase.losses.targets import MaskTarget
+from san_cliptrase.losses.targets import MaskTarget, pseudo_targets
 from san_cliptrase.meta_arch.inputs import (
     BackgroundReader,
     background_last,
@@ -112,10 +112,7 @@ class SAN(SanModel):
             {"loss_ce": ..., ...}, or dicts with "sem_seg" (K, height, width).
         """
         if self.training:
-            text = self.clip.text(batch_vocabulary(inputs), self.templates)
-            shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
-            batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown, self._annealed(inputs))
-            return self._losses(predictions, features, text, inputs, batch, mask_counts)
+            return self._train(inputs, mask_counts)
         inputs, places = background_last(inputs)
         maps = self._by_group(inputs, self._semantic_maps)
         return [{"sem_seg": scores if places is None else scores[places.argsort()]} for scores in maps]
@@ -195,12 +192,39 @@ class SAN(SanModel):
             storage.put_scalar("regions/images_without", (counts == 0).float().mean().item(), smoothing_hint=False)
         return regions
 
-    def _annealed(self, inputs: list[dict]) -> Tensor | None:
+    def _train(self, inputs: list[dict], mask_counts: Sequence[int] | None) -> dict[str, Tensor]:
+        text = self.clip.text(batch_vocabulary(inputs), self.templates)
+        images, annealed, regions = _images(inputs), self._annealed(inputs), None
+        batch, features = self.encode(images)
+        begin = self.network.query_init.trains_with_regions and not annealed.all()
+        if begin or self.criterion.pseudo_weight:
+            shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
+            regions = self.find_regions(features, images, batch, _labels(inputs), shown)
+        predictions = self.network(batch.tensor, features, regions if begin else None, annealed.to(self.device))
+        targets = [self._target(entry, batch.canvas) for entry in inputs]
+        if self.criterion.pseudo_weight:
+            targets = self._with_pseudo_masks(targets, regions, inputs)
+        return self._losses(predictions, features, text, inputs, targets, mask_counts)
+
+    def _target(self, entry: dict, canvas: Size) -> MaskTarget:
+        instances = entry["instances"].to(self.device)
+        return MaskTarget(instances.gt_classes, _padded(instances.gt_masks.tensor, canvas))
+
+    def _with_pseudo_masks(self, targets: list[MaskTarget], regions: Regions, inputs: list[dict]) -> list[MaskTarget]:
+        found = []
+        for target, masks, entry in zip(targets, regions.masks, inputs, strict=True):
+            unlabelled = (entry["sem_seg"] == self.ignore_label).to(masks.device)
+            found.append(pseudo_targets(masks, _padded(unlabelled, target.masks.shape[-2:])))
+        mean = sum(len(pseudo.labels) for pseudo in found) / len(found)
+        get_event_storage().put_scalar("regions/pseudo_masks", mean, smoothing_hint=False)
+        return [MaskTarget(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(targets, found, strict=True)]
+
+    def _annealed(self, inputs: list[dict]) -> Tensor:
         """Queries (B, Q) that have lost their regions in this iteration, each with the share of them that is due."""
-        if not self.anneal_iterations:
-            return None
-        due = get_event_storage().iter / self.anneal_iterations
         count, draws = self.network.adapter.num_queries, []
+        if not self.anneal_iterations:
+            return torch.zeros(len(inputs), count, dtype=torch.bool)
+        due = get_event_storage().iter / self.anneal_iterations
         for entry in inputs:
             # Of the image, as the points of matching and losses, which are drawn by the two seeds before.
             own = torch.Generator().manual_seed(entry["draw_seed"] + 2) if "draw_seed" in entry else None
@@ -213,20 +237,13 @@ class SAN(SanModel):
         features: ClipFeatures,
         text: Tensor,
         inputs: list[dict],
-        batch: ImageBatch,
+        targets: list[MaskTarget],
         mask_counts: Sequence[int] | None,
     ) -> dict[str, Tensor]:
         # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
         biases = torch.cat([p.attn_bias for p in predictions], dim=3)
         logits = self.classify(biases, features, text).chunk(len(predictions), dim=1)
         scored = [(block, p.mask_logits) for block, p in zip(logits, predictions, strict=True)]
-        targets = []
-        for entry in inputs:
-            instances = entry["instances"].to(self.device)
-            masks = instances.gt_masks.tensor
-            canvas = masks.new_zeros(len(masks), *batch.canvas)
-            canvas[:, : masks.shape[1], : masks.shape[2]] = masks
-            targets.append(MaskTarget(instances.gt_classes, canvas))
         seeds = [entry["draw_seed"] for entry in inputs] if "draw_seed" in inputs[0] else []
         return self.criterion(scored, targets, mask_counts, seeds)
 
@@ -242,8 +259,14 @@ def criterion_from_config(cfg: Any) -> SetCriterion | None:
         HungarianMatcher(*weights, num_points=san.TRAIN_NUM_POINTS),
         *weights,
         no_object_weight=san.NO_OBJECT_WEIGHT,
+        pseudo_weight=san.PSEUDO_MASKS,
         num_points=san.TRAIN_NUM_POINTS,
     )
+
+
+def _padded(masks: Tensor, canvas: Size) -> Tensor:
+    height, width = masks.shape[-2:]
+    return F.pad(masks, (0, canvas[1] - width, 0, canvas[0] - height))
 
 
 def _images(inputs: Sequence[dict]) -> list[Tensor]:

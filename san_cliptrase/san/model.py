@@ -84,29 +84,22 @@ class SanModel(nn.Module):
         """Where regions come from at inference; None where none are needed."""
         return self.region_source if self.network.query_init.needs_regions else None
 
-    def predict(
-        self,
-        images: Sequence[Tensor],
-        labels: Labels = (),
-        shown: Sequence[Size] | None = None,
-        annealed: Tensor | None = None,
-    ) -> tuple[ImageBatch, ClipFeatures, list[MaskPrediction]]:
-        """Masks and attention biases of a batch; in training of every supervised block, else of the last one.
+    def predict(self, images: Sequence[Tensor], labels: Labels = ()) -> tuple[ImageBatch, ClipFeatures, MaskPrediction]:
+        """Masks and attention biases of a test batch.
 
         Args:
             images: Per image (3, H, W) uint8 RGB.
-            labels: See :meth:`find_regions`, and ``shown``.
-            annealed: (B, Q) bool on the CPU, queries that begin as in plain SAN in spite of a region.
+            labels: See :meth:`find_regions`.
         """
+        batch, features = self.encode(images)
+        regions = self.find_regions(features, images, batch, labels) if self.inference_source else None
+        return batch, features, self.network(batch.tensor, features, regions)[-1]
+
+    def encode(self, images: Sequence[Tensor]) -> tuple[ImageBatch, ClipFeatures]:
+        """Images (3, H, W), uint8 RGB, as one batch, and CLIP's features of it."""
         batch = image_batch(images, self.clip, DIVISIBILITY)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the images.
-        features = self.clip_features(batch)
-        init, regions = self.network.query_init, None
-        wanted = init.trains_with_regions if self.training else init.needs_regions
-        if wanted and not (annealed is not None and annealed.all()):
-            regions = self.find_regions(features, images, batch, labels, shown)
-        annealed = None if annealed is None else annealed.to(self.device)
-        return batch, features, self.network(batch.tensor, features, regions, annealed)
+        return batch, self.clip_features(batch)
 
     def clip_features(self, batch: ImageBatch) -> ClipFeatures:
         """CLIP's tokens of a padded batch at its resolution; those of images that were seen before may be kept."""
@@ -142,8 +135,7 @@ class SanModel(nn.Module):
 
     def region_tokens(self, images: Sequence[Tensor], labels: Labels = ()) -> Tensor:
         """The mean of the side adapter's own patch tokens over each region of a batch, (regions of all images, C')."""
-        batch = image_batch(images, self.clip, DIVISIBILITY)
-        features = self.clip_features(batch)
+        batch, features = self.encode(images)
         regions = self.find_regions(features, images, batch, labels)
         return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
 
@@ -165,8 +157,7 @@ class SanModel(nn.Module):
             outputs: (height, width) that the masks of each image are wanted at.
             labels: See :meth:`find_regions`.
         """
-        batch, features, predictions = self.predict(images, labels)
-        final = predictions[-1]
+        batch, features, final = self.predict(images, labels)
         logits = self.classify(final.attn_bias, features, text)
         for pred, masks, size, output in zip(logits, final.mask_logits, batch.sizes, outputs, strict=True):
             rows = max(1, at_once // (max(pred.shape) * output[1])) if at_once else output[0]

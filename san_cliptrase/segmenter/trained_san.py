@@ -104,8 +104,8 @@ class TrainedSan(Method):
     @torch.no_grad()
     def regions(self, image: Tensor) -> Tensor:
         """The masks of all queries on the side adapter's patch grid."""
-        batch, _, predictions = self.model.predict([image])
-        masks = predictions[-1].mask_logits[0].sigmoid()
+        batch, _, prediction = self.model.predict([image])
+        masks = prediction.mask_logits[0].sigmoid()
         shown = (-(-n * m // c) for n, m, c in zip(batch.sizes[0], masks.shape[-2:], batch.canvas, strict=True))
         rows, columns = shown
         return masks[:, :rows, :columns]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from san_cliptrase.losses import HungarianMatcher, MaskTarget, SetCriterion, criterion
+from san_cliptrase.losses.targets import UNNAMED, pseudo_targets
 from tests.losses import scenes
 
 POINTS = 256
@@ -86,19 +87,39 @@ def test_images_without_masks_cost_nothing_where_no_object_has_no_weight():
 @pytest.mark.parametrize(("processes", "parts"), [(1, [[0, 1], [2, 3]]), (2, [[0, 2], [1, 3]]), (1, [[0], [1, 2, 3]])])
 def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(monkeypatch, processes, parts):
     targets = [scenes.target(*labels) for labels in ((1, 3), (), (2,), (0, 1, 2))]
+    targets[3] = targets[3]._replace(labels=torch.tensor([0, UNNAMED, 2]))
     seeds = [11, 22, 33, 44]
     logits, masks = random_prediction(len(targets))
-    whole = build()([(logits, masks)], targets, seeds=seeds)
+    whole = build(pseudo_weight=0.5)([(logits, masks)], targets, seeds=seeds)
     whole_gradient = torch.autograd.grad(sum(whole.values()), masks)[0]
     monkeypatch.setattr(criterion.comm, "get_world_size", lambda: processes)
-    counts, sums, gradient = [len(target.labels) for target in targets], dict.fromkeys(whole, 0.0), 0
+    counts, sums, gradient = [2, 0, 1, 2], dict.fromkeys(whole, 0.0), 0
     torch.manual_seed(99)
     for part in parts:
-        found = build()([(logits[part], masks[part])], [targets[i] for i in part], counts, [seeds[i] for i in part])
+        found = build(pseudo_weight=0.5)(
+            [(logits[part], masks[part])], [targets[i] for i in part], counts, [seeds[i] for i in part]
+        )
         sums = {name: sums[name] + loss.item() / processes for name, loss in found.items()}
         gradient = gradient + torch.autograd.grad(sum(found.values()), masks)[0] / processes
     assert sums == pytest.approx({name: loss.item() for name, loss in whole.items()}, rel=1e-5)
     torch.testing.assert_close(gradient, whole_gradient)
+
+
+def test_a_query_of_an_unnamed_mask_learns_the_mask_and_no_class():
+    target = scenes.target(1, 2)
+    (logits, masks), named = random_prediction(), MaskTarget(target.labels[:1], target.masks[:1])
+    unnamed = target._replace(labels=torch.tensor([1, UNNAMED]))
+    gradients = {}
+    for weight, given in ((0.0, named), (0.5, unnamed), (1.0, unnamed)):
+        losses = build(pseudo_weight=weight)([(logits, masks)], [given], seeds=[7])
+        gradients[weight] = torch.autograd.grad(sum(losses.values()), (logits, masks))
+    without, half, full = ((of_classes[0], of_masks[0]) for of_classes, of_masks in gradients.values())
+    (query,) = (half[1].flatten(1).any(1) & ~without[1].flatten(1).any(1)).nonzero()[0].tolist()
+    assert without[0][query].any()
+    assert not half[0][query].any()
+    others = torch.arange(scenes.QUERIES) != query
+    torch.testing.assert_close(half[0][others], without[0][others])
+    torch.testing.assert_close(2 * half[1][query], full[1][query])
 
 
 def test_half_precision_predictions_are_scored_in_float32():
@@ -135,6 +156,20 @@ def test_training_on_it_recovers_the_masks():
 def test_targets_that_do_not_fit_are_refused(targets, message):
     with pytest.raises(ValueError, match=message):
         build()([random_prediction()], targets)
+
+
+def test_pseudo_targets_are_the_unlabelled_pixels_of_regions_that_mostly_have_no_label():
+    unlabelled = torch.zeros(8, 8, dtype=torch.bool)
+    unlabelled[:, 3:] = True
+    regions = torch.zeros(4, 4, 4)  # a patch has 2 x 2 pixels
+    regions[0, :, :2] = 1  # a quarter of it has no label
+    regions[1, :2, 1:] = 1  # most
+    regions[2, 2:, 3:] = 1  # all; and one that is absent
+    labels, masks = pseudo_targets(regions, unlabelled)
+    assert labels.tolist() == [UNNAMED, UNNAMED]
+    assert masks[0].sum() == 4 * 5
+    assert masks[0, :4, 3:].all()
+    assert torch.equal(masks[1], torch.nn.functional.pad(torch.ones(4, 2, dtype=torch.bool), (6, 0, 4, 0)))
 
 
 def test_masks_of_different_canvases_are_refused():

@@ -2,8 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from san_cliptrase.losses import HungarianMatcher
+from san_cliptrase.losses import HungarianMatcher, MaskTarget
 from san_cliptrase.losses.matcher import pairwise_bce, pairwise_dice
+from san_cliptrase.losses.targets import UNNAMED
 from tests.losses import scenes
 
 
@@ -50,6 +51,15 @@ def test_more_masks_than_queries_uses_every_query_once():
     ((queries, found),) = HungarianMatcher(num_points=8)(logits, masks, [target])
     assert sorted(queries.tolist()) == list(range(scenes.QUERIES))
     assert len(set(found.tolist())) == scenes.QUERIES
+
+
+def test_unnamed_masks_get_the_best_of_the_queries_that_are_left():
+    target = scenes.target(2, 0, 3)
+    logits, masks = scenes.perfect(target, [5, 1, 4])
+    masks[0, 2] = masks[0, 1]  # the mask of the second too, of no class
+    unnamed = MaskTarget(torch.tensor([UNNAMED, 0, 3]), target.masks[[1, 1, 2]])
+    ((queries, found),) = HungarianMatcher(num_points=64)(logits, masks, [unnamed])
+    assert dict(zip(found.tolist(), queries.tolist(), strict=True)) == {0: 2, 1: 1, 2: 4}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

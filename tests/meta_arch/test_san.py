@@ -142,6 +142,22 @@ def test_the_share_of_annealed_queries_follows_the_iteration_and_their_choice_th
     assert (drawn(80, 1) >= drawn(30, 1)).all()
 
 
+@pytest.mark.parametrize("name", ["off", "tokens_prior"])
+def test_pseudo_masks_are_of_what_has_no_label(world, name):
+    init = {"model__san__query_init__name": name}
+    model, plain = world.model(**init, model__san__pseudo_masks=1.0), world.model(**init)
+    plain.load_state_dict(model.state_dict())
+    entries = [{**entry, "draw_seed": seed} for seed, entry in enumerate(world.batch())]
+    found, logged = losses(model, entries)
+    assert found == losses(plain, entries)[0]
+    assert logged["regions/pseudo_masks"][0] == 0
+    entries[0]["sem_seg"] = torch.full_like(entries[0]["sem_seg"], 255)
+    entries[0]["instances"] = entries[0]["instances"][:0]
+    found, logged = losses(model, entries)
+    assert logged["regions/pseudo_masks"][0] > 0
+    assert found["loss_mask"] > losses(plain, entries)[0]["loss_mask"]
+
+
 def test_an_image_without_any_labelled_pixel_is_no_obstacle(world):
     entries = world.batch()
     size = entries[0]["sem_seg"].shape
