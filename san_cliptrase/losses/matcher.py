@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.projects.point_rend.point_features import point_sample
@@ -68,23 +69,26 @@ class HungarianMatcher:
         Raises:
             FloatingPointError: A cost is NaN or infinite, because the predictions are.
         """
-        found = []
+        costs = []
         for image, (logits, masks, target) in enumerate(zip(pred_logits, mask_logits, targets, strict=True)):
             if seeds:
                 torch.manual_seed(seeds[image])
-            found.append(self._match_image(image, logits, masks, target))
-        return found
-
-    def _match_image(self, image: int, logits: Tensor, masks: Tensor, target: MaskTarget) -> tuple[Tensor, Tensor]:
-        cost = self._cost(logits.float(), masks.float(), target).cpu()
-        if not bool(cost.isfinite().all()):
-            raise FloatingPointError(
-                f"image {image} of the batch has a matching cost that is not finite: "
-                f"{int((~logits.isfinite()).sum())} class logits and {int((~masks.isfinite()).sum())} mask logits are "
-                "NaN or infinite. Training has diverged: lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off"
-            )
-        queries, found = linear_sum_assignment(cost.numpy())
-        return torch.as_tensor(queries, device=logits.device), torch.as_tensor(found, device=logits.device)
+            costs.append(self._cost(logits.float(), masks.float(), target))
+        # One copy for all images: a GPU's host would wait for each.
+        columns = [cost.shape[1] for cost in costs]
+        costs = torch.cat(costs, dim=1).cpu().split(columns, dim=1)
+        pairs = []
+        for image, cost in enumerate(costs):
+            if not bool(cost.isfinite().all()):
+                logits, masks = pred_logits[image], mask_logits[image]
+                raise FloatingPointError(
+                    f"image {image} of the batch has a matching cost that is not finite: "
+                    f"{int((~logits.isfinite()).sum())} class logits and {int((~masks.isfinite()).sum())} mask logits "
+                    "are NaN or infinite. Training has diverged: lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off"
+                )
+            pairs.append(torch.as_tensor(np.stack(linear_sum_assignment(cost.numpy())), dtype=torch.int64))
+        matched = torch.cat(pairs, dim=1).to(mask_logits.device).split([pair.shape[1] for pair in pairs], dim=1)
+        return [(queries, found) for queries, found in matched]
 
     def _cost(self, logits: Tensor, masks: Tensor, target: MaskTarget) -> Tensor:
         if not len(target.labels):
