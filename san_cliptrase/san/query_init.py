@@ -12,6 +12,8 @@ prior           Only that multiple; learned embeddings.
 prototypes      Learned embeddings that begin at the centres of the training set's regions (``engine/prototypes.py``).
 ==============  ===================================================================================================
 
+In ``prior+prototypes`` and ``tokens_prior+prototypes`` the learned embeddings begin at these centres too.
+
 Region k, largest first, meets query k. The remaining queries go round again from the largest (``repeat``), or keep
 their learned embedding.
 
@@ -227,5 +229,5 @@ def build_query_init(
         content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)
     elif name.startswith("tokens"):
         content = PooledTokens()
-    prior = RegionPrior(mask_strength, bias_strength, zero_init) if name.endswith("prior") else None
+    prior = RegionPrior(mask_strength, bias_strength, zero_init) if "prior" in name else None
     return QueryInit(content, prior, repeat, zero_init, annealed)
