@@ -162,8 +162,10 @@ class SetCriterion(nn.Module):
         return bce, dice.sum()
 
     def _uncertain_points(self, logits: Tensor, counts: Sequence[int], seeds: Sequence[int]) -> Tensor:
-        """Points (R, P, 2) of the masks (R, 1, h, w) of all images, ``counts`` of each: the most uncertain of random
-        candidates and further random ones (Kirillov et al., 2020, section 3.1); an image's follow from its seed alone.
+        """Points (R, P, 2) at which masks (R, 1, h, w) are compared, of ``counts`` masks an image.
+
+        The most uncertain of random candidates, and further random ones (Kirillov et al., 2020, section 3.1). Those of
+        an image follow from its seed alone.
         """
         certain = int(self.importance_sample_ratio * self.num_points)
         drawn = int(self.num_points * self.oversample_ratio), self.num_points - certain
