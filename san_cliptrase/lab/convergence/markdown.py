@@ -284,13 +284,17 @@ def _estimate(estimate: Mapping[str, Any] | None, digits: int, sign: str = "") -
     return f"{estimate['value']:{sign}.{digits}f}{interval}"
 
 
+def is_bounded_from_one_side(speedup: Mapping[str, Any]) -> bool:
+    """Whether pairs tell a speed-up, exactly or as a bound: not where they bound it from both sides."""
+    bounds = speedup["bounds"]
+    return not bounds["unresolved"] and not (bounds["lower"] and bounds["upper"])
+
+
 def _factor(speedup: Mapping[str, Any] | None) -> str:
     """A speed-up with its interval, and the sign of the bound that it is; "" where pairs bound it from both sides."""
-    if speedup is None:
+    if speedup is None or not is_bounded_from_one_side(speedup):
         return ""
     lower, upper = speedup["bounds"]["lower"], speedup["bounds"]["upper"]
-    if speedup["bounds"]["unresolved"] or (lower and upper):
-        return ""
     return (">= " if lower else "<= " if upper else "") + _estimate(speedup, 2)
 
 
