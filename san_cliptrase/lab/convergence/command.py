@@ -117,7 +117,7 @@ def run_experiment(
         0, or 1 if a run failed.
     """
     experiment.output.mkdir(parents=True, exist_ok=True)
-    write_layout(experiment.output, experiment.dataset, list(METRICS))
+    write_layout(experiment.output, experiment.dataset, METRICS)  # to look on while it runs
     failed = run_all(experiment, runs, jobs, threads)
     study = study_of_experiment(experiment, failed=failed)
     try:
@@ -139,6 +139,7 @@ def _cost(experiment: Experiment, study: Study, threads: int, again: bool = True
 
 def _report(experiment: Experiment, study: Study, cost: Mapping[str, Any] | None) -> None:
     report = write_report(study, cost, experiment.output)
+    write_layout(experiment.output, study.dataset, study.metrics)
     write_runs(experiment, report)
     write_summary(experiment.output / "summary", study)
     sys.stdout.write(f"curves: python -m tensorboard.main --logdir {experiment.output}\n")
