@@ -97,8 +97,8 @@ def _headlines(report: Mapping[str, Any]) -> list[str]:
 def _what_ran(report: Mapping[str, Any]) -> list[str]:
     schedule = report["schedule"]
     where = [
-        f"{m['gpu'] or m['processor']}, {m['cores']} cores, {m['threads']} threads a run, {m['jobs']} runs at a time, "
-        f"torch {m['torch']}, Python {m['python']} ({m['runs']} runs or parts of runs)"
+        f"{m['gpu'] or m['processor']}, {m['cores']} cores, {m['threads']} threads a {_process(m)}, "
+        f"{m['jobs']} runs at a time, torch {m['torch']}, Python {m['python']} ({m['runs']} runs or parts of runs)"
         for m in report["machines"]
     ]
     several = ["The runs did not all have the same machine, threads and jobs."] if len(where) > 1 else []
@@ -117,6 +117,11 @@ def _what_ran(report: Mapping[str, Any]) -> list[str]:
         for name, v in report["variants"].items()
     ]
     return ["\n".join(facts), markdown_table(["variant", "name", "overrides", "learning rate", "seeds"], rows)]
+
+
+def _process(machine: Mapping[str, Any]) -> str:
+    count = machine["processes"] or 1  # not in what ran before runs had several
+    return "run" if count == 1 else f"process, {count} processes a run"
 
 
 def _levels(report: Mapping[str, Any], metric: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,33 @@ def study_of_experiment(
         runs={name: runs[name] for name in experiment.variants if name in runs},
         missing=missing,
     )
+
+
+def on_other_test_sets(experiment: Experiment, study: Study) -> list[Study]:
+    """The same runs on each further test set that all of them were evaluated on.
+
+    Args:
+        experiment: whose.
+        study: its finished runs on its own test set.
+
+    Raises:
+        CurveError: if a run has too few evaluations of one of them.
+    """
+    every = [run for runs in study.runs.values() for run in runs.values()]
+    names = [n for n in every[0].config["DATASETS.TEST"] if all(n in run.config["DATASETS.TEST"] for run in every)]
+
+    def on(name: str, variant: str, seed: int, run: Run) -> Run:
+        return replace(run, curve=read_curve(experiment.folder(variant, seed) / "evaluations.csv", name))
+
+    return [
+        replace(
+            study,
+            dataset=name,
+            runs={v: {s: on(name, v, s, run) for s, run in runs.items()} for v, runs in study.runs.items()},
+        )
+        for name in names
+        if name != study.dataset
+    ]
 
 
 def study_of_folders(
