@@ -163,5 +163,6 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         mask_strength=init.MASK_STRENGTH,
         bias_strength=init.BIAS_STRENGTH,
         repeat=init.REPEAT,
+        annealed=init.ANNEAL > 0,
     )
     return SideAdapterNetwork(adapter, decoder, query_init)

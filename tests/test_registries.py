@@ -25,9 +25,10 @@ READINGS = [
     ("cliptrase", "patches"),  # which ask no source
     *((name, classify) for name in SOURCES for classify in CLASSIFY if classify != "patches"),
 ]
+ALONE = [init for init in QUERY_INITS if "+" not in init]
 STARTS = [
     ("off", "cliptrase", "none"),  # which asks no source
-    *((init, name, "none") for init in QUERY_INITS if init != "off" for name in ("cliptrase", "timm:MODEL", "grid")),
+    *((init, name, "none") for init in ALONE if init != "off" for name in ("cliptrase", "timm:MODEL", "grid")),
     *((init, "sam", "none") for init in ("map_add", "tokens_prior")),
     *(("tokens_prior", "cliptrase", refine) for refine in REFINEMENTS if refine != "none"),
     ("map_add", "timm:MODEL", "laplacian"),

@@ -50,6 +50,7 @@ class SAN(SanModel):
         criterion: training losses; None for inference only.
         background: reads what is background in a test batch.
         scoring: windows, test-time augmentation and refinement of semantic maps.
+        anneal_iterations: i of a training iteration from which on no query begins at a region; 0: they always do.
 
     Raises:
         OptionError: images are not seen once and whole, but the source of regions looks at the ground truth or at
@@ -71,6 +72,7 @@ class SAN(SanModel):
         scoring: Scoring = PLAIN,
         cache_gb: float = 0.0,
         ignore_label: int = 255,
+        anneal_iterations: float = 0.0,
     ) -> None:
         super().__init__(
             clip,
@@ -84,23 +86,25 @@ class SAN(SanModel):
             ignore_label,
         )
         self.criterion, self.background, self.scoring = criterion, background, scoring
-        check_views(scoring, region_source)
+        self.anneal_iterations = anneal_iterations
+        check_views(scoring, self.inference_source)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
-        """Reads MODEL, TEST and the class list of the training set."""
+        """Reads MODEL, TEST, the length of the schedule and the class list of the training set."""
         return {
             **san_parts_from_config(cfg, clip_from_config(cfg)),
             "criterion": criterion_from_config(cfg),
             "background": BackgroundReader.from_config(cfg),
             "scoring": scoring_from_config(cfg),
+            "anneal_iterations": cfg.MODEL.SAN.QUERY_INIT.ANNEAL * cfg.SOLVER.MAX_ITER,
         }
 
     def forward(self, inputs: list[dict], mask_counts: Sequence[int] | None = None) -> dict[str, Tensor] | list[dict]:
         """Losses in training mode; else semantic maps, whose largest score is the class of :meth:`label_maps`.
 
         Args:
-            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for points
+            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for draws
                 that do not depend on the batch, "draw_seed"; for inference the output size "height", "width".
             mask_counts: for training, numbers of instances of all images of the batch that these are a part of.
 
@@ -110,7 +114,7 @@ class SAN(SanModel):
         if self.training:
             text = self.clip.text(batch_vocabulary(inputs), self.templates)
             shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
-            batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown)
+            batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown, self._annealed(inputs))
             return self._losses(predictions, features, text, inputs, batch, mask_counts)
         inputs, places = background_last(inputs)
         maps = self._by_group(inputs, self._semantic_maps)
@@ -128,7 +132,7 @@ class SAN(SanModel):
 
     def _by_group(self, inputs: list[dict], read: Callable[[list[dict]], Iterable[Tensor]]) -> list[Tensor]:
         """What ``read`` makes of a batch, in parts whose images give together what they give alone."""
-        whole_batch = self.region_source is not None and self.region_source.needs_batch
+        whole_batch = self.inference_source is not None and self.inference_source.needs_batch
         groups = [list(range(len(inputs)))] if whole_batch else self.same_canvas(_images(inputs))
         found: dict[int, Tensor] = {}
         for group in groups:
@@ -190,6 +194,18 @@ class SAN(SanModel):
             storage.put_scalar("regions/mean_count", counts.mean().item(), smoothing_hint=False)
             storage.put_scalar("regions/images_without", (counts == 0).float().mean().item(), smoothing_hint=False)
         return regions
+
+    def _annealed(self, inputs: list[dict]) -> Tensor | None:
+        """Queries (B, Q) that have lost their regions in this iteration, each with the share of them that is due."""
+        if not self.anneal_iterations:
+            return None
+        due = get_event_storage().iter / self.anneal_iterations
+        count, draws = self.network.adapter.num_queries, []
+        for entry in inputs:
+            # Of the image, as the points of matching and losses, which are drawn by the two seeds before.
+            own = torch.Generator().manual_seed(entry["draw_seed"] + 2) if "draw_seed" in entry else None
+            draws.append(torch.rand(count, generator=own))
+        return torch.stack(draws) < due
 
     def _losses(
         self,
