@@ -75,7 +75,7 @@ def _report(path: Path) -> dict[str, Any]:
         path = experiment.output / "report.json"
     try:
         report = read_json(path)
-        if {"variants", "baseline", "metrics"} <= report.keys():
+        if {"variants", "baseline", "metrics", "references"} <= report.keys():
             return report
     except AttributeError:
         pass
