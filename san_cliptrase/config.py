@@ -182,6 +182,7 @@ _TEST = (
     Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement), pamr_half (the same at half the size) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
     Key("BACKGROUND", "words", one_of(BACKGROUNDS), "What makes a pixel the dataset's background: words, threshold (no class has this probability) or learned (SAN's own).", "for data sets with a background class"),
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
+    Key("MASKS", False, BOOL, "Score SAN's masks apart from their names too (mIoU of masks): each pixel belongs to the query whose mask is largest there, and each query to the class of most of its pixels.", "to see what masks and names each hold back"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),
     Key("UNSUPERVISED.CLUSTERS", 0, whole(0, 100_000), "unsupervised: clusters; 0: as many as there are classes.", "for over-clustering"),
     Key("VOCABULARY", "", TEXT, "A class file with one line for each class of the test set, evaluated in place of its names; or san: the words of SAN's published numbers.", "for other words"),

@@ -17,6 +17,7 @@ from san_cliptrase.builders import clip_from_config, san_parts_from_config, scor
 from san_cliptrase.clip.batches import ImageBatch
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.voting import Background, decide_pixels
+from san_cliptrase.errors import OptionError
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.targets import MaskTarget
@@ -130,11 +131,27 @@ class SAN(SanModel):
         """
         return self._by_group(inputs, self._label_maps)
 
-    def _by_group(self, inputs: list[dict], read: Callable[[list[dict]], Iterable[Tensor]]) -> list[Tensor]:
+    @torch.no_grad()
+    def label_and_query_maps(self, inputs: list[dict]) -> list[tuple[Tensor, Tensor]]:
+        """The class of every pixel and the query whose mask is largest there, both (height, width) int64 per image.
+
+        Args:
+            inputs: those of :meth:`forward` in evaluation mode.
+
+        Raises:
+            OptionError: scores of several views or refined ones belong to no masks.
+        """
+        if not self.scoring.is_plain:
+            raise OptionError("there are no masks of several views, nor of refined scores: TEST.MASKS needs neither")
+        inputs, places = background_last(inputs)
+        found = self._by_group(inputs, self._label_and_query_maps)
+        return found if places is None else [(places.to(labels.device)[labels], queries) for labels, queries in found]
+
+    def _by_group(self, inputs: list[dict], read: Callable[[list[dict]], Iterable]) -> list:
         """What ``read`` makes of a batch, in parts whose images give together what they give alone."""
         whole_batch = self.inference_source is not None and self.inference_source.needs_batch
         groups = [list(range(len(inputs)))] if whole_batch else self.same_canvas(_images(inputs))
-        found: dict[int, Tensor] = {}
+        found: dict = {}
         for group in groups:
             found.update(zip(group, read([inputs[index] for index in group]), strict=True))
         return [found[index] for index in range(len(inputs))]
@@ -153,16 +170,24 @@ class SAN(SanModel):
         return (merge_scores(scores, background) for scores in found)
 
     def _label_maps(self, inputs: list[dict]) -> Iterator[Tensor]:
-        text, keep, background = self._words(inputs)
-        if not self.scoring.is_plain:
-            for entry in inputs:
-                yield decide_pixels(self._scored(entry, text, keep), output_size(entry), background)
+        if self.scoring.is_plain:
+            yield from (labels for labels, _ in self._label_and_query_maps(inputs, queries=False))
             return
+        text, keep, background = self._words(inputs)
+        for entry in inputs:
+            yield decide_pixels(self._scored(entry, text, keep), output_size(entry), background)
+
+    def _label_and_query_maps(self, inputs: list[dict], queries: bool = True) -> Iterator[tuple[Tensor, Tensor | None]]:
+        text, keep, background = self._words(inputs)
         sizes = [output_size(entry) for entry in inputs]
         # In strips: neither masks nor the scores of a large vocabulary fit into memory at a photograph's size.
         for logits, masks in self.classified_masks(_images(inputs), text, sizes, _labels(inputs), SCORES_AT_ONCE):
-            strips = (class_scores(logits, strip, keep) for strip in masks)
-            yield torch.cat([decide_pixels(strip, strip.shape[-2:], background) for strip in strips])
+            labels, strongest = [], []
+            for strip in masks:
+                labels.append(decide_pixels(class_scores(logits, strip, keep), strip.shape[-2:], background))
+                if queries:
+                    strongest.append(strip.max(0).indices)
+            yield torch.cat(labels), torch.cat(strongest) if queries else None
 
     def _words(self, inputs: list[dict]) -> tuple[Tensor, bool, Background | None]:
         """Text weights, whether the learned background is kept, and what scores over both become."""

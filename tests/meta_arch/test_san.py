@@ -236,6 +236,9 @@ def test_semantic_maps_say_what_label_maps_say(world, test):
     for found, own in zip(model(entries), labels, strict=True):
         assert found["sem_seg"].shape[1:] == own.shape
         assert torch.equal(found["sem_seg"].argmax(0), own)
+    if model.scoring.is_plain:
+        pairs = model.label_and_query_maps(entries)
+        assert all(torch.equal(own, same) for own, (same, _) in zip(labels, pairs, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def run_experiment(
         0, or 1 if a run failed.
     """
     experiment.output.mkdir(parents=True, exist_ok=True)
-    write_layout(experiment.output, experiment.dataset, list(METRICS))
+    write_layout(experiment.output, experiment.dataset, METRICS)  # to look on while it runs
     failed = run_all(experiment, runs, jobs, threads, gpus)
     study = study_of_experiment(experiment, failed=failed)
     try:
@@ -150,6 +150,7 @@ def _cost(experiment: Experiment, study: Study, threads: int, again: bool = True
 
 def _report(experiment: Experiment, study: Study, cost: Mapping[str, Any] | None) -> None:
     report = write_report(study, cost, experiment.output)
+    write_layout(experiment.output, study.dataset, study.metrics)
     write_runs(experiment, report)
     write_summary(experiment.output / "summary", study)
     for other in on_other_test_sets(experiment, study):

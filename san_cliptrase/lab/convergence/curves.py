@@ -167,6 +167,11 @@ def smoothed(curve: Curve) -> Curve:
     return Curve(curve.iterations, curve.seconds, {name: trailing(values) for name, values in curve.metrics.items()})
 
 
+def start(curve: Curve, metric: str) -> float:
+    """A metric before training."""
+    return float(curve.metrics[metric][0])
+
+
 def final(curve: Curve, metric: str) -> float:
     """Where a metric ends: the mean of its last :data:`WINDOW` evaluations."""
     return float(curve.metrics[metric][-WINDOW:].mean())

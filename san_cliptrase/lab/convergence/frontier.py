@@ -88,7 +88,7 @@ def render_frontier(frontier: Frontier, report: Mapping[str, Any], pictures: Seq
         "The same iterations": _equal(frontier),
         "Against what needs no training": _untrained(frontier),
     }
-    head = ["", *(METRICS[metric] for metric in frontier.metrics)]
+    head = ["difference in mIoU", *(METRICS[metric] for metric in frontier.metrics)]
     parts = [
         f"# Budget frontier on {report['dataset']}",
         _ABOUT,
@@ -172,7 +172,7 @@ def _means(frontier: Frontier) -> str:
                 rows.append(
                     [f"{title} (needs no training)", METRICS[metric], f"{scores[metric]:.1f}", *[""] * len(budgets)]
                 )
-    return markdown_table(["", "classes", "before training", *map(str, budgets)], rows)
+    return markdown_table(["mIoU", "classes", "before training", *map(str, budgets)], rows)
 
 
 def _interval(estimate: Estimate, sign: str = "") -> str:

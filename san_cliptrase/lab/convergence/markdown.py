@@ -46,7 +46,7 @@ def render_markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> 
         "## What ran",
         *what_ran(report),
         "## Where it ends",
-        _ends(report),
+        *_ends(report),
         "## How fast",
         *_levels(report),
         *cost_section(report),
@@ -141,30 +141,30 @@ def _process(machine: Mapping[str, Any]) -> str:
     return "run" if count == 1 else f"process, {count} processes a run"
 
 
-def _ends(report: Mapping[str, Any]) -> str:
-    against = f"against {report['variants'][report['baseline']]['title']}"
-    rows = []
-    for metric in report["metrics"]:
+def _ends(report: Mapping[str, Any]) -> list[str]:
+    """Tables of variants by classes: final value, area, start, each with its difference from the baseline's."""
+    classes = [METRICS[metric] for metric in report["metrics"]]
+    parts = [f"In parentheses: against {report['variants'][report['baseline']]['title']}, within seeds."]
+    for kind, words in (("final", "final mIoU"), ("area", "area under the curve"), ("start", "before training")):
+        rows = []
         for v in report["variants"].values():
-            scores = v["metrics"][metric]
-            ends = [
-                cell
-                for kind in ("area", "final")
-                for cell in (_estimate(scores[kind], 1), _signed(scores[f"{kind}_difference"]))
-            ]
-            rows.append([v["title"], METRICS[metric], _estimate(scores["start"], 1), *ends])
-        for title, scores in report["references"].items():
-            if metric in scores:
-                start = f"{scores[metric]:.1f}"
-                rows.append([f"{title} (needs no training)", METRICS[metric], start, "", "", "", ""])
-    return markdown_table(
-        ["", "classes", "before training", "area", f"area {against}", "final", f"final {against}"], rows
-    )
+            scores = [v["metrics"][metric] for metric in report["metrics"]]
+            rows.append([v["title"], *(_with_difference(own[kind], own[f"{kind}_difference"]) for own in scores)])
+        if kind == "final":
+            for title, values in report["references"].items():
+                known = (f"{values[metric]:.1f}" if metric in values else "" for metric in report["metrics"])
+                rows.append([f"{title} (needs no training)", *known])
+        parts.append(markdown_table([words, *classes], rows))
+    return parts
+
+
+def _with_difference(estimate: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:
+    return f"{estimate['value']:.1f} ({_signed(difference)})" if difference else _estimate(estimate, 1)
 
 
 def _levels(report: Mapping[str, Any]) -> list[str]:
     baseline = report["variants"][report["baseline"]]
-    head, times, speedups = ["", "classes", *report["levels"]], [], []
+    head, times, speedups = ["classes", *report["levels"]], [], []
     for metric in report["metrics"]:
         values = [f"{entry['value']:.1f}" for entry in baseline["metrics"][metric]["levels"]]
         times.append(["level", METRICS[metric], *values])
@@ -181,13 +181,13 @@ def _levels(report: Mapping[str, Any]) -> list[str]:
     ]
     return [
         f"Iterations until a level is reached: shares of {baseline['title']}'s final value, the mean over its seeds.",
-        markdown_table(head, times),
+        markdown_table(["iterations", *head], times),
         f"How many times as fast as {baseline['title']}, in iterations:",
-        markdown_table(head, speedups),
+        markdown_table(["times as fast", *head], speedups),
         "Other measures of the same, for mIoU:",
         _speedups(report),
         "Iterations of each seed, for mIoU:",
-        markdown_table(["", "level", *(f"seed {seed}" for seed in seeds)], by_seed),
+        markdown_table(["iterations", "level", *(f"seed {seed}" for seed in seeds)], by_seed),
     ]
 
 
@@ -199,7 +199,9 @@ def _speedups(report: Mapping[str, Any]) -> str:
             least = f"{own['speedup']['least']:.2f}" if own["speedup"] else ""
             kinds = [_factor(own[f"speedup_{kind}"]) for kind in ("seconds", "flops", "logged_seconds")]
             rows.append([v["title"], entry["level"], least, _with_bounds(entry["kept"]["speedup"]), *kinds])
-    return markdown_table(["", "level", "least", "for good", "in seconds", "in FLOPs", "in logged seconds"], rows)
+    return markdown_table(
+        ["times as fast", "level", "least", "for good", "in seconds", "in FLOPs", "in logged seconds"], rows
+    )
 
 
 def cost_section(report: Mapping[str, Any]) -> list[str]:
@@ -289,13 +291,17 @@ def _estimate(estimate: Mapping[str, Any] | None, digits: int, sign: str = "") -
     return f"{estimate['value']:{sign}.{digits}f}{interval}"
 
 
+def is_bounded_from_one_side(speedup: Mapping[str, Any]) -> bool:
+    """Whether pairs tell a speed-up, exactly or as a bound: not where they bound it from both sides."""
+    bounds = speedup["bounds"]
+    return not bounds["unresolved"] and not (bounds["lower"] and bounds["upper"])
+
+
 def _factor(speedup: Mapping[str, Any] | None) -> str:
     """A speed-up with its interval, and the sign of the bound that it is; "" where pairs bound it from both sides."""
-    if speedup is None:
+    if speedup is None or not is_bounded_from_one_side(speedup):
         return ""
     lower, upper = speedup["bounds"]["lower"], speedup["bounds"]["upper"]
-    if speedup["bounds"]["unresolved"] or (lower and upper):
-        return ""
     return (">= " if lower else "<= " if upper else "") + _estimate(speedup, 2)
 
 

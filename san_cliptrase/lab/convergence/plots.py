@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from san_cliptrase.colors import OKABE_ITO
 from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.lab.convergence.frontier import Frontier
+from san_cliptrase.lab.convergence.markdown import is_bounded_from_one_side
 
 _BASELINE = "black"
 _STYLES = ("-", "--", "-.", ":")
@@ -79,9 +80,11 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
             if speedup is None:
                 continue
             colour, bounded = looks[name][0], speedup["bounds"]["exact"] < speedup["seeds"]
+            axes.scatter(speedup["by_seed"], [row] * speedup["seeds"], color=colour, s=9, alpha=0.6, linewidths=0)
+            if not is_bounded_from_one_side(speedup):
+                continue
             if speedup["low"] is not None:
                 axes.plot([speedup["low"], speedup["high"]], [row, row], color=colour, linewidth=2.5, alpha=0.6)
-            axes.scatter(speedup["by_seed"], [row] * speedup["seeds"], color=colour, s=9, alpha=0.6, linewidths=0)
             face = "white" if bounded else colour
             axes.scatter([speedup["value"]], [row], s=52, color=face, edgecolors=colour, linewidths=1.8, zorder=3)
         axes.axvline(1, color=_BASELINE, linewidth=1)
@@ -96,7 +99,7 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
     baseline = report["variants"][report["baseline"]]["title"]
     figure.supxlabel(
         f"times fewer iterations than {baseline} (1: equal). Small dots: seeds. Bar: Student's 95 %. "
-        "Open circle: some pairs are only bounds.",
+        "Open circle: some pairs are only bounds; none: bounds of both kinds.",
         fontsize="medium",
     )
     figure.savefig(path, dpi=110)

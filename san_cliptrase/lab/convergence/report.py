@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from san_cliptrase.lab.convergence.curves import area, final, first_reach, kept, late_gain, smoothed
+from san_cliptrase.lab.convergence.curves import area, final, first_reach, kept, late_gain, smoothed, start
 from san_cliptrase.lab.convergence.experiment import MOST_SHARE
 from san_cliptrase.lab.convergence.statistics import (
     Estimate,
@@ -92,7 +92,8 @@ def _scores(study: Study, name: str, metric: str, cost: Mapping[str, Any] | None
     pairs = sorted(runs.keys() & baseline.keys())
     return {
         "curve": _mean_curve(runs, metric),
-        "start": _estimate(mean_over_seeds([run.curve.metrics[metric][0] for run in runs.values()])),
+        "start": _estimate(mean_over_seeds([start(run.curve, metric) for run in runs.values()])),
+        "start_difference": _difference(baseline, runs, metric, start),
         "final": _estimate(mean_over_seeds([final(run.curve, metric) for run in runs.values()])),
         "final_by_seed": {str(s): final(run.curve, metric) for s, run in runs.items()},
         "final_difference": _difference(baseline, runs, metric, final),
