@@ -18,7 +18,14 @@ from scipy.integrate import trapezoid
 from san_cliptrase.errors import CurveError
 from san_cliptrase.files import read_bounded
 
-METRICS = {"mIoU": "all", "mIoU seen": "seen", "mIoU unseen": "unseen", "mIoU of masks": "perfect names"}
+METRICS = {
+    "mIoU": "all",
+    "mIoU seen": "seen",
+    "mIoU unseen": "unseen",
+    "mIoU of masks": "perfect names",
+    "mIoU seen of masks": "perfect names, seen",
+    "mIoU unseen of masks": "perfect names, unseen",
+}
 """What curves are compared in -> its classes, as rows of tables name them. Only the first one must be there."""
 
 WINDOW = 3

@@ -8,6 +8,10 @@ from typing import Any
 from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.text_tables import markdown_table
 
+_PERFECT_NAMES = (
+    "perfect names: masks scored apart from their names, each pixel in the query whose mask is largest there, and each "
+    "query named by the class of most of its pixels (`TEST.MASKS`)"
+)
 _DEFINITIONS = """\
 - **Final**: the mean of the last three evaluations. **Area**: mean of the metric over the schedule, by trapezoids.
   **Against** the baseline: variant minus baseline within seeds.
@@ -66,7 +70,7 @@ def headline(report: Mapping[str, Any], name: str) -> str:
     if metrics["mIoU"]["final_difference"] is None:
         return f"**{variant['title']}** shares no seed with {baseline}: nothing can be compared."
     count = metrics["mIoU"]["final_difference"]["seeds"]
-    others = [f"{METRICS[m]} {_signed(metrics[m]['final_difference'])}" for m in metrics if m != "mIoU"]
+    others = [f"{METRICS[m]} {_signed(metrics[m]['final_difference'])}" for m in list(METRICS)[1:4] if m in metrics]
     seeds = f"{count} seed{'s' * (count != 1)}"
     return (
         f"**{variant['title']}** ends {_signed(metrics['mIoU']['final_difference'])} mIoU against {baseline} "
@@ -117,6 +121,7 @@ def what_ran(report: Mapping[str, Any]) -> list[str]:
         *(base if report["base"] else []),
         *([f"{batch} images of {data} an iteration"] if batch else []),
         *(where or ["machine not recorded"]),
+        *([_PERFECT_NAMES] if "mIoU of masks" in report["metrics"] else []),
         *several,
         *([f"**missing runs**, not in any number below: {'; '.join(report['missing'])}"] if report["missing"] else []),
     ]

@@ -39,11 +39,12 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> None:
     ranked = sorted(others, key=lambda name: -variants[name]["metrics"]["mIoU"]["area"]["value"])
     strong = [report["baseline"], *(name for name in others if not crowded or name in ranked[:_STRONG])]
     rows = -(-len(others) // _COLUMNS) if crowded else 0
-    figure = Figure(figsize=(12.5, 4.6 + 2.1 * rows), layout="constrained")
-    top, *rest = figure.subfigures(1 + bool(rows), 1, height_ratios=[4.6, 2.1 * rows] if rows else None, squeeze=False)[
-        :, 0
-    ]
-    for axes, metric in zip(_row(top, len(metrics)), metrics, strict=True):
+    height = _height(metrics)
+    figure = Figure(figsize=(12.5, height + 2.1 * rows), layout="constrained")
+    top, *rest = figure.subfigures(
+        1 + bool(rows), 1, height_ratios=[height, 2.1 * rows] if rows else None, squeeze=False
+    )[:, 0]
+    for axes, metric in zip(_panels(top, metrics), metrics, strict=True):
         for name in others:
             if name not in strong:
                 curve = variants[name]["metrics"][metric]["curve"]
@@ -52,8 +53,7 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> None:
             _draw(axes, variants[name]["metrics"][metric], looks[name], variants[name]["title"])
         _final_line(axes, report, metric)
         _references(axes, report["references"], metric)
-        axes.set(title=_panel_title(metric), xlabel="iterations")
-    top.axes[0].set_ylabel("percent")
+        axes.set_xlabel("iterations")
     handles, labels = top.axes[0].get_legend_handles_labels()
     if crowded:
         handles, labels = [*handles, top.axes[0].plot([], [], color="0.8")[0]], [*labels, "the others (below)"]
@@ -73,7 +73,7 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
     variants = {name: v for name, v in report["variants"].items() if name != report["baseline"]}
     levels, looks = report["levels"], _looks(report["variants"], report["baseline"])
     figure = Figure(figsize=(12.5, 1.9 + 0.34 * len(variants)), layout="constrained")
-    panels = _row(figure, len(levels), sharex=True)
+    panels = figure.subplots(1, len(levels), sharex=True, sharey=True, squeeze=False)[0]
     for place, (axes, level) in enumerate(zip(panels, levels, strict=True)):
         for row, (name, variant) in enumerate(variants.items()):
             speedup = variant["metrics"]["mIoU"]["levels"][place]["first"]["speedup"]
@@ -113,10 +113,10 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
         path: PNG to write.
     """
     looks = _looks(frontier.titles, frontier.baseline)
-    figure = Figure(figsize=(12.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(12.5, _height(frontier.metrics)), layout="constrained")
     budgets = sorted({budget for found in frontier.budgets.values() for budget in found})
     start = budgets[0] / 2  # where the logarithmic axis has no place for 0
-    for axes, metric in zip(_row(figure, len(frontier.metrics)), frontier.metrics, strict=True):
+    for axes, metric in zip(_panels(figure, frontier.metrics), frontier.metrics, strict=True):
         for method, title in frontier.titles.items():
             (colour, style), own = looks[method], frontier.budgets[method]
             found = [frontier.mean(method, budget, metric) for budget in (0, *own)]
@@ -131,11 +131,10 @@ def plot_frontier(frontier: Frontier, path: Path) -> None:
             # Of a single budget the band is a bar.
             axes.vlines(places, low, high, color=colour, linewidth=1.2, alpha=0.6)
         _references(axes, frontier.references, metric)
-        axes.set(title=_panel_title(metric), xlabel="iterations of the schedule", xscale="log")
+        axes.set(xlabel="iterations of the schedule", xscale="log")
         axes.set_xticks([start, *budgets], ["0", *map(str, budgets)])
         axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("percent")
     _legend(figure, *figure.axes[0].get_legend_handles_labels())
     figure.savefig(path, dpi=110)
 
@@ -150,8 +149,21 @@ def _legend(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
     figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
-def _panel_title(metric: str) -> str:
-    return f"mIoU, {METRICS[metric]}{' classes' * (metric != 'mIoU of masks')}"
+def _panels(figure: Any, metrics: Sequence[str]) -> Sequence[Axes]:
+    """A panel for each metric, up to four side by side."""
+    columns = len(metrics) if len(metrics) <= 4 else 3
+    grid = figure.subplots(-(-len(metrics) // columns), columns, sharey=True, squeeze=False).flat
+    for axes in grid[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, metric in zip(grid, metrics, strict=False):
+        axes.set_title(f"mIoU, {METRICS[metric]}")
+    for axes in grid[::columns]:
+        axes.set_ylabel("percent")
+    return grid[: len(metrics)]
+
+
+def _height(metrics: Sequence[str]) -> float:
+    return 4.6 if len(metrics) <= 4 else 8.2
 
 
 def _looks(names: Iterable[str], baseline: str) -> dict[str, tuple[str, str]]:
@@ -159,10 +171,6 @@ def _looks(names: Iterable[str], baseline: str) -> dict[str, tuple[str, str]]:
     looks = [(colour, style) for style, colour in product(_STYLES, OKABE_ITO)]
     others = [name for name in names if name != baseline]
     return {baseline: (_BASELINE, "-")} | {name: looks[i % len(looks)] for i, name in enumerate(others)}
-
-
-def _row(figure: Any, count: int, **shared: bool) -> Sequence[Axes]:
-    return figure.subplots(1, count, sharey=True, squeeze=False, **shared)[0]
 
 
 def _draw(axes: Axes, scores: Mapping[str, Any], look: tuple[str, str], label: str) -> None:
