@@ -179,5 +179,6 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         bias_strength=init.BIAS_STRENGTH,
         name_strength=init.NAME_STRENGTH,
         repeat=init.REPEAT,
+        annealed=init.ANNEAL > 0,
     )
     return SideAdapterNetwork(adapter, decoder, query_init)

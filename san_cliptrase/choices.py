@@ -130,5 +130,7 @@ QUERY_INITS = {
     "tokens_prior": "the same, with a prior on the query's mask",
     "prior": "the prior alone",
     "prototypes": "learned, from the centres of the training set's regions",
+    "prior+prototypes": "prior, with those learned embeddings",
+    "tokens_prior+prototypes": "tokens_prior, with them for queries without a region",
 }
 """Where SAN's queries begin, ``san.query_init``."""

@@ -167,7 +167,8 @@ _SAN = (
     Key("QUERY_INIT.MASK_STRENGTH", 2.0, real(-1e6, 1e6), "*prior: initial strength of the region mask in the mask logits; 0 leaves it out.", "for an ablation"),
     Key("QUERY_INIT.BIAS_STRENGTH", 10.0, real(-1e6, 1e6), "*prior: the same in the attention bias.", "for an ablation"),
     Key("QUERY_INIT.NAME_STRENGTH", 0.0, real(0, 1e6), "*prior: initial strength of what CLIP, read densely by MODEL.CLIPTRASE.ATTENTION, calls the region, in the class logits of its query; 0 leaves it out.", "0.25 with ATTENTION clip_surgery, for a better start"),
-    Key("QUERY_INIT.PROTOTYPE_IMAGES", 1000, whole(1), "prototypes: training images that are read for them.", "more for many classes"),
+    Key("QUERY_INIT.ANNEAL", 0.0, real(0, 1), "Share of the schedule in which queries lose their regions, each by a draw for each image with a probability that rises linearly from 0 to 1. Predictions need no regions then, at any time; 0: off.", "for plain SAN's cost and format after training"),
+    Key("QUERY_INIT.PROTOTYPE_IMAGES", 1000, whole(1), "*prototypes: training images that are read for them.", "more for many classes"),
     Key("QUERY_INIT.REPEAT", False, BOOL, "Where an image has fewer regions than there are queries, go round again, so that every query has a region.", "True helped on the demo scenes and does harm on photographs (docs/convergence.md)"),
 )  # fmt: skip
 
@@ -182,6 +183,7 @@ _TEST = (
     Key("REFINE", "none", one_of(REFINEMENTS), "Refine scores by the image's edges before classes are chosen: none, pamr (pixel-adaptive refinement), pamr_half (the same at half the size) or laplacian (edge-aware smoothing); any rule, with or without regions, SAN's too.", "for sharper boundaries; published numbers mostly go without"),
     Key("BACKGROUND", "words", one_of(BACKGROUNDS), "What makes a pixel the dataset's background: words, threshold (no class has this probability) or learned (SAN's own).", "for data sets with a background class"),
     Key("BACKGROUND_THRESHOLD", 0.5, real(0, 1), "threshold: the probability, between 0 and 1.", "with BACKGROUND; not tuned"),
+    Key("MASKS", False, BOOL, "Score SAN's masks apart from their names too (mIoU of masks): each pixel belongs to the query whose mask is largest there, and each query to the class of most of its pixels.", "to see what masks and names each hold back"),
     Key("UNSUPERVISED.FEATURES", "regions", one_of(("regions", "patches")), "unsupervised: what k-means clusters: features of CLIPtrase's regions, or plain CLIP's patches.", "for table 5"),
     Key("UNSUPERVISED.CLUSTERS", 0, whole(0, 100_000), "unsupervised: clusters; 0: as many as there are classes.", "for over-clustering"),
     Key("VOCABULARY", "", TEXT, "A class file with one line for each class of the test set, evaluated in place of its names; or san: the words of SAN's published numbers.", "for other words"),

@@ -14,11 +14,13 @@ def convergence(parser: Parser, arguments: Sequence[str]) -> Namespace:
     """The command line of ``convergence``."""
     parser.epilog = (
         "With --config it runs an experiment, variants times seeds, and reports; the same command again goes on where\n"
-        "it was cut off. With --compare it reports on folders of finished runs, the baseline's first."
+        "it was cut off. With --compare it reports on folders of finished runs, the baseline's first; with --csv on\n"
+        "the runs of an earlier report again, from its curves.csv."
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="experiment, such as configs/demo/convergence.yaml")
     what.add_argument("--compare", nargs="+", metavar="DIR", help="folders of runs; the first is the baseline")
+    what.add_argument("--csv", type=Path, metavar="FILE", help="curves.csv of an earlier report")
     add = parser.add_argument
     add("--output", type=Path, metavar="DIR", help="folder of the report, and of an experiment's runs")
     add(
@@ -35,6 +37,13 @@ def convergence(parser: Parser, arguments: Sequence[str]) -> Namespace:
     add("--cost", action="store_true", help="measure the cost of an iteration again")
     add("--labels", nargs="+", default=[], metavar="TITLE", help="with --compare: titles of the folders")
     add("--dataset", default="", metavar="NAME", help="with --compare: whose metrics")
+    add(
+        "--levels",
+        nargs="+",
+        type=float,
+        metavar="X",
+        help="with --compare, --csv: shares as 0.9, or percent as 60",
+    )
     options = parser.parse_args(arguments)
     if options.compare and len(options.compare) < 2:
         parser.error("--compare needs two folders or more, the baseline's first")

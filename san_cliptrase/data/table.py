@@ -85,6 +85,22 @@ def _splits(name: str, spec: DatasetSpec, **splits: tuple[str, int]) -> dict[str
     return rows
 
 
+_CAMVID = DatasetSpec("camvid/images/{}", "camvid/annotations/{}", "camvid")
+_CAMVID_CROPS = replace(_CAMVID, images="camvid_crops/images/{}", labels="camvid_crops/annotations/{}")
+
+
+def _in_split(spec: DatasetSpec, split: str) -> DatasetSpec:
+    return replace(spec, images=spec.images.format(split), labels=spec.labels.format(split))
+
+
+def _seen(spec: DatasetSpec, split: str) -> DatasetSpec:
+    return replace(_in_split(spec, split), classes="camvid_seen", file_classes="camvid")
+
+
+def _open(spec: DatasetSpec, split: str) -> DatasetSpec:
+    return replace(_in_split(spec, split), unseen=CAMVID_UNSEEN)
+
+
 _CCP = DatasetSpec("ccp/images/{}", "ccp/annotations/{}", "ccp", reduction="ccp")
 _CCP_CROPS = _splits(
     "ccp_crops",
@@ -165,16 +181,16 @@ DATASETS: dict[str, DatasetSpec] = {
     **_splits(
         "cityscapes27", replace(_CITYSCAPES, classes="cityscapes27", reduction="cityscapes27"), **_CITYSCAPES_SPLITS
     ),
-    "camvid_train": DatasetSpec("camvid/images/train", "camvid/annotations/train", "camvid", count=367),
-    "camvid_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid", count=101),
-    "camvid_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid", count=233),
+    **_splits("camvid", _CAMVID, train=("train", 367), val=("val", 101), test=("test", 233)),
     # The same files for open vocabulary: labels of some classes are kept from training.
-    "camvid_seen_train": DatasetSpec(
-        "camvid/images/train", "camvid/annotations/train", "camvid_seen", file_classes="camvid"
-    ),
-    "camvid_open_val": DatasetSpec("camvid/images/val", "camvid/annotations/val", "camvid", unseen=CAMVID_UNSEEN),
-    "camvid_open_test": DatasetSpec("camvid/images/test", "camvid/annotations/test", "camvid", unseen=CAMVID_UNSEEN),
-    # Whole photographs of people stand for their places: experiments read random squares of them.
+    "camvid_seen_train": _seen(_CAMVID, "train"),
+    "camvid_open_val": _open(_CAMVID, "val"),
+    "camvid_open_test": _open(_CAMVID, "test"),
+    # In whole photographs places tell classes: experiments read random squares of them.
+    "camvid_crops_train": _in_split(_CAMVID_CROPS, "train"),
+    "camvid_crops_seen_train": _seen(_CAMVID_CROPS, "train"),
+    "camvid_crops_open_val": _open(_CAMVID_CROPS, "val"),
+    "camvid_crops_open_test": _open(_CAMVID_CROPS, "test"),
     **_splits("ccp", _CCP, train=("train", 704), val=("val", 100), test=("test", 200)),
     "ccp_crops_train": _CCP_CROPS["ccp_crops_train"],
     "ccp_crops_seen_train": replace(_CCP_CROPS["ccp_crops_train"], classes="ccp_seen", reduction="ccp_seen"),

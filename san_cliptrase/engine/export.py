@@ -30,8 +30,8 @@ def official_state(model: SAN) -> dict[str, Tensor]:
     """
     if model.network.query_init.needs_regions:
         raise OptionError(
-            "SAN's own format has no regions: a model whose MODEL.SAN.QUERY_INIT.NAME is neither off nor prototypes "
-            "would predict something else in SAN's tools, so it is not written"
+            "SAN's own format has no regions: a model whose MODEL.SAN.QUERY_INIT.NAME is neither off nor prototypes, "
+            "and from which no ANNEAL took them, would predict something else in SAN's tools, so it is not written"
         )
     if model.criterion is None:
         raise OptionError("SAN's own format holds the weights of the classes trained on: name DATASETS.TRAIN")
@@ -43,7 +43,9 @@ def official_state(model: SAN) -> dict[str, Tensor]:
             late,
             first,
         )
-    state = to_official(model.state_dict(), first, model.criterion.class_weights)
+    # What an annealed model learned about regions is of no use without them.
+    used = {key: value for key, value in model.state_dict().items() if not key.startswith("network.query_init.")}
+    state = to_official(used, first, model.criterion.class_weights)
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 

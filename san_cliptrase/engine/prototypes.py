@@ -25,8 +25,8 @@ def initialise_prototypes(
     """Sets SAN's Q learned query embeddings to the centres of the training set's region tokens (k-means, k = Q).
 
     A region's token is the mean of the untrained side adapter's own patch tokens over it, which holds CLIP's features
-    through the first fusion (``SAN.region_tokens``). Nothing depends on regions afterwards: the model costs what plain
-    SAN costs, and its checkpoints have the same keys.
+    through the first fusion (``SAN.region_tokens``). With ``prototypes`` alone nothing depends on regions afterwards:
+    the model costs what plain SAN costs, and its checkpoints have the same keys.
 
     Args:
         model: on its device; its training mode is restored.

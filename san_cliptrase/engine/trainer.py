@@ -287,7 +287,7 @@ class Trainer(TrainerBase):
 
 def _begins_at_prototypes(cfg: Any) -> bool:
     """Whether prototypes replace the learned queries; those of loaded weights are kept."""
-    named = cfg.MODEL.META_ARCHITECTURE == "SAN" and cfg.MODEL.SAN.QUERY_INIT.NAME == "prototypes"
+    named = cfg.MODEL.META_ARCHITECTURE == "SAN" and cfg.MODEL.SAN.QUERY_INIT.NAME.endswith("prototypes")
     return named and not cfg.MODEL.WEIGHTS
 
 

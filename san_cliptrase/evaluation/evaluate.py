@@ -92,7 +92,9 @@ def _evaluate(
                 cfg.TEST.BACKGROUND,
                 name,
             )
-        evaluator = SemanticEvaluator(name, cfg.INPUT.IGNORE_LABEL, output, model.device, clusters, details)
+        evaluator = SemanticEvaluator(
+            name, cfg.INPUT.IGNORE_LABEL, output, model.device, clusters, details, cfg.TEST.MASKS
+        )
         _count_dataset(cfg, model, evaluator, state_of(name))
         try:
             evaluator.evaluate()
@@ -140,9 +142,15 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
     """Runs the model over this process's share of a test set."""
     name, batch, workers = evaluator.dataset, cfg.TEST.BATCH_SIZE, cfg.DATALOADER.NUM_WORKERS
     mapper, records = build_test_mapper(cfg, name), evaluated_records(cfg, name)
-    predict: Callable[[list[dict]], list[Tensor]] = model.label_maps
+    label_maps: Callable[[list[dict]], list[Tensor]] = model.label_maps
     if evaluator.clusters:
-        predict = fit_clusters(cfg, model, build_test_loader(records, mapper, batch, workers), evaluator.clusters)
+        label_maps = fit_clusters(cfg, model, build_test_loader(records, mapper, batch, workers), evaluator.clusters)
+
+    def predict(inputs: list[dict]) -> list[dict]:
+        if evaluator.masks:
+            return [{"labels": labels, "queries": own} for labels, own in model.label_and_query_maps(inputs)]
+        return [{"labels": labels} for labels in label_maps(inputs)]
+
     progress = state.load() if state is not None else None
     done = 0
     if progress is not None:
@@ -165,7 +173,7 @@ def _count_dataset(cfg: Any, model: nn.Module, evaluator: SemanticEvaluator, sta
             for message in bad:
                 evaluator.skip(message)
             if inputs:
-                evaluator.process(inputs, [{"labels": labels} for labels in _predicted(predict, inputs)])
+                evaluator.process(inputs, _predicted(predict, inputs))
             done += len(samples)
             bar.update(len(samples))
             if state is not None and state.due:
@@ -188,7 +196,7 @@ def _write_pictures(cfg: Any, model: nn.Module, evaluated: Evaluated, output: Pa
     model.train(was_training)
 
 
-def _predicted(predict: Callable[[list[dict]], list[Tensor]], inputs: list[dict]) -> list[Tensor]:
+def _predicted(predict: Callable[[list[dict]], list[dict]], inputs: list[dict]) -> list[dict]:
     try:
         return predict(inputs)
     except NotFiniteError as error:

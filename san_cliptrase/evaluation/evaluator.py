@@ -27,6 +27,7 @@ from san_cliptrase.evaluation.metrics import (
     segmentation_metrics,
 )
 from san_cliptrase.files import named_file, write_text_atomically
+from san_cliptrase.regions.pixels import perfect_names
 from san_cliptrase.texts import csv_cell
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class SemanticEvaluator(DatasetEvaluator):
         device: where to count; that of the model.
         clusters: predictions are so many clusters, matched to classes at the end; 0: they are classes.
         details: what the report says besides: protocol, background, published numbers.
+        masks: score masks apart from their names too: every query gets the class that most of its pixels have.
 
     Attributes:
         report: after :meth:`evaluate`, on the main process: everything that :meth:`write` writes.
@@ -55,11 +57,12 @@ class SemanticEvaluator(DatasetEvaluator):
         device: torch.device | str = "cpu",
         clusters: int = 0,
         details: Mapping[str, Any] | None = None,
+        masks: bool = False,
     ) -> None:
         metadata = MetadataCatalog.get(dataset)
         self.dataset, self.names = dataset, list(metadata.stuff_classes)
         self.ignore_label, self.output = ignore_label, output
-        self.device, self.clusters, self.details = device, clusters, dict(details or {})
+        self.device, self.clusters, self.details, self.masks = device, clusters, dict(details or {}), masks
         unseen = [self.names.index(name) for name in metadata.get("unseen_classes", ())]
         seen = sorted(set(range(len(self.names))) - set(unseen))
         self.groups = {"seen": seen, "unseen": unseen} if unseen else {}
@@ -70,6 +73,7 @@ class SemanticEvaluator(DatasetEvaluator):
         """Forgets what was counted."""
         columns = self.clusters or len(self.names)
         self.confusion = torch.zeros(len(self.names), columns, dtype=torch.int64, device=self.device)
+        self.masks_confusion = torch.zeros(len(self.names), len(self.names), dtype=torch.int64, device=self.device)
         self.images, self.bad = 0, []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
@@ -77,14 +81,24 @@ class SemanticEvaluator(DatasetEvaluator):
 
         Args:
             inputs: ``inputs[i]["sem_seg"]`` is the ground truth (H, W).
-            outputs: ``outputs[i]["labels"]`` (H, W) classes or clusters, or "sem_seg" (K, H, W) scores.
+            outputs: ``outputs[i]["labels"]`` (H, W) classes or clusters, or "sem_seg" (K, H, W) scores; with ``masks``
+                also "queries" (H, W), the query that each pixel belongs to.
         """
         for entry, output in zip(inputs, outputs, strict=True):
             # argmax is four times slower on a CPU than max.
             labels = output["labels"] if "labels" in output else output["sem_seg"].max(0).indices
             counts = confusion_matrix(labels, entry["sem_seg"], len(self.names), self.ignore_label, self.clusters)
             self.confusion += counts.to(self.confusion.device)
+            if self.masks:
+                self._count_masks(output["queries"], entry["sem_seg"])
             self.images += 1
+
+    def _count_masks(self, queries: torch.Tensor, truth: torch.Tensor) -> None:
+        truth = truth.to(queries.device)
+        # A label that is ignored is no class, whatever its value.
+        named = perfect_names(queries, truth.long().where(truth != self.ignore_label, len(self.names)), len(self.names))
+        counts = confusion_matrix(named, truth, len(self.names), self.ignore_label)
+        self.masks_confusion += counts.to(self.masks_confusion.device)
 
     def skip(self, message: str) -> None:
         """Takes down an image that is left out."""
@@ -92,11 +106,13 @@ class SemanticEvaluator(DatasetEvaluator):
 
     def state_dict(self) -> dict[str, Any]:
         """What this process has counted."""
-        return {"confusion": self.confusion.cpu(), "images": self.images, "bad": list(self.bad)}
+        counts = {"confusion": self.confusion.cpu(), "masks_confusion": self.masks_confusion.cpu()}
+        return {**counts, "images": self.images, "bad": list(self.bad)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes up what was counted before."""
         self.confusion.copy_(state["confusion"])
+        self.masks_confusion.copy_(state["masks_confusion"])
         self.images, self.bad = state["images"], list(state["bad"])
 
     def evaluate(self) -> OrderedDict | None:
@@ -105,19 +121,23 @@ class SemanticEvaluator(DatasetEvaluator):
         Raises:
             OutputError: see :meth:`write`; the metrics have been logged by then, and ``report`` holds them.
         """
-        total = self.confusion
+        totals = [self.confusion, self.masks_confusion]
         if comm.get_world_size() > 1:
-            total = total.clone()
-            torch.distributed.all_reduce(total)  # sums of integers: exact
+            totals = [counts.clone() for counts in totals]
+            for counts in totals:
+                torch.distributed.all_reduce(counts)  # sums of integers: exact
         parts = comm.gather((self.images, self.bad))
         if not comm.is_main_process():
             return None
-        confusion = total.cpu().numpy()
+        confusion, masks = (counts.cpu().numpy() for counts in totals)
         if self.clusters:
             confusion = match_clusters(confusion)
         metrics = segmentation_metrics(confusion, self.groups)
         if self.details.get("protocol") == "cliptrase":
             metrics |= script_metrics(confusion)
+        if self.masks:
+            of_masks = segmentation_metrics(masks, self.groups)
+            metrics |= {f"{name} of masks": of_masks[name] for name in ("mIoU", *(f"mIoU {g}" for g in self.groups))}
         bad = [message for _, messages in parts for message in messages]
         self.report = {
             "dataset": self.dataset,

@@ -55,6 +55,16 @@ def check_test(cfg: Any) -> None:
         raise ConfigError(
             "TEST.PICTURES shows classes, and TEST.PROTOCOL 'unsupervised' predicts clusters: set it to 0"
         )
+    if test.MASKS and training_free:
+        raise ConfigError(
+            "TEST.MASKS scores the masks of SAN's queries; CLIPtrase has none: set it to False "
+            "(reproduce ceilings scores its regions so)"
+        )
+    if test.MASKS and (test.PROTOCOL != "whole" or test.FLIP or tuple(test.SCALES) != (1.0,) or test.REFINE != "none"):
+        raise ConfigError(
+            "TEST.MASKS scores the masks of one view of an image: it needs TEST.PROTOCOL whole, TEST.SCALES (1.0,), "
+            "TEST.FLIP False and TEST.REFINE none"
+        )
     if test.BACKGROUND == "learned" and training_free:
         raise ConfigError("TEST.BACKGROUND is 'learned', but CLIPtrase learns none: choose 'words' or 'threshold'")
     if test.BACKGROUND == "threshold" and not 0 < test.BACKGROUND_THRESHOLD < 1:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness, point_sample
+from detectron2.projects.point_rend.point_features import point_sample
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -122,12 +122,7 @@ class SetCriterion(nn.Module):
         seeds: Sequence[int],
     ) -> dict[str, Tensor]:
         matches = self.matcher(pred_logits, mask_logits, targets, seeds)
-        sums = []
-        for image, (masks, target, (queries, found)) in enumerate(zip(mask_logits, targets, matches, strict=True)):
-            if seeds:
-                torch.manual_seed(seeds[image] + 1)  # not the points of the matching
-            sums.append(torch.stack(self._mask_losses(masks[queries], target.masks[found].to(masks))))
-        loss_mask, loss_dice = torch.stack(sums).sum(0)
+        loss_mask, loss_dice = self._mask_losses(mask_logits, targets, matches, seeds)
         return {
             "loss_ce": self._class_loss(pred_logits, targets, matches) / norms[1],
             "loss_mask": loss_mask / norms[0],
@@ -136,34 +131,63 @@ class SetCriterion(nn.Module):
 
     def _class_loss(self, pred_logits: Tensor, targets: Sequence[MaskTarget], matches: Matches) -> Tensor:
         classes = torch.full(pred_logits.shape[:2], self.num_classes, device=pred_logits.device)
-        for row, target, (queries, found) in zip(classes, targets, matches, strict=True):
-            row[queries] = target.labels[found]
+        labels = [target.labels[found] for target, (_, found) in zip(targets, matches, strict=True)]
+        classes[_rows(matches)] = torch.cat(labels)
         weights = self.class_weights.to(pred_logits)
         return F.cross_entropy(pred_logits.flatten(0, 1), classes.flatten(), weights, reduction="sum")
 
-    def _mask_losses(self, mask_logits: Tensor, true: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums over an image's matched masks, (R, h, w) logits, (R, H, W) truth; without any, zero with a gradient."""
-        if not len(mask_logits):
-            return mask_logits.sum(), mask_logits.sum()
-        mask_logits, true = mask_logits[:, None], true[:, None]
+    def _mask_losses(
+        self, mask_logits: Tensor, targets: Sequence[MaskTarget], matches: Matches, seeds: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Sums over the matched masks of all images; without any, zero with a gradient."""
+        logits = mask_logits[_rows(matches)][:, None]
+        if not len(logits):
+            return mask_logits.sum() * 0, mask_logits.sum() * 0
         with torch.no_grad():
-            points = get_uncertain_point_coords_with_randomness(
-                mask_logits,
-                lambda logits: -logits.abs(),
-                self.num_points,
-                self.oversample_ratio,
-                self.importance_sample_ratio,
+            points = self._uncertain_points(logits, [len(queries) for queries, _ in matches], seeds)
+            labels = torch.cat(
+                [
+                    point_sample(target.masks[found][:, None].to(logits), own, align_corners=False)[:, 0]
+                    for target, (_, found), own in zip(
+                        targets, matches, points.split([len(found) for _, found in matches]), strict=True
+                    )
+                    if len(found)
+                ]
             )
-            labels = point_sample(true, points, align_corners=False)[:, 0]
-        logits = point_sample(mask_logits, points, align_corners=False)[:, 0]
+        logits = point_sample(logits, points, align_corners=False)[:, 0]
         bce = F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(-1).sum()
         probabilities = logits.sigmoid()
         overlap = 2 * (probabilities * labels).sum(-1)
         dice = 1 - (overlap + 1) / (probabilities.sum(-1) + labels.sum(-1) + 1)
         return bce, dice.sum()
 
+    def _uncertain_points(self, logits: Tensor, counts: Sequence[int], seeds: Sequence[int]) -> Tensor:
+        """Points (R, P, 2) at which masks (R, 1, h, w) are compared, of ``counts`` masks an image.
+
+        The most uncertain of random candidates, and further random ones (Kirillov et al., 2020, section 3.1). Those of
+        an image follow from its seed alone.
+        """
+        certain = int(self.importance_sample_ratio * self.num_points)
+        drawn = int(self.num_points * self.oversample_ratio), self.num_points - certain
+        found = []
+        for image, count in enumerate(counts):
+            if seeds:
+                torch.manual_seed(seeds[image] + 1)  # not the points of the matching
+            found.append([torch.rand(count, points, 2, device=logits.device) for points in drawn])
+        candidates, others = (torch.cat(parts) for parts in zip(*found, strict=True))
+        uncertainty = -point_sample(logits, candidates, align_corners=False)[:, 0].abs()
+        chosen = uncertainty.topk(certain, dim=1).indices
+        return torch.cat([candidates.gather(1, chosen[..., None].expand(-1, -1, 2)), others], dim=1)
+
     def _check_classes(self, pred_logits: Tensor) -> None:
         if pred_logits.shape[-1] != self.num_classes + 1:
             raise ValueError(
                 f"predictions have {pred_logits.shape[-1]} classes; {self.num_classes} and the background were expected"
             )
+
+
+def _rows(matches: Matches) -> tuple[Tensor, Tensor]:
+    """Image and query of every match."""
+    queries = [queries for queries, _ in matches]
+    counts = torch.tensor([len(own) for own in queries])
+    return torch.arange(len(matches)).repeat_interleave(counts).to(queries[0].device), torch.cat(queries)

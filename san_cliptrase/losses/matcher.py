@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.projects.point_rend.point_features import point_sample
@@ -14,15 +15,21 @@ from san_cliptrase.losses.targets import MaskTarget
 
 
 def pairwise_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every pair, ``mean_p(softplus(x_p) - x_p t_p)``: (Q, P), (N, P) -> (Q, N)."""
-    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.T) / logits.shape[1]
+    """Mean binary cross-entropy of every pair, ``mean_p(softplus(x_p) - x_p t_p)``.
+
+    (*, Q, P), (*, N, P) -> (*, Q, N).
+    """
+    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ targets.mT) / logits.shape[-1]
 
 
 def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of every pair, ``1 - (2 sum p t + 1) / (sum p + sum t + 1)``: (Q, P), (N, P) -> (Q, N)."""
+    """Dice loss of every pair, ``1 - (2 sum p t + 1) / (sum p + sum t + 1)``.
+
+    (*, Q, P), (*, N, P) -> (*, Q, N).
+    """
     probabilities = logits.sigmoid()
-    overlap = 2 * probabilities @ targets.T
-    total = probabilities.sum(-1, keepdim=True) + targets.sum(-1)
+    overlap = 2 * probabilities @ targets.mT
+    total = probabilities.sum(-1, keepdim=True) + targets.sum(-1)[..., None, :]
     return 1 - (overlap + 1) / (total + 1)
 
 
@@ -68,34 +75,40 @@ class HungarianMatcher:
         Raises:
             FloatingPointError: A cost is NaN or infinite, because the predictions are.
         """
-        found = []
-        for image, (logits, masks, target) in enumerate(zip(pred_logits, mask_logits, targets, strict=True)):
+        counts = [len(target.labels) for target in targets]
+        # All images at once, and one copy: starting small kernels and waiting for copies takes a GPU's host long.
+        with torch.autocast(mask_logits.device.type, enabled=False):
+            costs = self._costs(pred_logits.float(), mask_logits.float(), targets, seeds).cpu()
+        pairs = []
+        for image, count in enumerate(counts):
+            cost = costs[image, :, :count]
+            if not bool(cost.isfinite().all()):
+                logits, masks = pred_logits[image], mask_logits[image]
+                raise FloatingPointError(
+                    f"image {image} of the batch has a matching cost that is not finite: "
+                    f"{int((~logits.isfinite()).sum())} class logits and {int((~masks.isfinite()).sum())} mask logits "
+                    "are NaN or infinite. Training has diverged: lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off"
+                )
+            pairs.append(torch.as_tensor(np.stack(linear_sum_assignment(cost.numpy())), dtype=torch.int64))
+        matched = torch.cat(pairs, dim=1).to(mask_logits.device).split([pair.shape[1] for pair in pairs], dim=1)
+        return [(queries, found) for queries, found in matched]
+
+    def _costs(self, logits: Tensor, masks: Tensor, targets: Sequence[MaskTarget], seeds: Sequence[int]) -> Tensor:
+        """Costs of all pairs, (B, Q, most targets of an image); the columns beyond an image's targets mean nothing."""
+        most = max(len(target.labels) for target in targets)
+        points, labels, true = [], [], []
+        for image, target in enumerate(targets):
             if seeds:
                 torch.manual_seed(seeds[image])
-            found.append(self._match_image(image, logits, masks, target))
-        return found
-
-    def _match_image(self, image: int, logits: Tensor, masks: Tensor, target: MaskTarget) -> tuple[Tensor, Tensor]:
-        cost = self._cost(logits.float(), masks.float(), target).cpu()
-        if not bool(cost.isfinite().all()):
-            raise FloatingPointError(
-                f"image {image} of the batch has a matching cost that is not finite: "
-                f"{int((~logits.isfinite()).sum())} class logits and {int((~masks.isfinite()).sum())} mask logits are "
-                "NaN or infinite. Training has diverged: lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off"
-            )
-        queries, found = linear_sum_assignment(cost.numpy())
-        return torch.as_tensor(queries, device=logits.device), torch.as_tensor(found, device=logits.device)
-
-    def _cost(self, logits: Tensor, masks: Tensor, target: MaskTarget) -> Tensor:
-        if not len(target.labels):
-            return logits.new_zeros(len(logits), 0)
-        with torch.autocast(logits.device.type, enabled=False):
-            points = torch.rand(1, self.num_points, 2, device=masks.device)
-            predicted = point_sample(masks[None], points, align_corners=False)[0]
-            true = point_sample(target.masks[None].to(predicted), points, align_corners=False)[0]
-            class_cost = -logits.softmax(-1)[:, target.labels.to(logits.device)]
-            return (
-                self.class_weight * class_cost
-                + self.mask_weight * pairwise_bce(predicted, true)
-                + self.dice_weight * pairwise_dice(predicted, true)
-            )
+            points.append(torch.rand(1, self.num_points, 2, device=masks.device))
+            missing = most - len(target.labels)
+            labels.append(F.pad(target.labels.to(logits.device), (0, missing)))
+            found = point_sample(target.masks[None].to(masks), points[-1], align_corners=False)[0]
+            true.append(F.pad(found, (0, 0, 0, missing)))
+        predicted, true = point_sample(masks, torch.cat(points), align_corners=False), torch.stack(true)
+        classes = torch.stack(labels)[:, None].expand(-1, logits.shape[1], -1)
+        return (
+            -self.class_weight * logits.softmax(-1).gather(2, classes)
+            + self.mask_weight * pairwise_bce(predicted, true)
+            + self.dice_weight * pairwise_dice(predicted, true)
+        )

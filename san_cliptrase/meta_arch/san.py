@@ -17,6 +17,7 @@ from san_cliptrase.builders import clip_from_config, san_parts_from_config, scor
 from san_cliptrase.clip.batches import ImageBatch
 from san_cliptrase.clip.build import FrozenClip
 from san_cliptrase.cliptrase.voting import Background, decide_pixels
+from san_cliptrase.errors import OptionError
 from san_cliptrase.losses.criterion import SetCriterion
 from san_cliptrase.losses.matcher import HungarianMatcher
 from san_cliptrase.losses.targets import MaskTarget
@@ -50,6 +51,7 @@ class SAN(SanModel):
         criterion: training losses; None for inference only.
         background: reads what is background in a test batch.
         scoring: windows, test-time augmentation and refinement of semantic maps.
+        anneal_iterations: i of a training iteration from which on no query begins at a region; 0: they always do.
 
     Raises:
         OptionError: images are not seen once and whole, but the source of regions looks at the ground truth or at
@@ -72,6 +74,7 @@ class SAN(SanModel):
         cache_gb: float = 0.0,
         ignore_label: int = 255,
         names: PatchNames | None = None,
+        anneal_iterations: float = 0.0,
     ) -> None:
         super().__init__(
             clip,
@@ -86,23 +89,25 @@ class SAN(SanModel):
             names,
         )
         self.criterion, self.background, self.scoring = criterion, background, scoring
-        check_views(scoring, region_source)
+        self.anneal_iterations = anneal_iterations
+        check_views(scoring, self.inference_source)
 
     @classmethod
     def from_config(cls, cfg: Any) -> dict:
-        """Reads MODEL, TEST and the class list of the training set."""
+        """Reads MODEL, TEST, the length of the schedule and the class list of the training set."""
         return {
             **san_parts_from_config(cfg, clip_from_config(cfg)),
             "criterion": criterion_from_config(cfg),
             "background": BackgroundReader.from_config(cfg),
             "scoring": scoring_from_config(cfg),
+            "anneal_iterations": cfg.MODEL.SAN.QUERY_INIT.ANNEAL * cfg.SOLVER.MAX_ITER,
         }
 
     def forward(self, inputs: list[dict], mask_counts: Sequence[int] | None = None) -> dict[str, Tensor] | list[dict]:
         """Losses in training mode; else semantic maps, whose largest score is the class of :meth:`label_maps`.
 
         Args:
-            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for points
+            inputs: dicts with "image" (3, H, W) uint8 RGB and "vocabulary"; for training "instances" and, for draws
                 that do not depend on the batch, "draw_seed"; for inference the output size "height", "width".
             mask_counts: for training, numbers of instances of all images of the batch that these are a part of.
 
@@ -112,7 +117,7 @@ class SAN(SanModel):
         if self.training:
             text = self.clip.text(batch_vocabulary(inputs), self.templates)
             shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
-            batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown)
+            batch, features, predictions = self.predict(_images(inputs), _labels(inputs), shown, self._annealed(inputs))
             return self._losses(predictions, features, text, inputs, batch, mask_counts)
         inputs, places = background_last(inputs)
         maps = self._by_group(inputs, self._semantic_maps)
@@ -128,11 +133,27 @@ class SAN(SanModel):
         """
         return self._by_group(inputs, self._label_maps)
 
-    def _by_group(self, inputs: list[dict], read: Callable[[list[dict]], Iterable[Tensor]]) -> list[Tensor]:
+    @torch.no_grad()
+    def label_and_query_maps(self, inputs: list[dict]) -> list[tuple[Tensor, Tensor]]:
+        """The class of every pixel and the query whose mask is largest there, both (height, width) int64 per image.
+
+        Args:
+            inputs: those of :meth:`forward` in evaluation mode.
+
+        Raises:
+            OptionError: scores of several views or refined ones belong to no masks.
+        """
+        if not self.scoring.is_plain:
+            raise OptionError("there are no masks of several views, nor of refined scores: TEST.MASKS needs neither")
+        inputs, places = background_last(inputs)
+        found = self._by_group(inputs, self._label_and_query_maps)
+        return found if places is None else [(places.to(labels.device)[labels], queries) for labels, queries in found]
+
+    def _by_group(self, inputs: list[dict], read: Callable[[list[dict]], Iterable]) -> list:
         """What ``read`` makes of a batch, in parts whose images give together what they give alone."""
-        whole_batch = self.region_source is not None and self.region_source.needs_batch
+        whole_batch = self.inference_source is not None and self.inference_source.needs_batch
         groups = [list(range(len(inputs)))] if whole_batch else self.same_canvas(_images(inputs))
-        found: dict[int, Tensor] = {}
+        found: dict = {}
         for group in groups:
             found.update(zip(group, read([inputs[index] for index in group]), strict=True))
         return [found[index] for index in range(len(inputs))]
@@ -151,16 +172,24 @@ class SAN(SanModel):
         return (merge_scores(scores, background) for scores in found)
 
     def _label_maps(self, inputs: list[dict]) -> Iterator[Tensor]:
-        text, keep, background = self._words(inputs)
-        if not self.scoring.is_plain:
-            for entry in inputs:
-                yield decide_pixels(self._scored(entry, text, keep), output_size(entry), background)
+        if self.scoring.is_plain:
+            yield from (labels for labels, _ in self._label_and_query_maps(inputs, queries=False))
             return
+        text, keep, background = self._words(inputs)
+        for entry in inputs:
+            yield decide_pixels(self._scored(entry, text, keep), output_size(entry), background)
+
+    def _label_and_query_maps(self, inputs: list[dict], queries: bool = True) -> Iterator[tuple[Tensor, Tensor | None]]:
+        text, keep, background = self._words(inputs)
         sizes = [output_size(entry) for entry in inputs]
         # In strips: neither masks nor the scores of a large vocabulary fit into memory at a photograph's size.
         for logits, masks in self.classified_masks(_images(inputs), text, sizes, _labels(inputs), SCORES_AT_ONCE):
-            strips = (class_scores(logits, strip, keep) for strip in masks)
-            yield torch.cat([decide_pixels(strip, strip.shape[-2:], background) for strip in strips])
+            labels, strongest = [], []
+            for strip in masks:
+                labels.append(decide_pixels(class_scores(logits, strip, keep), strip.shape[-2:], background))
+                if queries:
+                    strongest.append(strip.max(0).indices)
+            yield torch.cat(labels), torch.cat(strongest) if queries else None
 
     def _words(self, inputs: list[dict]) -> tuple[Tensor, bool, Background | None]:
         """Text weights, whether the learned background is kept, and what scores over both become."""
@@ -192,6 +221,18 @@ class SAN(SanModel):
             storage.put_scalar("regions/mean_count", counts.mean().item(), smoothing_hint=False)
             storage.put_scalar("regions/images_without", (counts == 0).float().mean().item(), smoothing_hint=False)
         return regions
+
+    def _annealed(self, inputs: list[dict]) -> Tensor | None:
+        """Queries (B, Q) that have lost their regions in this iteration, each with the share of them that is due."""
+        if not self.anneal_iterations:
+            return None
+        due = get_event_storage().iter / self.anneal_iterations
+        count, draws = self.network.adapter.num_queries, []
+        for entry in inputs:
+            # Of the image, as the points of matching and losses, which are drawn by the two seeds before.
+            own = torch.Generator().manual_seed(entry["draw_seed"] + 2) if "draw_seed" in entry else None
+            draws.append(torch.rand(count, generator=own))
+        return torch.stack(draws) < due
 
     def _losses(
         self,

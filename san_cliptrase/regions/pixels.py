@@ -26,6 +26,21 @@ def count_classes(classes: Tensor, regions: Tensor, num_classes: int) -> Tensor:
     return F.pad(cells, (0, count * num_classes - len(cells))).unflatten(0, (count, num_classes))
 
 
+def perfect_names(regions: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Give every region the class that most of its pixels have.
+
+    Args:
+        regions: (H, W) int64 >= 0.
+        labels: (H, W) int64; values from ``classes`` on are no class. A region without a class gets the first.
+        classes: K.
+
+    Returns:
+        (H, W) int64 in [0, K).
+    """
+    counts = count_classes(labels.clamp(max=classes), regions, classes + 1)
+    return counts[:, :classes].argmax(1)[regions]
+
+
 def patch_masks(regions: Tensor, grid: Size, patch_size: Size) -> Tensor:
     """The masks of a pixel partition on the patch grid: a patch is of the region that has most of its pixels.
 

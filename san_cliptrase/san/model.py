@@ -101,22 +101,34 @@ class SanModel(nn.Module):
         """Where the weights are."""
         return self.clip.logit_scale.device
 
+    @property
+    def inference_source(self) -> RegionSource | None:
+        """Where regions come from at inference; None where none are needed."""
+        return self.region_source if self.network.query_init.needs_regions else None
+
     def predict(
-        self, images: Sequence[Tensor], labels: Labels = (), shown: Sequence[Size] | None = None
+        self,
+        images: Sequence[Tensor],
+        labels: Labels = (),
+        shown: Sequence[Size] | None = None,
+        annealed: Tensor | None = None,
     ) -> tuple[ImageBatch, ClipFeatures, list[MaskPrediction]]:
         """Masks and attention biases of a batch; in training of every supervised block, else of the last one.
 
         Args:
             images: Per image (3, H, W) uint8 RGB.
             labels: See :meth:`find_regions`, and ``shown``.
+            annealed: (B, Q) bool on the CPU, queries that begin as in plain SAN in spite of a region.
         """
         batch = image_batch(images, self.clip, DIVISIBILITY)
         # As in SAN, padding is part of the canvas for CLIP and side adapter; regions keep to the images.
         features = self.clip_features(batch)
-        regions = None
-        if self.network.query_init.needs_regions:
+        init, regions = self.network.query_init, None
+        wanted = init.trains_with_regions if self.training else init.needs_regions
+        if wanted and not (annealed is not None and annealed.all()):
             regions = self.find_regions(features, images, batch, labels, shown)
-        return batch, features, self.network(batch.tensor, features, regions)
+        annealed = None if annealed is None else annealed.to(self.device)
+        return batch, features, self.network(batch.tensor, features, regions, annealed)
 
     def clip_features(self, batch: ImageBatch) -> ClipFeatures:
         """CLIP's tokens of a padded batch at its resolution; those of images that were seen before may be kept."""
@@ -169,7 +181,7 @@ class SanModel(nn.Module):
         embeddings = recognise_masks(self.clip.visual, features, biases, self.recognition_blocks)
         scale = self.clip.logit_scale
         logits = self.classifier(embeddings, text, scale).chunk(len(predictions), dim=1)
-        if not self.network.query_init.names_queries:
+        if all(prediction.votes is None for prediction in predictions):
             return list(logits)
         words = self.names.patch_scores(features, text)
         named = scale * (words - words.mean(dim=-1, keepdim=True))

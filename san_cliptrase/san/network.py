@@ -37,21 +37,24 @@ class SideAdapterNetwork(nn.Module):
         """The mean of the side adapter's own patch tokens over each region, (B, N, C')."""
         return pool_tokens(self.adapter.embed(images, features), regions)
 
-    def forward(self, images: Tensor, features: ClipFeatures, regions: Regions | None = None) -> list[MaskPrediction]:
+    def forward(
+        self, images: Tensor, features: ClipFeatures, regions: Regions | None = None, annealed: Tensor | None = None
+    ) -> list[MaskPrediction]:
         """Predict masks for a batch.
 
         Args:
             images: (B, 3, H, W), normalised and padded; H and W multiples of the side adapter's patch size.
             features: CLIP's tokens of the same canvas, with ``taps``.
             regions: Regions on CLIP's patch grid, or None: SAN as published.
+            annealed: (B, Q) bool, queries that begin as in SAN as published in spite of a region; None: none of them.
 
         Returns:
             In training one prediction per supervised block, the final one last; else the final one alone.
         """
         assigned = None
-        if regions is not None and self.query_init.needs_regions:
+        if regions is not None and self.query_init.trains_with_regions:
             assigned = assign_regions(regions, self.adapter.num_queries, self.query_init.repeat)
-        initialise = partial(self.query_init.queries, features=features, regions=assigned)
+        initialise = partial(self.query_init.queries, features=features, regions=assigned, annealed=annealed)
         outputs = self.adapter(images, features, initialise)
         outputs = outputs if self.training else outputs[-1:]
-        return [self.query_init.apply_prior(self.decoder(tokens), assigned) for tokens in outputs]
+        return [self.query_init.apply_prior(self.decoder(tokens), assigned, annealed) for tokens in outputs]

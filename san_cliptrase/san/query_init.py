@@ -13,8 +13,14 @@ prior           Only these multiples; learned embeddings.
 prototypes      Learned embeddings that begin at the centres of the training set's regions (``engine/prototypes.py``).
 ==============  ===================================================================================================
 
+In ``prior+prototypes`` and ``tokens_prior+prototypes`` the learned embeddings begin at these centres too.
+
 Region k, largest first, meets query k. The remaining queries go round again from the largest (``repeat``), or keep
 their learned embedding.
+
+With ``annealed`` regions are for training alone: a query that has lost its region begins as in plain SAN, as all do at
+inference. Training takes more and more of them away (``meta_arch/san.py``), as EoMT anneals its masked attention
+(Kerssies et al., "Your ViT is secretly an image segmentation model", CVPR 2025).
 
 With ``zero_init`` every mode begins as plain SAN, bit for bit, and learns how much of the regions it takes: the
 projection of ``map_add`` and the strengths of a prior begin at 0, and content ``c`` that takes the place of the learned
@@ -106,13 +112,16 @@ class RegionPrior(nn.Module):
         )
         self.name_strength = names if name_strength else None  # checkpoints without names have no place for it
 
-    def forward(self, prediction: MaskPrediction, regions: Regions) -> MaskPrediction:
-        """Add the prior to what the mask decoder predicts."""
+    def forward(self, prediction: MaskPrediction, regions: Regions, annealed: Tensor | None = None) -> MaskPrediction:
+        """Add the prior to what the mask decoder predicts, but for the ``annealed`` (B, Q) queries."""
         votes = None
         if self.name_strength is not None:
             votes = self.name_strength * pooling_weights(regions, prediction.mask_logits.dtype)
+            votes = votes if annealed is None else votes.masked_fill(annealed[..., None], 0)
         masks = resize_regions(regions, prediction.mask_logits.shape[-2:]).masks
         signed = 2 * masks.to(prediction.mask_logits.dtype) - 1
+        if annealed is not None:
+            signed = signed.masked_fill(annealed[..., None, None], 0)
         on_bias = signed * regions.valid[..., None, None]
         return MaskPrediction(
             mask_logits=prediction.mask_logits + self.mask_strength * signed,
@@ -129,6 +138,7 @@ class QueryInit(nn.Module):
         prior: ``RegionPrior`` or None.
         repeat: See ``assign_regions``.
         zero_init: The mode begins as plain SAN; content and prior are built so.
+        annealed: Regions are for training alone.
 
     Attributes:
         content_strength: Learned share of the content in the place of the learned embedding, with ``zero_init``.
@@ -142,12 +152,14 @@ class QueryInit(nn.Module):
         prior: RegionPrior | None = None,
         repeat: bool = False,
         zero_init: bool = False,
+        annealed: bool = False,
     ) -> None:
         super().__init__()
         self.content = content
         self.prior = prior
         self.repeat = repeat
         self.zero_init = zero_init
+        self.annealed = annealed
         added = isinstance(content, ProjectedRegions) and not content.replace
         shared = zero_init and content is not None and not added
         self.content_strength = nn.Parameter(torch.tensor(0.0)) if shared else None
@@ -155,12 +167,17 @@ class QueryInit(nn.Module):
     @property
     def begins_as_plain_san(self) -> bool:
         """Whether, as built, regions change nothing."""
-        return self.zero_init or not self.needs_regions
+        return self.zero_init or not self.trains_with_regions
+
+    @property
+    def trains_with_regions(self) -> bool:
+        """Whether regions change anything in training."""
+        return self.content is not None or self.prior is not None
 
     @property
     def needs_regions(self) -> bool:
-        """Whether regions change anything."""
-        return self.content is not None or self.prior is not None
+        """Whether regions change what the model predicts at inference."""
+        return self.trains_with_regions and not self.annealed
 
     @property
     def names_queries(self) -> bool:
@@ -172,7 +189,14 @@ class QueryInit(nn.Module):
         """CLIP taps that the content needs."""
         return (self.content.tap,) if isinstance(self.content, ProjectedRegions) else ()
 
-    def queries(self, learned: Tensor, side_map: Tensor, features: ClipFeatures, regions: Regions | None) -> Tensor:
+    def queries(
+        self,
+        learned: Tensor,
+        side_map: Tensor,
+        features: ClipFeatures,
+        regions: Regions | None,
+        annealed: Tensor | None = None,
+    ) -> Tensor:
         """Query embeddings before the first block, the queries' position not yet added.
 
         Args:
@@ -180,22 +204,29 @@ class QueryInit(nn.Module):
             side_map: (B, C', h', w'), the side adapter's patch tokens after position and first fusion.
             features: CLIP's tokens.
             regions: What ``assign_regions`` returned, or None for learned embeddings.
+            annealed: (B, Q) bool, queries that begin at their learned embedding in spite of a region.
 
         Returns:
             (B, Q, C'), or (1, Q, C') where nothing depends on the image.
         """
+        if regions is None and self.training:
+            # Distributed training wants every parameter in every loss.
+            return learned + 0 * sum(parameter.sum() for parameter in self.parameters())
         if self.content is None or regions is None:
             return learned
         found = self.content(learned, side_map, features, regions)
         if self.content_strength is not None:
             found = learned + self.content_strength * (found - learned)
-        return torch.where(regions.valid[..., None], found, learned)
+        begins = regions.valid if annealed is None else regions.valid & ~annealed
+        return torch.where(begins[..., None], found, learned)
 
-    def apply_prior(self, prediction: MaskPrediction, regions: Regions | None) -> MaskPrediction:
+    def apply_prior(
+        self, prediction: MaskPrediction, regions: Regions | None, annealed: Tensor | None = None
+    ) -> MaskPrediction:
         """The prediction of one supervised block with the regions' prior, if this mode has one."""
         if self.prior is None or regions is None:
             return prediction
-        return self.prior(prediction, regions)
+        return self.prior(prediction, regions, annealed)
 
 
 def build_query_init(
@@ -209,6 +240,7 @@ def build_query_init(
     bias_strength: float = 10.0,
     name_strength: float = 0.0,
     repeat: bool = False,
+    annealed: bool = False,
 ) -> QueryInit:
     """Build a mode of ``QUERY_INITS`` by its name; the arguments are those of its parts.
 
@@ -217,8 +249,8 @@ def build_query_init(
     """
     if name not in QUERY_INITS:
         raise OptionError(f"unknown query initialisation {name!r}; choose one of: {', '.join(QUERY_INITS)}")
-    if name_strength and not name.endswith("prior"):
-        having = " or ".join(known for known in QUERY_INITS if known.endswith("prior"))
+    if name_strength and "prior" not in name:
+        having = " or ".join(known for known in QUERY_INITS if "prior" in known)
         raise OptionError(
             f"MODEL.SAN.QUERY_INIT.NAME_STRENGTH is {name_strength}, but the query initialisation {name!r} has no "
             f"prior: set it to 0, or MODEL.SAN.QUERY_INIT.NAME to {having}"
@@ -228,5 +260,5 @@ def build_query_init(
         content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)
     elif name.startswith("tokens"):
         content = PooledTokens()
-    prior = RegionPrior(mask_strength, bias_strength, name_strength, zero_init) if name.endswith("prior") else None
-    return QueryInit(content, prior, repeat, zero_init)
+    prior = RegionPrior(mask_strength, bias_strength, name_strength, zero_init) if "prior" in name else None
+    return QueryInit(content, prior, repeat, zero_init, annealed)

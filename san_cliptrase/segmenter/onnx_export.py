@@ -140,7 +140,8 @@ def _graph(method: Method, text: Tensor, background: Background | None) -> Graph
         if method.model.network.query_init.needs_regions:
             raise OptionError(
                 "this SAN's queries start from regions, which DBSCAN or another search finds: ONNX has no operator for "
-                "it. Plain SAN and prototypes (MODEL.SAN.QUERY_INIT.NAME off, prototypes) can be written"
+                "it. Plain SAN, prototypes (MODEL.SAN.QUERY_INIT.NAME off, prototypes) and a SAN trained with "
+                "QUERY_INIT.ANNEAL can be written"
             )
         return SanGraph(method, text, background)
     if method.reader.uses_regions:

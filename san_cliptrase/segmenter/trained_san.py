@@ -39,7 +39,7 @@ class TrainedSan(Method):
     def __init__(
         self, model: SanModel, shorter: int, longest: int, config: Mapping[str, Any], scoring: Scoring = PLAIN
     ) -> None:
-        source = model.region_source
+        source = model.inference_source
         if source is not None and (source.needs_labels or source.needs_batch):
             raise OptionError(
                 f"the queries of this SAN start from regions of the ground truth or of other images "

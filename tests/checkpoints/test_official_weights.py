@@ -120,7 +120,9 @@ def test_the_official_format_comes_back_bit_for_bit(folder, official, tmp_path, 
     (run / "model_0000002.pth").write_bytes((run / "model_0000001.pth").read_bytes()[:1000])
     (run / "last_checkpoint").write_text("model_0000002.pth")
     assert export(run, tmp_path / "of_run.pth") == 0
-    for name in ("of_file.pth", "of_run.pth"):
+    annealed = overrides(folder, **{"MODEL.SAN.QUERY_INIT.ANNEAL": 0.5})
+    assert export(folder / "san.pth", tmp_path / "of_annealed.pth", "san_cliptrase_vit_b16", *annealed) == 0
+    for name in ("of_file.pth", "of_run.pth", "of_annealed.pth"):
         saved = torch.load(tmp_path / name, weights_only=True)
         assert saved.keys() == {"model"}
         assert saved["model"].keys() == official.keys()

@@ -81,7 +81,7 @@ def test_help_imports_nothing_heavy_and_names_every_option():
         ("export run", "required: --output"),
         ("export run --output a SEED 1", "go with --format san"),
         ("export run --output a --format san MODEL.WEIGHTS b", "give the checkpoint in its place"),
-        ("convergence --jobs 2", "--config --compare is required"),
+        ("convergence --jobs 2", "--config --compare --csv is required"),
         ("convergence --compare a", "two folders or more"),
         ("convergence --config a.yaml --jobs 0", "count from 1"),
         ("reproduce tabel3", "there is no 'tabel3'; did you mean table3"),

@@ -23,6 +23,7 @@ CONFIG = ROOT / "configs" / "demo" / "san_cliptrase.yaml"
 # Crops: the canvas of a batch is then that of its parts. Random weights of CLIP would differ between the processes.
 SETTINGS = {
     "MODEL.CLIP.PRETRAINED": "scenes",
+    "MODEL.SAN.QUERY_INIT.ANNEAL": 1.0,
     "INPUT.CROP.ENABLED": "True",
     "INPUT.CROP.SIZE": "(64,64)",
     "SOLVER.IMS_PER_BATCH": 4,
@@ -103,15 +104,16 @@ def group():
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", QUERY_INITS)
-def test_no_mode_has_parameters_that_a_step_does_not_use(group, world, name):
+@pytest.mark.parametrize(("name", "anneal"), [*((name, 0.0) for name in QUERY_INITS), ("map_add", 0.5)])
+def test_no_mode_has_parameters_that_a_step_does_not_use(group, world, name, anneal):
     torch.manual_seed(0)
     trained = "('positional_embedding',)"
-    changes = {"model__clip__trainable": trained, "model__clip__cache_gb": 0.0}
+    changes = {"model__clip__trainable": trained, "model__clip__cache_gb": 0.0, "solver__max_iter": 4}
+    changes["model__san__query_init__anneal"] = anneal
     cfg = world.config("san_cliptrase", model__san__query_init__name=name, **changes)
     model = DistributedDataParallel(build_model(cfg).train())
     batches = [world.batch(), [without_masks(entry) for entry in world.batch()]]
-    with EventStorage():
+    with EventStorage(2):
         for batch in [*batches, batches[0]]:
             # Without the search, DDP refuses the step after one in which a parameter had no part.
             sum(model(batch).values()).backward()

@@ -32,6 +32,14 @@ def test_queries_begin_at_the_centres_of_the_training_sets_regions(build, world)
     assert changed == {"network.adapter.query_embed"}
 
 
+def test_with_regions_the_learned_queries_begin_at_the_same_centres(build):
+    name = "model__san__query_init__name"
+    alone, beside = build(**MODE), build(**{**MODE, name: "tokens_prior+prototypes"})
+    found, expected = (trainer.model.network.adapter.query_embed for trainer in (beside, alone))
+    torch.testing.assert_close(found, expected)
+    assert beside.model.network.query_init.needs_regions
+
+
 def test_a_resumed_run_keeps_the_queries_that_it_has_learned(build):
     trainer = build(**MODE, solver__max_iter=2)
     trainer.train()

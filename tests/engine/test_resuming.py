@@ -25,10 +25,14 @@ from tests.engine.killed import CONFIG, MOMENTS, train_and_die
 
 @pytest.fixture
 def overrides(tiny_overrides):
-    """Function of a folder and changes: a run of four iterations, checkpoints and evaluations after every second."""
+    """Function of a folder and changes: a run of four iterations, checkpoints and evaluations after every second.
+
+    Of its queries, a third more of all lose their regions in each iteration.
+    """
 
     def settings(folder, **changes):
-        return tiny_overrides(output_dir=str(folder), vis_images=0, test__max_images=1, **changes)
+        kept = {"vis_images": 0, "test__max_images": 1, "model__san__query_init__anneal": 0.75}
+        return tiny_overrides(output_dir=str(folder), **kept, **changes)
 
     return settings
 

@@ -102,6 +102,20 @@ def test_pictures_show_images_beside_their_predictions(world, monkeypatch):
         world.config("cliptrase", test__protocol="unsupervised", test__pictures=1)
 
 
+def test_masks_of_queries_are_scored_beside_the_classes(world):
+    changes = {**SMALL, "test__masks": True}
+    found = evaluate(world.config("san_cliptrase", **changes), world.model("san_cliptrase", **changes), None)
+    plain = evaluate(world.config("san_cliptrase", **SMALL), world.model("san_cliptrase", **SMALL), None)
+    metrics = found["tiny_val"]
+    assert {name: value for name, value in metrics.items() if "masks" not in name} == pytest.approx(
+        plain["tiny_val"], nan_ok=True
+    )
+    assert metrics["mIoU of masks"] > metrics["mIoU"]
+    for name, wrong in (("cliptrase", {}), ("san", {"test__flip": True})):
+        with pytest.raises(ConfigError, match="TEST.MASKS scores the masks"):
+            world.config(name, test__masks=True, **wrong)
+
+
 @pytest.mark.parametrize(("protocol", "name"), [("cliptrase", "cliptrase"), ("whole", "san"), ("slide", "san")])
 def test_the_size_of_batches_changes_nothing(world, tmp_path, protocol, name):
     changes = {**SMALL, "test__protocol": protocol}

@@ -62,3 +62,17 @@ def test_a_ground_truth_outside_the_classes_is_refused(dataset):
     inputs, outputs = entry([[0, 3]], [[0, 1]])
     with pytest.raises(ValueError, match="ground truth holds values from 0 to 3"):
         SemanticEvaluator(dataset, 255, None).process([inputs], [outputs])
+
+
+def test_masks_are_scored_with_the_names_that_suit_them_best(dataset):
+    truth = torch.tensor([[0, 0, 1, 1], [0, 0, 255, 2]])
+    queries = torch.tensor([[7, 7, 3, 3], [7, 7, 3, 3]])  # query 3 is water, and takes lava's pixel with it
+    evaluator = SemanticEvaluator(dataset, 255, None, masks=True)
+    wrong = {"labels": torch.full_like(truth, 2), "queries": queries}
+    evaluator.process([{"sem_seg": truth}], [wrong])
+    resumed = SemanticEvaluator(dataset, 255, None, masks=True)
+    resumed.load_state_dict(evaluator.state_dict())
+    found = resumed.evaluate()["sem_seg"]
+    assert found["mIoU of masks"] == pytest.approx((100 + 200 / 3 + 0) / 3)
+    assert found["mIoU seen of masks"] == pytest.approx((100 + 200 / 3) / 2)
+    assert found["mIoU seen"] == 0

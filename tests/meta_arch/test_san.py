@@ -12,10 +12,10 @@ from san_cliptrase.san.model import DIVISIBILITY
 LOSSES = {"loss_ce", "loss_mask", "loss_dice"}
 
 
-def losses(model, entries):
+def losses(model, entries, iteration=0):
     """Losses of a batch and what the model logged."""
     torch.manual_seed(0)
-    with EventStorage() as storage:
+    with EventStorage(iteration) as storage:
         return model.train()(entries), storage.latest()
 
 
@@ -153,6 +153,38 @@ def test_the_strengths_of_the_prior_are_trained(world):
     assert prior.name_strength.grad != 0
 
 
+def test_annealed_regions_are_for_the_first_part_of_the_schedule_alone(world, monkeypatch):
+    schedule = {"model__san__query_init__anneal": 0.5, "solver__max_iter": 20}
+    model, kept, plain = world.model("san_cliptrase", **schedule), world.model("san_cliptrase"), world.model("san")
+    weights = model.state_dict()
+    kept.load_state_dict(weights)
+    plain.load_state_dict({key: weights[key] for key in plain.state_dict()})
+    plain.criterion = kept.criterion
+    entries = [{**entry, "draw_seed": seed} for seed, entry in enumerate(world.batch())]
+    assert losses(model, entries, 0)[0] == losses(kept, entries)[0]
+    assert losses(model, entries, 5)[0] not in (losses(kept, entries)[0], losses(plain, entries)[0])
+    monkeypatch.setattr(model, "find_regions", None)
+    assert losses(model, entries, 10)[0] == losses(plain, entries)[0]
+    with torch.no_grad():
+        tests = world.batch(train=False)
+        found, expected = (one.eval()(tests) for one in (model, plain))
+    assert all(torch.equal(a["sem_seg"], b["sem_seg"]) for a, b in zip(found, expected, strict=True))
+
+
+def test_the_share_of_annealed_queries_follows_the_iteration_and_their_choice_the_image(world):
+    model = world.model("san_cliptrase", model__san__query_init__anneal=1.0, model__san__num_queries=1000)
+    model.anneal_iterations = 100
+
+    def drawn(iteration, *seeds):
+        with EventStorage(iteration):
+            return model._annealed([{"draw_seed": seed} for seed in seeds])
+
+    assert [round(drawn(i, 1).float().mean().item(), 1) for i in (0, 30, 80, 100)] == [0.0, 0.3, 0.8, 1.0]
+    assert torch.equal(drawn(30, 1, 2), torch.cat([drawn(30, 1), drawn(30, 2)]))
+    assert not torch.equal(drawn(30, 1), drawn(30, 2))
+    assert (drawn(80, 1) >= drawn(30, 1)).all()
+
+
 def test_an_image_without_any_labelled_pixel_is_no_obstacle(world):
     entries = world.batch()
     size = entries[0]["sem_seg"].shape
@@ -248,6 +280,9 @@ def test_semantic_maps_say_what_label_maps_say(world, test):
     for found, own in zip(model(entries), labels, strict=True):
         assert found["sem_seg"].shape[1:] == own.shape
         assert torch.equal(found["sem_seg"].argmax(0), own)
+    if model.scoring.is_plain:
+        pairs = model.label_and_query_maps(entries)
+        assert all(torch.equal(own, same) for own, (same, _) in zip(labels, pairs, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,31 @@ def test_names_without_a_prior_are_refused():
         build_query_init("tokens", name_strength=0.5)
 
 
+def test_an_annealed_query_gets_nothing_from_its_region(clip):
+    pixels, regions = tiny.images(), tiny.partition(labels())
+    annealed = torch.zeros(2, tiny.QUERIES, dtype=torch.bool)
+    annealed[0, :2] = annealed[1, -1] = True  # with regions, and one that has none
+    san = tiny.tiny_san("prior", name_strength=0.5)
+    features = tiny.encode(clip, pixels, san)
+    plain, prior = san(pixels, features)[-1], san(pixels, features, regions)[-1]
+    found = san(pixels, features, regions, annealed)[-1]
+    assert torch.equal(found.votes, prior.votes.masked_fill(annealed[..., None], 0))
+    for image in range(2):
+        for query, gone in enumerate(annealed[image]):
+            expected = plain if gone else prior
+            assert torch.equal(found.mask_logits[image, query], expected.mask_logits[image, query])
+            assert torch.equal(found.attn_bias[image, :, :, query], expected.attn_bias[image, :, :, query])
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_with_all_queries_annealed_every_mode_is_plain_san(clip, name):
+    pixels, regions, san = tiny.images(), tiny.partition(labels()), tiny.tiny_san(name)
+    everything = torch.ones(2, tiny.QUERIES, dtype=torch.bool)
+    features = tiny.encode(clip, pixels, san)
+    for found, plain in zip(san(pixels, features, regions, everything), san(pixels, features), strict=True):
+        torch.testing.assert_close(found, plain)
+
+
 def test_more_regions_than_queries_keeps_the_largest(clip):
     label_map = torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7], [7, 7, 6, 5], [4, 3, 2, 1]])[None]
     regions = tiny.partition(label_map)  # region 0 has one patch, 7 has three, the other six two

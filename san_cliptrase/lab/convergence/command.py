@@ -1,7 +1,8 @@
 """The command: ``san-cliptrase convergence``.
 
 With --config it runs an experiment, variants times seeds, and reports; the same command again goes on where it was cut
-off. With --compare it reports on output folders of train_net.py, the baseline's first.
+off. With --compare it reports on output folders of train_net.py, the baseline's first; with --csv on the evaluations
+that an earlier report has kept.
 """
 
 from __future__ import annotations
@@ -16,22 +17,33 @@ from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.lab.convergence.cost import cached_cost, cost_of
 from san_cliptrase.lab.convergence.curves import METRICS
-from san_cliptrase.lab.convergence.experiment import Experiment
-from san_cliptrase.lab.convergence.experiment_file import read_experiment
+from san_cliptrase.lab.convergence.experiment import LEVELS, Experiment, method_of
+from san_cliptrase.lab.convergence.experiment_file import check_levels, read_experiment
+from san_cliptrase.lab.convergence.frontier import frontier_of, render_frontier, savings_in_words
 from san_cliptrase.lab.convergence.markdown import headline, render_markdown
-from san_cliptrase.lab.convergence.plots import plot_curves, plot_speedups
-from san_cliptrase.lab.convergence.report import build_report
+from san_cliptrase.lab.convergence.plots import plot_curves, plot_frontier, plot_speedups
+from san_cliptrase.lab.convergence.report import build_report, describe
 from san_cliptrase.lab.convergence.runner import run_all
-from san_cliptrase.lab.convergence.study import Study, study_of_experiment, study_of_folders
-from san_cliptrase.lab.convergence.tensorboard import write_layout, write_runs
+from san_cliptrase.lab.convergence.study import (
+    Study,
+    study_of_experiment,
+    study_of_folders,
+    study_of_table,
+    table_of,
+)
+from san_cliptrase.lab.convergence.tensorboard import write_layout, write_runs, write_summary
 from san_cliptrase.lab.convergence.worker import cores, now, write_json, write_text
 from san_cliptrase.locks import only_run_in
 
 COMPARISON = Path("output/comparison")
+CURVES = "curves.csv"
 
 
 def write_report(study: Study, cost: Mapping[str, Any] | None, output: Path) -> dict[str, Any]:
-    """Writes ``report.json``, ``report.md``, ``curves.png`` and, if there is more than one variant, ``speedups.png``.
+    """Writes ``curves.csv``, and a frontier or a report with its plots, whichever the study is of.
+
+    A frontier is ``frontier.md`` and ``frontier.png``. A report is ``report.json``, ``report.md``, ``curves.png`` and,
+    if there is more than one variant, ``speedups.png``.
 
     Args:
         study: finished runs.
@@ -39,30 +51,41 @@ def write_report(study: Study, cost: Mapping[str, Any] | None, output: Path) -> 
         output: folder.
 
     Returns:
-        What ``report.json`` holds.
+        What ``report.json`` holds, of a frontier without results.
     """
     output.mkdir(parents=True, exist_ok=True)
-    report = build_report(study, cost, now())
-    write_json(output / "report.json", report)
-    plot_curves(report, output / "curves.png")
-    pictures = ["curves.png"]
-    if len(report["variants"]) > 1:
-        plot_speedups(report, output / "speedups.png")
-        pictures.append("speedups.png")
-    write_text(output / "report.md", render_markdown(report, pictures))
-    for name in report["variants"]:
-        if name != report["baseline"]:
-            sys.stdout.write(headline(report, name).replace("**", "") + "\n")
-    for line in report["missing"]:
-        sys.stdout.write(f"missing: {line}\n")
-    sys.stdout.write(f"report: {output / 'report.md'}\n")
+    write_text(output / CURVES, table_of(study))
+    frontier = frontier_of(study)
+    if frontier:
+        report, path = describe(study, cost, now()), output / "frontier.md"
+        plot_frontier(frontier, output / "frontier.png")
+        text = render_frontier(frontier, report, ["frontier.png"])
+        said = savings_in_words(frontier)
+    else:
+        report, path = build_report(study, cost, now()), output / "report.md"
+        write_json(output / "report.json", report)
+        plot_curves(report, output / "curves.png")
+        pictures = ["curves.png"]
+        if len(report["variants"]) > 1:
+            plot_speedups(report, output / "speedups.png")
+            pictures.append("speedups.png")
+        text = render_markdown(report, pictures)
+        said = [headline(report, name).replace("**", "") for name in report["variants"] if name != report["baseline"]]
+    write_text(path, text)
+    sys.stdout.writelines(f"{line}\n" for line in [*said, *(f"missing: {run}" for run in report["missing"])])
+    sys.stdout.write(f"report: {path}\n")
     return report
 
 
 def execute(args: argparse.Namespace) -> int:
     """What ``convergence`` does; returns the exit status: 1 if a run failed."""
-    if args.compare:
-        write_report(study_of_folders(args.compare, args.labels, args.dataset), None, args.output or COMPARISON)
+    if args.compare or args.csv:
+        levels = check_levels(args.levels or list(LEVELS), "--levels")
+        if args.csv:
+            study = study_of_table(args.csv, levels)
+        else:
+            study = study_of_folders(args.compare, args.labels, args.dataset, levels)
+        write_report(study, None, args.output or COMPARISON)
         return 0
     experiment = read_experiment(args.config, args.output)
     _known(args.variants, list(experiment.variants), "--variants")
@@ -94,7 +117,7 @@ def run_experiment(
         0, or 1 if a run failed.
     """
     experiment.output.mkdir(parents=True, exist_ok=True)
-    write_layout(experiment.output, experiment.dataset, list(METRICS))
+    write_layout(experiment.output, experiment.dataset, METRICS)  # to look on while it runs
     failed = run_all(experiment, runs, jobs, threads)
     study = study_of_experiment(experiment, failed=failed)
     try:
@@ -108,11 +131,17 @@ def run_experiment(
 
 def _cost(experiment: Experiment, study: Study, threads: int, again: bool = True) -> dict[str, Any]:
     sys.stdout.write("the cost of an iteration\n")
-    return cost_of(experiment, list(study.variants), threads, again)
+    names = list(study.variants)
+    if frontier_of(study):  # an iteration costs the same with every budget
+        names = list({method_of(name): name for name in reversed(names)}.values())
+    return cost_of(experiment, names, threads, again)
 
 
 def _report(experiment: Experiment, study: Study, cost: Mapping[str, Any] | None) -> None:
-    write_runs(experiment, write_report(study, cost, experiment.output))
+    report = write_report(study, cost, experiment.output)
+    write_layout(experiment.output, study.dataset, study.metrics)
+    write_runs(experiment, report)
+    write_summary(experiment.output / "summary", study)
     sys.stdout.write(f"curves: python -m tensorboard.main --logdir {experiment.output}\n")
 
 

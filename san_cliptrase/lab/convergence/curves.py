@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,21 @@ from scipy.integrate import trapezoid
 from san_cliptrase.errors import CurveError
 from san_cliptrase.files import read_bounded
 
-METRICS = ("mIoU", "mIoU seen", "mIoU unseen")
-"""What curves are compared in; the last two exist where a dataset has unseen classes."""
+METRICS = {
+    "mIoU": "all",
+    "mIoU seen": "seen",
+    "mIoU unseen": "unseen",
+    "mIoU of masks": "perfect names",
+    "mIoU seen of masks": "perfect names, seen",
+    "mIoU unseen of masks": "perfect names, unseen",
+}
+"""What curves are compared in -> its classes, as rows of tables name them. Only the first one must be there."""
 
 WINDOW = 3
 """Evaluations that a smoothed curve averages: each with those before it, so that nothing is reached before its time."""
 
+ABOUT = ("variant", "title", "seed", "iteration", "seconds", "dataset")
+"""Columns of tables of evaluations; the others are metrics."""
 
 MOST_BYTES = 2**26
 """Of a file of evaluations."""
@@ -34,7 +44,7 @@ class Curve:
 
     Attributes:
         iterations: (n,) iterations done at each evaluation, increasing; the last is the schedule's length.
-        seconds: (n,) training time until then, evaluations not counted.
+        seconds: (n,) training time until then, evaluations not counted; NaN where it was not recorded.
         metrics: name -> (n,) percent.
     """
 
@@ -68,32 +78,62 @@ def read_curve(path: str | Path, dataset: str | None = None) -> Curve:
         CurveError: if the file is missing or is not such a table, has fewer than two evaluations of the dataset,
             their iterations do not increase, or a metric is missing in some of them.
     """
-    path = Path(path)
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_bounded(path, MOST_BYTES).decode("utf-8"), newline="")))
-        dataset = dataset or (rows[0]["dataset"] if rows else "")
-        found = [row for row in rows if row["dataset"] == dataset]
-        columns = {name: np.array([float(row[name]) for row in found]) for name in rows[0] if name != "dataset"}
-        iterations, seconds = columns.pop("iteration"), columns.pop("seconds")
-    except FileNotFoundError as error:
-        raise CurveError(f"there is no {path}: has this run been evaluated?") from error
-    except (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error) as error:
-        raise CurveError(
-            f"{path} is not a table of evaluations with iteration, seconds and dataset: {error}"
-        ) from error
-    if len(iterations) < 2:
+    rows = read_rows(path, ("iteration", "seconds", "dataset"))
+    dataset = dataset or rows[0]["dataset"]
+    found = [row for row in rows if row["dataset"] == dataset]
+    if len(found) < 2:
         names = ", ".join(sorted({row["dataset"] for row in rows}))
         raise CurveError(
-            f"{path} has {len(iterations)} evaluations of {dataset!r} (datasets: {names}); a curve needs two: "
+            f"{path} has {len(found)} evaluations of {dataset!r} (datasets: {names}); a curve needs two: "
             "name another dataset, or train with a smaller TEST.EVAL_PERIOD"
         )
-    if not (np.diff(iterations) > 0).all() or not np.isfinite([iterations, seconds]).all():
-        raise CurveError(f"{path}: the iterations of {dataset!r} do not increase from row to row")
+    return curve_of_rows(found, f"{path}: {dataset!r}")
+
+
+def read_rows(path: str | Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a table of evaluations.
+
+    Args:
+        path: the file.
+        columns: that it must have.
+
+    Raises:
+        CurveError: if the file is missing, is no CSV, or lacks a column or a cell.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_bounded(Path(path), MOST_BYTES).decode("utf-8"), newline="")))
+    except FileNotFoundError as error:
+        raise CurveError(f"there is no {path}: has this run been evaluated?") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise CurveError(f"{path} is not a table of evaluations: {error}") from error
+    if not rows or not set(columns) <= set(rows[0]) or any(None in row or None in row.values() for row in rows):
+        raise CurveError(f"{path} is not a table of evaluations, whole rows of {', '.join(columns)} and metrics")
+    return rows
+
+
+def curve_of_rows(rows: Sequence[Mapping[str, str]], where: str) -> Curve:
+    """The curve of a run.
+
+    Args:
+        rows: its evaluations, in their order, as :func:`read_rows` returns them.
+        where: they stand, for messages.
+
+    Raises:
+        CurveError: if there are fewer than two, iterations do not increase, or a metric is missing in some of them.
+    """
+    try:
+        iterations, seconds = (np.array([float(row[name]) for row in rows]) for name in ("iteration", "seconds"))
+        names = [name for name in rows[0] if name not in ABOUT]
+        metrics = {name: np.array([float(row[name]) for row in rows]) for name in names}
+    except ValueError as error:
+        raise CurveError(f"{where} is not a table of evaluations: {error}") from error
+    if len(rows) < 2 or not (np.diff(iterations) > 0).all() or not np.isfinite(iterations).all():
+        raise CurveError(f"{where}: iterations do not increase from row to row, or there is one row only")
     # Evaluated beside a dataset with unseen classes, one without has empty columns for them.
-    metrics = {name: values for name, values in columns.items() if not np.isnan(values).all()}
+    metrics = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
     broken = sorted(name for name, values in metrics.items() if not np.isfinite(values).all())
-    if broken:
-        raise CurveError(f"{path}: {', '.join(broken)} of {dataset!r} is not a number in some evaluations")
+    if broken or "mIoU" not in metrics:
+        raise CurveError(f"{where}: {', '.join(broken) or 'mIoU'} is not a number in some evaluations")
     return Curve(iterations, seconds, metrics)
 
 
@@ -132,6 +172,11 @@ def smoothed(curve: Curve) -> Curve:
         return np.array([values[start : end + 1].mean() for end, start in enumerate(starts)])
 
     return Curve(curve.iterations, curve.seconds, {name: trailing(values) for name, values in curve.metrics.items()})
+
+
+def start(curve: Curve, metric: str) -> float:
+    """A metric before training."""
+    return float(curve.metrics[metric][0])
 
 
 def final(curve: Curve, metric: str) -> float:

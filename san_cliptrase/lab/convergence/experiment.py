@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ EQUAL = (
 )
 """What variants must share with the baseline, or else the comparison is of something else too."""
 LEVELS = (0.8, 0.9, 0.95, 1.0)
+"""Times are taken to levels that are the same for all seeds: up to :data:`MOST_SHARE`, shares of the baseline's final
+value, the mean over its seeds; above, percent of the metric itself."""
+MOST_SHARE = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,13 @@ class Experiment:
         base: training configuration.
         output: folder of runs and report.
         baseline: name of the variant that the others are compared with.
-        levels: shares of the baseline's final value.
+        levels: see :data:`LEVELS`.
         dataset: whose metrics are reported.
         overrides: of all runs.
         variants: by name, the baseline first.
         unequal: keys of :data:`EQUAL` in which variants may differ.
         keep_checkpoints: also of finished runs.
+        references: what needs no training, beside the runs: title -> metric -> percent.
     """
 
     path: Path
@@ -68,6 +73,7 @@ class Experiment:
     variants: Mapping[str, Variant]
     unequal: tuple[str, ...]
     keep_checkpoints: bool
+    references: Mapping[str, Mapping[str, float]]
 
     def folder(self, name: str, seed: int) -> Path:
         """Where a run lies."""
@@ -103,6 +109,11 @@ class Experiment:
             for name, variant in self.variants.items()
             if seed in variant.seeds and (not names or name in names)
         ]
+
+
+def method_of(variant: str) -> str:
+    """The method of a variant of a frontier, which is called ``METHOD_ITERATIONS``; another name as it is."""
+    return re.sub(r"_\d+$", "", variant)
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from san_cliptrase.errors import ConfigError, suggest
+from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
 from san_cliptrase.texts import exact
 from san_cliptrase.yaml_files import read_yaml
@@ -26,6 +27,7 @@ KEYS = (
     "variants",
     "unequal",
     "keep_checkpoints",
+    "references",
 )
 VARIANT_KEYS = ("title", "overrides", "seeds")
 _OWN = ("SEED", "OUTPUT_DIR")
@@ -62,6 +64,7 @@ def read_experiment(path: str | Path, output: str | Path | None = None) -> Exper
         variants={baseline: variants.pop(baseline), **variants},
         unequal=tuple(_typed(data, "unequal", list, str(path), [])),
         keep_checkpoints=_typed(data, "keep_checkpoints", bool, str(path), False),
+        references=_references(_typed(data, "references", dict, str(path), {}), f"{path}: references"),
     )
     for key in experiment.unequal:
         if key not in EQUAL:
@@ -76,8 +79,10 @@ def check_levels(levels: list, where: str) -> tuple[float, ...]:
         ConfigError: if one is not a positive number.
     """
     for level in levels:
-        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 10:
-            raise ConfigError(f"{where}: {level!r} is not a share of the baseline's final value, such as 0.9")
+        if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level <= 100:
+            raise ConfigError(
+                f"{where}: {level!r} is neither a share of the baseline's final value, such as 0.9, nor percent, as 60"
+            )
     if not levels:
         raise ConfigError(f"{where}: name at least one, such as 0.9")
     return tuple(sorted({float(level) for level in levels}))
@@ -147,6 +152,20 @@ def _overrides(data: dict, where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: overrides has {key}, which the experiment sets for every run")
         if not isinstance(key, str) or isinstance(value, dict):
             raise ConfigError(f"{where}: overrides.{key} is {value!r}: write whole keys, such as SOLVER.BASE_LR: 0.001")
+    return found
+
+
+def _references(data: dict, where: str) -> dict[str, dict[str, float]]:
+    found = {}
+    for title, scores in data.items():
+        if not isinstance(title, str) or not isinstance(scores, dict) or "mIoU" not in scores:
+            raise ConfigError(f"{where}.{title} is {scores!r}; it needs percent, such as {{mIoU: 2.5, mIoU seen: 3.3}}")
+        for name, value in scores.items():
+            if name not in METRICS:
+                raise ConfigError(f"{where}.{title}: unknown metric {name!r}; {suggest(str(name), METRICS)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+                raise ConfigError(f"{where}.{title}: {name} is {value!r}, which is not percent")
+        found[exact(title)] = {name: float(value) for name, value in scores.items()}
     return found
 
 

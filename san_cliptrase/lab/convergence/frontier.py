@@ -1,174 +1,190 @@
 """The budget frontier: what each way to train reaches with so many iterations, each budget with its own schedule.
 
-``python -m san_cliptrase.lab.convergence.frontier --config configs/ccp/frontier.yaml`` reads the finished runs of an
-experiment whose variants are called ``METHOD_ITERATIONS`` and writes ``frontier.csv`` (every run), ``frontier.md``
-(means and paired differences with Student's t) and ``frontier.png`` into its output folder. With ``--csv`` it reads
-such a table instead of the runs. The value of a run is its last evaluation, at the end of its schedule.
+A study is one of budgets if all its variants are called ``METHOD_ITERATIONS``, after their schedules. The value of a
+run is its last evaluation, where its learning rate has fallen to 0.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
-import sys
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
-from san_cliptrase.errors import ConfigError, CurveError
-from san_cliptrase.files import write_text_atomically
-from san_cliptrase.lab.convergence.curves import METRICS, read_curve
-from san_cliptrase.lab.convergence.experiment import Experiment
-from san_cliptrase.lab.convergence.experiment_file import read_experiment
-from san_cliptrase.lab.convergence.statistics import Estimate, bootstrap_mean, paired_difference
-from san_cliptrase.lab.convergence.worker import FINISHED
+from san_cliptrase.lab.convergence.curves import METRICS
+from san_cliptrase.lab.convergence.experiment import method_of
+from san_cliptrase.lab.convergence.markdown import cost_section, what_ran
+from san_cliptrase.lab.convergence.statistics import Estimate, mean_over_seeds, paired_difference
+from san_cliptrase.lab.convergence.study import Study
+from san_cliptrase.text_tables import markdown_table
 
-Values = Mapping[tuple[str, int, str], Mapping[int, float]]
-"""(method, iterations, metric) -> seed -> percent at the end of the schedule. Iterations 0: before training."""
+_ABOUT = """\
+Each budget has its own schedule, which ends at learning rate 0; the value of a run is its last evaluation. Brackets
+are Student's 95 % intervals over seeds, `mean +- t(0.975, n - 1) sd / sqrt(n)`; differences are taken within seeds,
+those to what needs no training from one number. **higher**, **lower**: the interval lies above, below 0; **open**: it
+includes 0.
+All but costs can be made again from `curves.csv`: `san-cliptrase convergence --csv curves.csv`."""
 
-COLUMNS = ("method", "iterations", "seed", *METRICS)
 
+@dataclass(frozen=True)
+class Frontier:
+    """Percent by method and budget.
 
-def split_name(variant: str) -> tuple[str, int]:
-    """Method and budget of a variant's name.
-
-    Raises:
-        ConfigError: the name does not end in an underscore and a number.
+    Attributes:
+        titles: method -> title, the baseline first.
+        budgets: method -> iterations of its schedules, increasing.
+        values: (method, iterations) -> metric -> seed -> percent; 0 iterations: before training.
+        metrics: names.
+        references: what needs no training: title -> metric -> percent.
     """
-    method, _, budget = variant.rpartition("_")
-    if not method or not budget.isdigit():
-        raise ConfigError(f"variant {variant!r} is not called METHOD_ITERATIONS, such as san_300")
-    return method, int(budget)
+
+    titles: Mapping[str, str]
+    budgets: Mapping[str, Sequence[int]]
+    values: Mapping[tuple[str, int], Mapping[str, Mapping[int, float]]]
+    metrics: Sequence[str]
+    references: Mapping[str, Mapping[str, float]]
+
+    @property
+    def baseline(self) -> str:
+        """The method that the others are compared with."""
+        return next(iter(self.titles))
+
+    def mean(self, method: str, budget: int, metric: str) -> Estimate:
+        """Over seeds."""
+        return mean_over_seeds(list(self.values[method, budget][metric].values()))
 
 
-def rows_of_runs(experiment: Experiment) -> list[dict[str, str]]:
-    """A row for each finished run, and one for each method and seed before training.
-
-    Raises:
-        ConfigError, CurveError: see :func:`split_name` and :func:`san_cliptrase.lab.convergence.curves.read_curve`.
-    """
-    rows = {}
-    for name, seed in experiment.runs():
-        method, budget = split_name(name)
-        folder = experiment.folder(name, seed)
-        if not (folder / FINISHED).exists():
-            continue
-        curve = read_curve(folder / "evaluations.csv", experiment.dataset)
+def frontier_of(study: Study) -> Frontier | None:
+    """The frontier of a study; None if it is not one of budgets."""
+    methods = {name: method_of(name) for name in study.runs}
+    schedules = {name: next(iter(runs.values())).curve.schedule for name, runs in study.runs.items()}
+    if any(name != f"{methods[name]}_{schedule:.0f}" for name, schedule in schedules.items()):
+        return None
+    titles: dict[str, str] = {}
+    budgets: dict[str, list[int]] = {}
+    values: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
+    for name, runs in study.runs.items():
+        method, budget = methods[name], int(schedules[name])
+        titles.setdefault(method, re.sub(rf"[,_ ]*{budget}( iterations)?$", "", study.variants[name].title) or method)
+        budgets.setdefault(method, []).append(budget)
         for iterations, place in ((0, 0), (budget, -1)):
-            values = {metric: f"{curve.metrics[metric][place]:.4f}" for metric in METRICS if metric in curve.metrics}
-            rows[method, iterations, seed] = {
-                "method": method,
-                "iterations": str(iterations),
-                "seed": str(seed),
-                **values,
-            }
-    return [rows[key] for key in sorted(rows)]
+            for metric in study.metrics:
+                scores = values.setdefault((method, iterations), {}).setdefault(metric, {})
+                scores |= {seed: float(run.curve.metrics[metric][place]) for seed, run in runs.items()}
+    budgets = {method: sorted(found) for method, found in budgets.items()}
+    return Frontier(titles, budgets, values, study.metrics, study.references)
 
 
-def read_values(rows: Sequence[Mapping[str, str]]) -> dict[tuple[str, int, str], dict[int, float]]:
-    """The table as :data:`Values`."""
-    values: dict[tuple[str, int, str], dict[int, float]] = {}
-    for row in rows:
-        for metric in METRICS:
-            if row.get(metric):
-                key = row["method"], int(row["iterations"]), metric
-                values.setdefault(key, {})[int(row["seed"])] = float(row[metric])
-    return values
-
-
-def _cell(estimate: Estimate | None, sign: str = "") -> str:
-    if estimate is None:
-        return ""
-    if estimate.student_low is None:
-        return f"{estimate.value:{sign}.1f}"
-    return f"{estimate.value:{sign}.1f} [{estimate.student_low:{sign}.1f}, {estimate.student_high:{sign}.1f}]"
-
-
-def render(values: Values, baseline: str) -> str:
-    """The report in Markdown.
+def render_frontier(frontier: Frontier, report: Mapping[str, Any], pictures: Sequence[str]) -> str:
+    """The frontier as Markdown.
 
     Args:
-        values: of all methods and budgets.
-        baseline: the method that the others are compared with, at every budget of theirs and of its own.
+        frontier: percent.
+        report: what ``report.describe`` returns.
+        pictures: files to show, relative to the text.
     """
-    methods = sorted({method for method, _, _ in values}, key=lambda m: (m != baseline, m))
-    budgets = sorted({budget for _, budget, _ in values})
-    lines = ["# Budget frontier", "", "Means over seeds with Student's 95 % intervals; 0: before training.", ""]
-    for metric in METRICS:
-        if not any(key[2] == metric for key in values):
-            continue
-        lines += [f"## {metric}", "", "| | " + " | ".join(map(str, budgets)) + " |", "|---" * (len(budgets) + 1) + "|"]
-        for method in methods:
-            found = [values.get((method, budget, metric)) for budget in budgets]
-            cells = [_cell(bootstrap_mean(list(v.values()))) if v else "" for v in found]
-            lines.append(f"| {method} | " + " | ".join(cells) + " |")
-        for other in methods[1:]:
-            for against in budgets[1:]:
-                reference = values.get((baseline, against, metric))
-                differences = [
-                    paired_difference(reference, own) if reference and own else None
-                    for own in (values.get((other, budget, metric)) for budget in budgets)
-                ]
-                cells = [_cell(difference, "+") for difference in differences]
-                lines.append(f"| {other} - {baseline} at {against} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)
+    sections = {
+        "A quarter of the iterations": savings(frontier),
+        "The same iterations": _equal(frontier),
+        "Against what needs no training": _untrained(frontier),
+    }
+    head = ["difference in mIoU", *(METRICS[metric] for metric in frontier.metrics)]
+    parts = [
+        f"# Budget frontier on {report['dataset']}",
+        _ABOUT,
+        *(f"![mIoU by iterations]({name})" for name in pictures),
+    ]
+    for title, rows in sections.items():
+        if rows:
+            parts += [f"## {title}", markdown_table(head, [[label, *map(_verdict, cells)] for label, cells in rows])]
+    parts += ["## mIoU by iterations", _means(frontier), "## What ran", *what_ran(report), *cost_section(report)]
+    return "\n\n".join(parts) + "\n"
 
 
-def plot(values: Values, path: Path) -> None:
-    """Draw mIoU over budgets: a line for each method with Student's 95 % bars."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    metrics = [metric for metric in METRICS if any(key[2] == metric for key in values)]
-    figure, axes = plt.subplots(1, len(metrics), figsize=(4 * len(metrics), 3.2), layout="constrained", squeeze=False)
-    for axis, metric in zip(axes[0], metrics, strict=True):
-        for method in sorted({key[0] for key in values}):
-            budgets = sorted(key[1] for key in values if key[0] == method and key[2] == metric)
-            found = [bootstrap_mean(list(values[method, budget, metric].values())) for budget in budgets]
-            bars = [0.0 if e.student_high is None else e.student_high - e.value for e in found]
-            axis.errorbar(range(len(budgets)), [e.value for e in found], bars, label=method, capsize=3, marker="o")
-            axis.set_xticks(range(len(budgets)), list(map(str, budgets)))
-        axis.set_title(metric)
-        axis.set_xlabel("iterations of the schedule")
-        axis.set_ylim(0)
-    axes[0][0].set_ylabel("%")
-    axes[0][0].legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+Row = tuple[str, list["Estimate | None"]]
+"""What is compared, and the difference in each metric."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", type=Path, help="experiment whose runs are read")
-    source.add_argument("--csv", type=Path, help="table of an earlier call")
-    parser.add_argument("--baseline", default="san", help="method that the others are compared with (default: san)")
-    parser.add_argument("--output", type=Path, help="folder (default: that of the experiment, or of the table)")
-    args = parser.parse_args(argv)
-    try:
-        if args.csv:
-            with open(args.csv, newline="", encoding="utf-8") as file:
-                rows, output = list(csv.DictReader(file)), args.output or args.csv.parent
-        else:
-            experiment = read_experiment(args.config)
-            rows, output = rows_of_runs(experiment), args.output or experiment.output
-        values = read_values(rows)
-        if not any(method == args.baseline for method, _, _ in values):
-            raise ConfigError(f"there is no finished run of the baseline {args.baseline!r}")
-    except (ConfigError, CurveError, OSError) as error:
-        sys.exit(f"error: {error}")
-    table = io.StringIO()
-    writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({column: row.get(column, "") for column in COLUMNS} for row in rows)
-    write_text_atomically(output / "frontier.csv", table.getvalue())
-    write_text_atomically(output / "frontier.md", render(values, args.baseline) + "\n")
-    plot(values, output / "frontier.png")
+def savings(frontier: Frontier) -> list[Row]:
+    """The line to decide by: each way with a quarter of the baseline's iterations against the baseline with all."""
+    return _against_baseline(frontier, 4)
 
 
-if __name__ == "__main__":
-    main()
+def savings_in_words(frontier: Frontier) -> list[str]:
+    """:func:`savings`, a sentence each."""
+    lines = []
+    for label, cells in savings(frontier):
+        found = (f"{METRICS[m]} {_verdict(cell)}" for m, cell in zip(frontier.metrics, cells, strict=True))
+        lines.append(f"{label}: mIoU of {', '.join(found)}")
+    return lines
+
+
+def _equal(frontier: Frontier) -> list[Row]:
+    return _against_baseline(frontier, 1)
+
+
+def _against_baseline(frontier: Frontier, times: int) -> list[Row]:
+    base, rows = frontier.baseline, []
+    for method, title in list(frontier.titles.items())[1:]:
+        for budget in frontier.budgets[method]:
+            if times * budget in frontier.budgets[base]:
+                label = f"{title}, {budget} iterations, against {frontier.titles[base]}, {times * budget}"
+                rows.append((label, _difference(frontier, (base, times * budget), (method, budget))))
+    return rows
+
+
+def _untrained(frontier: Frontier) -> list[Row]:
+    """Each way at its longest schedule against its own start and against the references."""
+    rows = []
+    for method, title in frontier.titles.items():
+        budget = frontier.budgets[method][-1]
+        own = f"{title}, {budget} iterations, against"
+        rows.append((f"{own} itself before training", _difference(frontier, (method, 0), (method, budget))))
+        for name, scores in frontier.references.items():
+            cells = []
+            for metric in frontier.metrics:
+                seeds = frontier.values[method, budget][metric]
+                known = dict.fromkeys(seeds, scores[metric]) if metric in scores else {}
+                cells.append(paired_difference(known, seeds))
+            rows.append((f"{own} {name}", cells))
+    return rows
+
+
+def _difference(frontier: Frontier, first: tuple[str, int], second: tuple[str, int]) -> list[Estimate | None]:
+    return [
+        paired_difference(frontier.values[first][metric], frontier.values[second][metric])
+        for metric in frontier.metrics
+    ]
+
+
+def _means(frontier: Frontier) -> str:
+    budgets = sorted({budget for found in frontier.budgets.values() for budget in found})
+    rows = []
+    for metric in frontier.metrics:
+        for method, title in frontier.titles.items():
+            cells = [
+                _interval(frontier.mean(method, budget, metric)) if (method, budget) in frontier.values else ""
+                for budget in (0, *budgets)
+            ]
+            rows.append([title, METRICS[metric], *cells])
+        for title, scores in frontier.references.items():
+            if metric in scores:
+                rows.append(
+                    [f"{title} (needs no training)", METRICS[metric], f"{scores[metric]:.1f}", *[""] * len(budgets)]
+                )
+    return markdown_table(["mIoU", "classes", "before training", *map(str, budgets)], rows)
+
+
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    if estimate.low is None:
+        return f"{estimate.value:{sign}.1f}"
+    return f"{estimate.value:{sign}.1f} [{estimate.low:{sign}.1f}, {estimate.high:{sign}.1f}]"
+
+
+def _verdict(difference: Estimate | None) -> str:
+    if difference is None:
+        return ""
+    if difference.low is None:
+        return _interval(difference, "+")
+    word = "higher" if difference.low > 0 else "lower" if difference.high < 0 else "open"
+    return f"{_interval(difference, '+')} {word}"

@@ -5,30 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.text_tables import markdown_table
 
-_WAYS = {"first": "first reached", "kept": "reached for good"}
+_PERFECT_NAMES = (
+    "perfect names: masks scored apart from their names, each pixel in the query whose mask is largest there, and each "
+    "query named by the class of most of its pixels (`TEST.MASKS`)"
+)
 _DEFINITIONS = """\
-- **Level**: a share of the final value of the baseline's run *of the same seed*. **Final**: the mean of the last three
-  evaluations.
-- **First reached**: iterations until the mean of three evaluations in a row, straight between evaluations, first meets
-  the level; one evaluation alone is noisy, and the first to touch a level is the luckiest. **For good**: the earliest
-  iteration from which on it never falls below again; not given for 100 %, below which nothing that ends there can say
-  since when. Iterations are means over the seeds that get there; "k of n never" counts those that do not.
+- **Final**: the mean of the last three evaluations. **Area**: mean of the metric over the schedule, by trapezoids.
+  **Against** the baseline: variant minus baseline within seeds.
+- **Level**: the same for all seeds: a share of the baseline's final value, the mean over its seeds, or percent.
+- **Reached**: when the mean of three evaluations in a row, straight between evaluations, first meets the level; one
+  evaluation alone is noisy, and the first to touch a level is the luckiest. **For good**: the earliest iteration from
+  which on it never falls below again. Iterations are means over the seeds that get there; "k of n never" counts those
+  that do not.
 - **Speed-up**: iterations of the baseline / iterations of the variant, seed by seed, then the geometric mean; **least**
   is the smallest of a seed. Above 1 the variant is faster.
 - A time below one evaluation period counts as that period, so what starts above a level is only known to be at least so
   fast; a run that never gets there counts with the schedule's length. **>=**: variant early or baseline never, the
-  factor is a lower bound; **<=**: variant never or baseline early, an upper one. "Of the pairs" counts them. Where both
-  kinds occur, or a pair is both (**?**), no factor is given.
-- **Intervals**: 95 % over seeds, in brackets the percentile bootstrap (10000 resamples of the paired values, fixed
-  random seed), which is too narrow with few seeds (with five it covers about 84 %); Student's t of the logarithms
-  beside it. None with fewer than two seeds. Bands in the pictures: pointwise mean +- Student-t 95 %.
-- **Area**: mean of the metric over the schedule, by trapezoids. **Differences**: variant minus baseline within seeds.
-- **Seconds, FLOPs to a level**: iterations times the median cost of one iteration, measured side by side; the intervals
-  are over seeds and leave out how well that cost is known. What happens before the first iteration (prototypes) is in
-  none of them. **Logged seconds**: from the runs' own clocks, evaluations not counted; noisy where runs shared a
-  machine.
+  factor is a lower bound; **<=**: variant never or baseline early, an upper one; the counts of seeds stand behind it,
+  and the interval is one of the bound. Where both kinds occur, or a pair is both (**?**), no factor is given.
+- **Brackets**: Student's 95 % interval over seeds, `mean +- t(0.975, n - 1) sd / sqrt(n)`; for speed-ups, of their
+  logarithms. None with fewer than two seeds. They take the levels as given. Bands in the pictures are the same,
+  iteration by iteration.
+- **In seconds, FLOPs**: iterations times the median cost of one iteration, measured side by side; the intervals are
+  over seeds and leave out how well that cost is known. What happens before the first iteration (prototypes) is not in
+  it. **In logged seconds**: from the runs' own clocks, evaluations not counted; noisy where runs shared a machine.
+- All of this but costs can be made again from `curves.csv`: `san-cliptrase convergence --csv curves.csv`.
 """
 
 
@@ -37,19 +41,19 @@ def render_markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> 
 
     Args:
         report: what ``report.build_report`` returns.
-        images: files to show, relative to the report.
+        pictures: files to show, relative to the report.
     """
     parts = [
         f"# Convergence on {report['dataset']}",
         *_headlines(report),
         *(f"![{name.removesuffix('.png')}]({name})" for name in pictures),
         "## What ran",
-        *_what_ran(report),
-        *(part for metric in report["metrics"] for part in _levels(report, metric)),
-        "## Area under the curve and final value",
-        _ends(report),
-        "## Cost of an iteration",
-        *_cost(report),
+        *what_ran(report),
+        "## Where it ends",
+        *_ends(report),
+        "## How fast",
+        *_levels(report),
+        *cost_section(report),
         "## Has the baseline converged?",
         *_plateau(report),
         "## Definitions",
@@ -59,101 +63,132 @@ def render_markdown(report: Mapping[str, Any], pictures: Sequence[str] = ()) -> 
 
 
 def headline(report: Mapping[str, Any], name: str) -> str:
-    """One sentence on a variant: how fast it gets to the highest level, and where it ends."""
+    """One sentence on a variant: where it ends, and how fast it gets to the baseline's end."""
     baseline = report["variants"][report["baseline"]]["title"]
     variant = report["variants"][name]
-    scores = variant["metrics"]["mIoU"]
-    entry = scores["levels"][-1]
-    speedup = entry["first"]["speedup"]
-    if speedup is None:
+    metrics = variant["metrics"]
+    if metrics["mIoU"]["final_difference"] is None:
         return f"**{variant['title']}** shares no seed with {baseline}: nothing can be compared."
-    level = f"{entry['level']:.4g} x {baseline}'s final mIoU" if entry["level"] != 1 else f"{baseline}'s final mIoU"
-    count = speedup["seeds"]
-    end = f"it ends {_signed(scores['final_difference'])} mIoU; {count} seed{'s' * (count != 1)}."
-    if speedup["variant_never"]:
-        return f"**{variant['title']}** does not reach {level} in {speedup['variant_never']} of {count} seeds; {end}"
-    if not _factor(speedup):
-        return f"**{variant['title']}**: its speed to {level} cannot be told from these evaluations; {end}"
-    base = report["variants"][report["baseline"]]["metrics"]["mIoU"]["levels"][-1]["first"]["iterations"]
-    own = entry["first"]["iterations"]
-    words = "at least " if speedup["bounds"]["lower"] else ""
-    times = _factor(entry["first"]["speedup_seconds"])
-    student = f" (Student's t: {_student(speedup)})" if _student(speedup) else ""
+    count = metrics["mIoU"]["final_difference"]["seeds"]
+    others = [f"{METRICS[m]} {_signed(metrics[m]['final_difference'])}" for m in list(METRICS)[1:4] if m in metrics]
+    seeds = f"{count} seed{'s' * (count != 1)}"
     return (
-        f"**{variant['title']}** reaches {level} {words}{_estimate(speedup, 1)} times as fast{student}: "
-        f"after {own:.0f} iterations instead of {base:.0f}{f' (in time: {times})' if times else ''}; {end}"
+        f"**{variant['title']}** ends {_signed(metrics['mIoU']['final_difference'])} mIoU against {baseline} "
+        f"({', '.join([*others, seeds])}){_speed(metrics['mIoU']['levels'], baseline)}."
     )
+
+
+def _speed(levels: Sequence[Mapping[str, Any]], baseline: str) -> str:
+    """The highest share of the baseline's end, and how fast it is reached."""
+    shares = [entry for entry in levels if entry["level"].endswith("%")]
+    if not shares:
+        return ""
+    level = f"{shares[-1]['level']} of {baseline}'s mean final mIoU"
+    speedup = shares[-1]["first"]["speedup"]
+    if speedup["variant_never"]:
+        count = speedup["seeds"]
+        own, base = (count - speedup[key] for key in ("variant_never", "baseline_never"))
+        return f"; it reaches {level} in {own} of {count} seeds, {baseline} in {base}"
+    if not _factor(speedup):
+        return f"; its speed to {level} cannot be told from these evaluations"
+    times = _factor(shares[-1]["first"]["speedup_seconds"])
+    words = "at least " if speedup["bounds"]["lower"] else "at most " if speedup["bounds"]["upper"] else ""
+    return f"; it reaches {level} {words}{_estimate(speedup, 1)} times as fast{f' (in time: {times})' if times else ''}"
 
 
 def _headlines(report: Mapping[str, Any]) -> list[str]:
     lines = [f"- {headline(report, name)}" for name in _others(report)]
-    missing = (
-        [f"**Missing runs**, not in any number below: {'; '.join(report['missing'])}."] if report["missing"] else []
-    )
     unequal = [f"**Unequal settings**: {'; '.join(report['unequal'])}."] if report["unequal"] else []
-    return ["\n".join(lines) or "There is no variant but the baseline.", *missing, *unequal]
+    return ["\n".join(lines) or "There is no variant but the baseline.", *unequal]
 
 
-def _what_ran(report: Mapping[str, Any]) -> list[str]:
-    schedule = report["schedule"]
+def what_ran(report: Mapping[str, Any]) -> list[str]:
+    """Source, settings and machines.
+
+    Args:
+        report: what ``report.describe`` returns, or more.
+    """
     where = [
         f"{m['gpu'] or m['processor']}, {m['cores']} cores, {m['threads']} threads a run, {m['jobs']} runs at a time, "
         f"torch {m['torch']}, Python {m['python']} ({m['runs']} runs or parts of runs)"
         for m in report["machines"]
     ]
     several = ["The runs did not all have the same machine, threads and jobs."] if len(where) > 1 else []
-    base = f"`{report['base']}`" if report["base"] else "see each folder's config.yaml"
+    base = [f"training configuration: `{report['base']}`{_overrides(report['overrides'], ' with ')}"]
+    batch, data = report["images_per_batch"], ", ".join(report["training_sets"] or [])
     facts = [
-        f"- report of {report['date']}, from `{report['source']}`",
-        f"- training configuration: {base}{_overrides(report['overrides'], ' with ')}",
-        f"- schedule: {schedule['iterations']:.0f} iterations of {schedule['images_per_batch']} images of "
-        f"{', '.join(schedule['training_sets'] or [])}, evaluated on {report['dataset']} every "
-        f"{schedule['evaluation_period']:.0f}",
-        *(f"- {line}" for line in where or ["machine not recorded"]),
-        *(f"- {line}" for line in several),
+        f"report of {report['date']}, from `{report['source']}`",
+        *(base if report["base"] else []),
+        *([f"{batch} images of {data} an iteration"] if batch else []),
+        *(where or ["machine not recorded"]),
+        *([_PERFECT_NAMES] if "mIoU of masks" in report["metrics"] else []),
+        *several,
+        *([f"**missing runs**, not in any number below: {'; '.join(report['missing'])}"] if report["missing"] else []),
     ]
     rows = [
-        [v["title"], f"`{name}`", _overrides(v["overrides"]) or "none", f"{v['learning_rate']:g}", _seeds(v["seeds"])]
+        [
+            v["title"],
+            f"`{name}`",
+            _overrides(v["overrides"]),
+            "" if v["learning_rate"] is None else f"{v['learning_rate']:g}",
+            f"{v['iterations']:.0f}",
+            f"{v['evaluation_period']:.0f}",
+            ", ".join(map(str, v["seeds"])),
+        ]
         for name, v in report["variants"].items()
     ]
-    return ["\n".join(facts), markdown_table(["variant", "name", "overrides", "learning rate", "seeds"], rows)]
+    head = ["variant", "name", "overrides", "learning rate", "iterations", "evaluated every", "seeds"]
+    return ["\n".join(f"- {fact}" for fact in facts), markdown_table(head, rows)]
 
 
-def _levels(report: Mapping[str, Any], metric: str) -> list[str]:
-    heading, shares = f"## How fast: {metric}", [f"{100 * level:.4g}%" for level in report["levels"]]
-    if metric != "mIoU":
-        rows = [
-            [v["title"], *(_with_bounds(entry["first"]["speedup"]) for entry in v["metrics"][metric]["levels"])]
-            for v in _others(report).values()
-        ]
-        text = f"Speed-up in iterations until a share of the baseline's final {metric} is first reached:"
-        return [heading, text, markdown_table(["", *shares], rows)]
-    found = []
-    for way, words in _WAYS.items():
-        rows = [
-            [v["title"], *(_reached(entry[way]) if entry[way] else "" for entry in v["metrics"][metric]["levels"])]
-            for v in report["variants"].values()
-        ]
-        found += [
-            f"Iterations until a share of the baseline's final {metric} is {words}:",
-            markdown_table(["", *shares], rows),
-        ]
-    text = "Speed-up over the baseline, first reached unless it says for good:"
-    return [heading, *found, *_times(report, shares), text, _speedups(report)]
+def _ends(report: Mapping[str, Any]) -> list[str]:
+    """Tables of variants by classes: final value, area, start, each with its difference from the baseline's."""
+    classes = [METRICS[metric] for metric in report["metrics"]]
+    parts = [f"In parentheses: against {report['variants'][report['baseline']]['title']}, within seeds."]
+    for kind, words in (("final", "final mIoU"), ("area", "area under the curve"), ("start", "before training")):
+        rows = []
+        for v in report["variants"].values():
+            scores = [v["metrics"][metric] for metric in report["metrics"]]
+            rows.append([v["title"], *(_with_difference(own[kind], own[f"{kind}_difference"]) for own in scores)])
+        if kind == "final":
+            for title, values in report["references"].items():
+                known = (f"{values[metric]:.1f}" if metric in values else "" for metric in report["metrics"])
+                rows.append([f"{title} (needs no training)", *known])
+        parts.append(markdown_table([words, *classes], rows))
+    return parts
 
 
-def _times(report: Mapping[str, Any], shares: Sequence[str]) -> list[str]:
-    """Seconds and FLOPs to the levels of mIoU."""
-    keys, unit = ("seconds", "logged_seconds", "flops"), {"flops": 1e12}
-    rows = []
-    for v in report["variants"].values():
-        cells = []
-        for entry in v["metrics"]["mIoU"]["levels"]:
-            values = [(entry["first"][key], unit.get(key, 1)) for key in keys]
-            cells.append(" / ".join("-" if value is None else f"{value / scale:.1f}" for value, scale in values))
-        rows.append([v["title"], *cells])
-    text = "Until first reached, by the same seeds: seconds by the side-by-side cost / logged seconds / TFLOPs:"
-    return [text, markdown_table(["", *shares], rows)]
+def _with_difference(estimate: Mapping[str, Any], difference: Mapping[str, Any] | None) -> str:
+    return f"{estimate['value']:.1f} ({_signed(difference)})" if difference else _estimate(estimate, 1)
+
+
+def _levels(report: Mapping[str, Any]) -> list[str]:
+    baseline = report["variants"][report["baseline"]]
+    head, times, speedups = ["classes", *report["levels"]], [], []
+    for metric in report["metrics"]:
+        values = [f"{entry['value']:.1f}" for entry in baseline["metrics"][metric]["levels"]]
+        times.append(["level", METRICS[metric], *values])
+        for v in report["variants"].values():
+            own = [entry["first"] for entry in v["metrics"][metric]["levels"]]
+            times.append([v["title"], METRICS[metric], *map(_reached, own)])
+            if v is not baseline:
+                speedups.append([v["title"], METRICS[metric], *(_with_bounds(entry["speedup"]) for entry in own)])
+    seeds = sorted({seed for v in report["variants"].values() for seed in v["seeds"]})
+    by_seed = [
+        [v["title"], entry["level"], *(_of_seed(entry["first"]["by_seed"], str(seed)) for seed in seeds)]
+        for v in report["variants"].values()
+        for entry in v["metrics"]["mIoU"]["levels"]
+    ]
+    return [
+        f"Iterations until a level is reached: shares of {baseline['title']}'s final value, the mean over its seeds.",
+        markdown_table(["iterations", *head], times),
+        f"How many times as fast as {baseline['title']}, in iterations:",
+        markdown_table(["times as fast", *head], speedups),
+        "Other measures of the same, for mIoU:",
+        _speedups(report),
+        "Iterations of each seed, for mIoU:",
+        markdown_table(["iterations", "level", *(f"seed {seed}" for seed in seeds)], by_seed),
+    ]
 
 
 def _speedups(report: Mapping[str, Any]) -> str:
@@ -161,40 +196,25 @@ def _speedups(report: Mapping[str, Any]) -> str:
     for v in _others(report).values():
         for entry in v["metrics"]["mIoU"]["levels"]:
             own = entry["first"]
-            iterations = own["speedup"]
-            rows.append(
-                [
-                    v["title"],
-                    f"{100 * entry['level']:.4g}%",
-                    _factor(iterations),
-                    _student(iterations),
-                    f"{iterations['least']:.2f}" if iterations else "",
-                    _bounds(iterations),
-                    *(_factor(own[f"speedup_{kind}"]) for kind in ("seconds", "flops", "logged_seconds")),
-                    _with_bounds(entry["kept"]["speedup"]) if entry["kept"] else "",
-                ]
-            )
-    head = ["", "level", "iterations", "Student's t", "least", "of the pairs", "seconds", "FLOPs", "logged seconds"]
-    return markdown_table([*head, "iterations, for good"], rows)
+            least = f"{own['speedup']['least']:.2f}" if own["speedup"] else ""
+            kinds = [_factor(own[f"speedup_{kind}"]) for kind in ("seconds", "flops", "logged_seconds")]
+            rows.append([v["title"], entry["level"], least, _with_bounds(entry["kept"]["speedup"]), *kinds])
+    return markdown_table(
+        ["times as fast", "level", "least", "for good", "in seconds", "in FLOPs", "in logged seconds"], rows
+    )
 
 
-def _ends(report: Mapping[str, Any]) -> str:
-    head, rows = ["", *(f"{kind}, {m}" for m in report["metrics"] for kind in ("area", "final"))], []
-    for v in report["variants"].values():
-        cells = []
-        for scores in v["metrics"].values():
-            for kind in ("area", "final"):
-                change = scores[f"{kind}_difference"]
-                cells.append(f"{scores[kind]['value']:.1f}" + (f" ({_signed(change)})" if change else ""))
-        rows.append([v["title"], *cells])
-    return markdown_table(head, rows)
+def cost_section(report: Mapping[str, Any]) -> list[str]:
+    """The cost of an iteration.
 
-
-def _cost(report: Mapping[str, Any]) -> list[str]:
-    cost, variants = report["cost"], report["variants"]
+    Args:
+        report: what ``report.describe`` returns, or more.
+    """
+    heading, cost, variants = "## Cost of an iteration", report["cost"], report["variants"]
     if not cost:
-        rows = [[v["title"], f"{v['logged_seconds_per_iteration']:.3f}"] for v in variants.values()]
-        return ["Not measured side by side; from the runs' own clocks:", markdown_table(["", "logged seconds"], rows)]
+        rows = [[v["title"], _logged(v)] for v in variants.values() if _logged(v)]
+        text = "Not measured side by side; from the runs' own clocks:"
+        return [heading, text, markdown_table(["", "logged seconds"], rows)] if rows else []
     rows = []
     for name, v in variants.items():
         if name not in cost["variants"]:
@@ -207,7 +227,7 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
                 _spread(c["seconds_ratio"], 2),
                 f"{c['regions_share']:.1%}",
                 f"{c['flops'] / 1e9:.2f}",
-                f"{v['logged_seconds_per_iteration']:.3f}",
+                _logged(v),
             ]
         )
     host = cost["machine"]
@@ -217,7 +237,12 @@ def _cost(report: Mapping[str, Any]) -> list[str]:
         f"the ratio is to the baseline of the same round. {cost['flops_note']}"
     )
     head = ["", "seconds", "ratio", "share of finding regions", "GFLOPs", "logged seconds"]
-    return [text, markdown_table(head, rows)]
+    return [heading, text, markdown_table(head, rows)]
+
+
+def _logged(variant: Mapping[str, Any]) -> str:
+    seconds = variant["logged_seconds_per_iteration"]
+    return "" if seconds is None else f"{seconds:.3f}"
 
 
 def _spread(values: Mapping[str, float], digits: int) -> str:
@@ -252,32 +277,36 @@ def _reached(way: Mapping[str, Any]) -> str:
     return ("never" if count else "") if way["iterations"] is None else f"{way['iterations']:.0f}{never}"
 
 
-def _estimate(estimate: Mapping[str, Any] | None, digits: int) -> str:
+def _of_seed(times: Mapping[str, float | None], seed: str) -> str:
+    if seed not in times:
+        return ""
+    return "never" if times[seed] is None else f"{times[seed]:.0f}"
+
+
+def _estimate(estimate: Mapping[str, Any] | None, digits: int, sign: str = "") -> str:
     if estimate is None:
         return ""
-    interval = "" if estimate["low"] is None else f" [{estimate['low']:.{digits}f}, {estimate['high']:.{digits}f}]"
-    return f"{estimate['value']:.{digits}f}{interval}"
+    low, high = (estimate[end] for end in ("low", "high"))
+    interval = "" if low is None else f" [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    return f"{estimate['value']:{sign}.{digits}f}{interval}"
+
+
+def is_bounded_from_one_side(speedup: Mapping[str, Any]) -> bool:
+    """Whether pairs tell a speed-up, exactly or as a bound: not where they bound it from both sides."""
+    bounds = speedup["bounds"]
+    return not bounds["unresolved"] and not (bounds["lower"] and bounds["upper"])
 
 
 def _factor(speedup: Mapping[str, Any] | None) -> str:
     """A speed-up with its interval, and the sign of the bound that it is; "" where pairs bound it from both sides."""
-    if speedup is None:
+    if speedup is None or not is_bounded_from_one_side(speedup):
         return ""
     lower, upper = speedup["bounds"]["lower"], speedup["bounds"]["upper"]
-    if speedup["bounds"]["unresolved"] or (lower and upper):
-        return ""
     return (">= " if lower else "<= " if upper else "") + _estimate(speedup, 2)
 
 
-def _student(speedup: Mapping[str, Any] | None) -> str:
-    if speedup is None or speedup["student_low"] is None or not _factor(speedup):
-        return ""
-    return f"{speedup['student_low']:.2f} to {speedup['student_high']:.2f}"
-
-
-def _signed(estimate: Mapping[str, Any]) -> str:
-    interval = "" if estimate["low"] is None else f" [{estimate['low']:+.1f}, {estimate['high']:+.1f}]"
-    return f"{estimate['value']:+.1f}{interval}"
+def _signed(estimate: Mapping[str, Any] | None) -> str:
+    return _estimate(estimate, 1, "+")
 
 
 def _bounds(speedup: Mapping[str, Any] | None) -> str:
@@ -294,7 +323,3 @@ def _bounds(speedup: Mapping[str, Any] | None) -> str:
 
 def _overrides(values: Mapping[str, str], before: str = "") -> str:
     return before * bool(values) + ", ".join(f"`{key} {value}`" for key, value in values.items())
-
-
-def _seeds(seeds: Sequence[int]) -> str:
-    return ", ".join(str(seed) for seed in seeds)

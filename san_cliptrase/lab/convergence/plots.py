@@ -1,10 +1,10 @@
-"""The report's images: learning curves, and speed-ups with their intervals."""
+"""The report's images: learning curves, speed-ups with their intervals, and budget frontiers."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from san_cliptrase.colors import OKABE_ITO
+from san_cliptrase.lab.convergence.curves import METRICS
+from san_cliptrase.lab.convergence.frontier import Frontier
+from san_cliptrase.lab.convergence.markdown import is_bounded_from_one_side
 
 _BASELINE = "black"
 _STYLES = ("-", "--", "-.", ":")
+_DASHES = ((0, (6, 3)), (0, (3, 2)), (0, (6, 2, 1, 2)))
 _TOGETHER = 6
 """Up to this many variants share a panel; of more, the best are drawn strongly, and each gets a panel of its own."""
 _STRONG = 4
@@ -29,17 +33,18 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> None:
         report: what ``report.build_report`` returns.
         path: PNG to write.
     """
-    variants, metrics, looks = report["variants"], report["metrics"], _looks(report)
+    variants, metrics, looks = report["variants"], report["metrics"], _looks(report["variants"], report["baseline"])
     others = [name for name in variants if name != report["baseline"]]
     crowded = len(variants) > _TOGETHER
     ranked = sorted(others, key=lambda name: -variants[name]["metrics"]["mIoU"]["area"]["value"])
     strong = [report["baseline"], *(name for name in others if not crowded or name in ranked[:_STRONG])]
     rows = -(-len(others) // _COLUMNS) if crowded else 0
-    figure = Figure(figsize=(12.5, 4.6 + 2.1 * rows), layout="constrained")
-    top, *rest = figure.subfigures(1 + bool(rows), 1, height_ratios=[4.6, 2.1 * rows] if rows else None, squeeze=False)[
-        :, 0
-    ]
-    for axes, metric in zip(_row(top, len(metrics)), metrics, strict=True):
+    height = _height(metrics)
+    figure = Figure(figsize=(12.5, height + 2.1 * rows), layout="constrained")
+    top, *rest = figure.subfigures(
+        1 + bool(rows), 1, height_ratios=[height, 2.1 * rows] if rows else None, squeeze=False
+    )[:, 0]
+    for axes, metric in zip(_panels(top, metrics), metrics, strict=True):
         for name in others:
             if name not in strong:
                 curve = variants[name]["metrics"][metric]["curve"]
@@ -47,43 +52,43 @@ def plot_curves(report: Mapping[str, Any], path: Path) -> None:
         for name in strong:
             _draw(axes, variants[name]["metrics"][metric], looks[name], variants[name]["title"])
         _final_line(axes, report, metric)
-        axes.set(title=f"{metric}, all classes" if metric == "mIoU" else metric, xlabel="iterations")
-    top.axes[0].set_ylabel("percent")
+        _references(axes, report["references"], metric)
+        axes.set_xlabel("iterations")
     handles, labels = top.axes[0].get_legend_handles_labels()
     if crowded:
         handles, labels = [*handles, top.axes[0].plot([], [], color="0.8")[0]], [*labels, "the others (below)"]
-    # About 130 letters fit side by side; a handle takes the room of 7.
-    columns = max(1, min(len(labels), 130 // (7 + max(map(len, labels)))))
-    top.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+    _legend(top, handles, labels)
     if rest:
         _small_multiples(rest[0], rows, report, others, looks)
     figure.savefig(path, dpi=110)
 
 
 def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
-    """Speed-ups in iterations (mIoU, first reached) with bootstrap intervals, a panel for each level.
+    """Speed-ups in iterations (mIoU, first reached) with Student's intervals, a panel for each level.
 
     Args:
         report: what ``report.build_report`` returns.
         path: PNG to write.
     """
     variants = {name: v for name, v in report["variants"].items() if name != report["baseline"]}
-    levels, looks = report["levels"], _looks(report)
+    levels, looks = report["levels"], _looks(report["variants"], report["baseline"])
     figure = Figure(figsize=(12.5, 1.9 + 0.34 * len(variants)), layout="constrained")
-    panels = _row(figure, len(levels), sharex=True)
+    panels = figure.subplots(1, len(levels), sharex=True, sharey=True, squeeze=False)[0]
     for place, (axes, level) in enumerate(zip(panels, levels, strict=True)):
         for row, (name, variant) in enumerate(variants.items()):
             speedup = variant["metrics"]["mIoU"]["levels"][place]["first"]["speedup"]
             if speedup is None:
                 continue
             colour, bounded = looks[name][0], speedup["bounds"]["exact"] < speedup["seeds"]
+            axes.scatter(speedup["by_seed"], [row] * speedup["seeds"], color=colour, s=9, alpha=0.6, linewidths=0)
+            if not is_bounded_from_one_side(speedup):
+                continue
             if speedup["low"] is not None:
                 axes.plot([speedup["low"], speedup["high"]], [row, row], color=colour, linewidth=2.5, alpha=0.6)
-            axes.scatter(speedup["by_seed"], [row] * speedup["seeds"], color=colour, s=9, alpha=0.6, linewidths=0)
             face = "white" if bounded else colour
             axes.scatter([speedup["value"]], [row], s=52, color=face, edgecolors=colour, linewidths=1.8, zorder=3)
         axes.axvline(1, color=_BASELINE, linewidth=1)
-        axes.set(title=f"{100 * level:.4g} % of the baseline's final", xscale="log", ylim=(len(variants) - 0.4, -0.6))
+        axes.set(title=_level_title(level), xscale="log", ylim=(len(variants) - 0.4, -0.6))
         axes.grid(axis="x", which="both", alpha=0.25)
         axes.set_yticks(range(len(variants)), [v["title"] for v in variants.values()])
     low, high = panels[0].get_xlim()
@@ -93,22 +98,79 @@ def plot_speedups(report: Mapping[str, Any], path: Path) -> None:
     panels[0].set_xticks([], minor=True)
     baseline = report["variants"][report["baseline"]]["title"]
     figure.supxlabel(
-        f"times fewer iterations than {baseline} (1: equal). Small dots: seeds. Bar: bootstrap 95 %. "
-        "Open circle: some pairs are only bounds.",
+        f"times fewer iterations than {baseline} (1: equal). Small dots: seeds. Bar: Student's 95 %. "
+        "Open circle: some pairs are only bounds; none: bounds of both kinds.",
         fontsize="medium",
     )
     figure.savefig(path, dpi=110)
 
 
-def _looks(report: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Variant -> colour and line style, by its place in the experiment, whatever the results are."""
+def plot_frontier(frontier: Frontier, path: Path) -> None:
+    """A panel for each metric: means over seeds by budget with Student-t bands, and what needs no training as dashes.
+
+    Args:
+        frontier: percent by method and budget.
+        path: PNG to write.
+    """
+    looks = _looks(frontier.titles, frontier.baseline)
+    figure = Figure(figsize=(12.5, _height(frontier.metrics)), layout="constrained")
+    budgets = sorted({budget for found in frontier.budgets.values() for budget in found})
+    start = budgets[0] / 2  # where the logarithmic axis has no place for 0
+    for axes, metric in zip(_panels(figure, frontier.metrics), frontier.metrics, strict=True):
+        for method, title in frontier.titles.items():
+            (colour, style), own = looks[method], frontier.budgets[method]
+            found = [frontier.mean(method, budget, metric) for budget in (0, *own)]
+            mean, places = [e.value for e in found], [start, *own]
+            axes.plot(places[:2], mean[:2], color=colour, linestyle=":", linewidth=1.2)
+            axes.plot(places[1:], mean[1:], color=colour, linestyle=style, linewidth=1.8, label=title)
+            axes.plot(places[0], mean[0], "o", color=colour, markerfacecolor="white", markersize=6)
+            axes.plot(places[1:], mean[1:], "o", color=colour, markersize=5)
+            low = [e.value if e.low is None else e.low for e in found]
+            high = [e.value if e.high is None else e.high for e in found]
+            axes.fill_between(places[1:], low[1:], high[1:], color=colour, alpha=0.15, linewidth=0)
+            # Of a single budget the band is a bar.
+            axes.vlines(places, low, high, color=colour, linewidth=1.2, alpha=0.6)
+        _references(axes, frontier.references, metric)
+        axes.set(xlabel="iterations of the schedule", xscale="log")
+        axes.set_xticks([start, *budgets], ["0", *map(str, budgets)])
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+    _legend(figure, *figure.axes[0].get_legend_handles_labels())
+    figure.savefig(path, dpi=110)
+
+
+def _level_title(name: str) -> str:
+    return f"{name} of the baseline's final" if name.endswith("%") else name
+
+
+def _legend(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
+    # About 130 letters fit side by side; a handle takes the room of 7.
+    columns = max(1, min(len(labels), 130 // (7 + max(map(len, labels)))))
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
+
+
+def _panels(figure: Any, metrics: Sequence[str]) -> Sequence[Axes]:
+    """A panel for each metric, up to four side by side."""
+    columns = len(metrics) if len(metrics) <= 4 else 3
+    grid = figure.subplots(-(-len(metrics) // columns), columns, sharey=True, squeeze=False).flat
+    for axes in grid[len(metrics) :]:
+        axes.set_axis_off()
+    for axes, metric in zip(grid, metrics, strict=False):
+        axes.set_title(f"mIoU, {METRICS[metric]}")
+    for axes in grid[::columns]:
+        axes.set_ylabel("percent")
+    return grid[: len(metrics)]
+
+
+def _height(metrics: Sequence[str]) -> float:
+    return 4.6 if len(metrics) <= 4 else 8.2
+
+
+def _looks(names: Iterable[str], baseline: str) -> dict[str, tuple[str, str]]:
+    """Name -> colour and line style, by its place in the experiment, whatever the results are."""
     looks = [(colour, style) for style, colour in product(_STYLES, OKABE_ITO)]
-    others = [name for name in report["variants"] if name != report["baseline"]]
-    return {report["baseline"]: (_BASELINE, "-")} | {n: looks[i % len(looks)] for i, n in enumerate(others)}
-
-
-def _row(figure: Any, count: int, **shared: bool) -> Sequence[Axes]:
-    return figure.subplots(1, count, sharey=True, squeeze=False, **shared)[0]
+    others = [name for name in names if name != baseline]
+    return {baseline: (_BASELINE, "-")} | {name: looks[i % len(looks)] for i, name in enumerate(others)}
 
 
 def _draw(axes: Axes, scores: Mapping[str, Any], look: tuple[str, str], label: str) -> None:
@@ -129,6 +191,13 @@ def _final_line(axes: Axes, report: Mapping[str, Any], metric: str) -> None:
     baseline = report["variants"][report["baseline"]]
     value = baseline["metrics"][metric]["final"]["value"]
     axes.axhline(value, color=_BASELINE, linestyle=":", linewidth=1, label=f"final of {baseline['title']}")
+
+
+def _references(axes: Axes, references: Mapping[str, Mapping[str, float]], metric: str) -> None:
+    """What needs no training, as grey dashes."""
+    for (title, scores), dashes in zip(references.items(), cycle(_DASHES), strict=False):
+        if metric in scores:
+            axes.axhline(scores[metric], color="0.4", linestyle=dashes, linewidth=1.2, label=title)
 
 
 def _small_multiples(

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from san_cliptrase.lab.convergence.curves import METRICS, area, final, first_reach, kept, late_gain, smoothed
+from san_cliptrase.lab.convergence.curves import area, final, first_reach, kept, late_gain, smoothed, start
+from san_cliptrase.lab.convergence.experiment import MOST_SHARE
 from san_cliptrase.lab.convergence.statistics import (
     Estimate,
     Pair,
     band,
-    bootstrap_mean,
     geometric_mean,
+    mean_over_seeds,
     pair_times,
     paired_difference,
 )
@@ -27,7 +28,7 @@ _HOST = ("processor", "cores", "gpu", "torch", "python", "threads", "jobs")
 
 
 def build_report(study: Study, cost: Mapping[str, Any] | None, date: str) -> dict[str, Any]:
-    """The report of a study.
+    """The report of a study of variants with equal schedules.
 
     Args:
         study: finished runs.
@@ -37,11 +38,19 @@ def build_report(study: Study, cost: Mapping[str, Any] | None, date: str) -> dic
     Returns:
         A dictionary of strings, numbers, None, lists and dictionaries; no NaN.
     """
+    report = describe(study, cost, date)
+    for name, variant in report["variants"].items():
+        variant["metrics"] = {metric: _scores(study, name, metric, cost) for metric in study.metrics}
     base_runs = study.runs[study.baseline]
-    metrics = [
-        m for m in METRICS if all(m in run.curve.metrics for runs in study.runs.values() for run in runs.values())
-    ]
-    first = next(iter(base_runs.values()))
+    plateau = {
+        m: _estimate(mean_over_seeds([late_gain(r.curve, m) for r in base_runs.values()])) for m in study.metrics
+    }
+    return {**report, "levels": [level_name(level) for level in study.levels], "plateau": plateau}
+
+
+def describe(study: Study, cost: Mapping[str, Any] | None, date: str) -> dict[str, Any]:
+    """What a report says of a study besides its results: see :func:`build_report`."""
+    first = next(iter(study.runs[study.baseline].values()))
     return {
         "date": date,
         "source": study.source,
@@ -49,51 +58,49 @@ def build_report(study: Study, cost: Mapping[str, Any] | None, date: str) -> dic
         "overrides": {key: str(value) for key, value in study.overrides.items()},
         "dataset": study.dataset,
         "baseline": study.baseline,
-        "metrics": metrics,
-        "levels": list(study.levels),
-        "schedule": {
-            "iterations": first.curve.schedule,
-            "evaluation_period": first.curve.period,
-            "images_per_batch": first.config.get("SOLVER.IMS_PER_BATCH"),
-            "training_sets": first.config.get("DATASETS.TRAIN"),
-        },
+        "metrics": study.metrics,
+        "references": {title: dict(scores) for title, scores in study.references.items()},
+        "images_per_batch": first.config.get("SOLVER.IMS_PER_BATCH"),
+        "training_sets": first.config.get("DATASETS.TRAIN"),
         "machines": _machines(study),
         "missing": list(study.missing),
         "unequal": study.unequal,
-        "plateau": {m: _plateau(base_runs, m) for m in metrics},
         "cost": dict(cost) if cost else None,
-        "variants": {name: _variant(study, name, metrics, cost) for name in study.variants},
+        "variants": {name: _describe_variant(study, name) for name in study.variants},
     }
 
 
-def _variant(study: Study, name: str, metrics: Sequence[str], cost: Mapping[str, Any] | None) -> dict[str, Any]:
-    variant, runs, baseline = study.variants[name], study.runs[name], study.runs[study.baseline]
-    pairs = sorted(runs.keys() & baseline.keys())
+def _describe_variant(study: Study, name: str) -> dict[str, Any]:
+    variant, runs = study.variants[name], study.runs[name]
     first = next(iter(runs.values()))
+    seconds = np.mean([run.curve.seconds[-1] / run.curve.schedule for run in runs.values()])
     return {
         "title": variant.title,
         "overrides": {key: str(value) for key, value in variant.overrides.items()},
         "learning_rate": first.config.get("SOLVER.BASE_LR"),
         "query_init": first.config.get("MODEL.SAN.QUERY_INIT.NAME"),
         "seeds": sorted(runs),
-        "paired_seeds": pairs,
         "iterations": first.curve.schedule,
-        "logged_seconds_per_iteration": float(
-            np.mean([run.curve.seconds[-1] / run.curve.schedule for run in runs.values()])
-        ),
-        "metrics": {
-            metric: {
-                "curve": _mean_curve(runs, metric),
-                "final": _estimate(bootstrap_mean([final(run.curve, metric) for run in runs.values()])),
-                "final_by_seed": {str(s): final(run.curve, metric) for s, run in runs.items()},
-                "final_difference": _difference(baseline, runs, metric, final),
-                "area": _estimate(bootstrap_mean([area(run.curve, metric) for run in runs.values()])),
-                "area_by_seed": {str(s): area(run.curve, metric) for s, run in runs.items()},
-                "area_difference": _difference(baseline, runs, metric, area),
-                "levels": [_level(study, name, metric, level, pairs, cost) for level in study.levels],
-            }
-            for metric in metrics
-        },
+        "evaluation_period": first.curve.period,
+        # NaN where the time of a run was not recorded.
+        "logged_seconds_per_iteration": None if np.isnan(seconds) else float(seconds),
+    }
+
+
+def _scores(study: Study, name: str, metric: str, cost: Mapping[str, Any] | None) -> dict[str, Any]:
+    runs, baseline = study.runs[name], study.runs[study.baseline]
+    pairs = sorted(runs.keys() & baseline.keys())
+    return {
+        "curve": _mean_curve(runs, metric),
+        "start": _estimate(mean_over_seeds([start(run.curve, metric) for run in runs.values()])),
+        "start_difference": _difference(baseline, runs, metric, start),
+        "final": _estimate(mean_over_seeds([final(run.curve, metric) for run in runs.values()])),
+        "final_by_seed": {str(s): final(run.curve, metric) for s, run in runs.items()},
+        "final_difference": _difference(baseline, runs, metric, final),
+        "area": _estimate(mean_over_seeds([area(run.curve, metric) for run in runs.values()])),
+        "area_by_seed": {str(s): area(run.curve, metric) for s, run in runs.items()},
+        "area_difference": _difference(baseline, runs, metric, area),
+        "levels": [_level(study, name, metric, level, pairs, cost) for level in study.levels],
     }
 
 
@@ -101,32 +108,24 @@ def _level(
     study: Study, name: str, metric: str, level: float, seeds: Sequence[int], cost: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Times of one variant to one level, and how much faster than the baseline that is, by both ways of reaching."""
-    entry: dict[str, Any] = {"level": level}
+    end = float(np.mean([final(run.curve, metric) for run in study.runs[study.baseline].values()]))
+    value = level * end if level <= MOST_SHARE else level
+    entry: dict[str, Any] = {"level": level_name(level), "value": value}
     costs = (cost or {}).get("variants", {})
     own, base = costs.get(name), costs.get(study.baseline)
     for way, reach in _REACHES.items():
-        if way == "kept" and level >= 1:
-            # Where the baseline ends, it ends: that it stays there for good says nothing of when it got there.
-            entry[way] = None
-            continue
         found, pairs, logged = {}, [], []
         for seed in seeds:
             reference, curve = (smoothed(study.runs[v][seed].curve) for v in (study.baseline, name))
-            value = level * final(study.runs[study.baseline][seed].curve, metric)
             found[seed] = reach(curve, metric, value)
             pair = pair_times(reference, curve, metric, value, reach)
             pairs.append(pair)
             logged.append((reference.seconds_at(pair.baseline), curve.seconds_at(pair.variant)))
         reached = [x for x in found.values() if x is not None]
-        iterations = float(np.mean(reached)) if reached else None
-        seconds = [study.runs[name][s].curve.seconds_at(x) for s, x in found.items() if x is not None]
         entry[way] = {
-            "iterations": iterations,
+            "iterations": float(np.mean(reached)) if reached else None,
             "by_seed": {str(seed): x for seed, x in found.items()},
             "never": len(found) - len(reached),
-            "logged_seconds": float(np.mean(seconds)) if seconds else None,
-            "seconds": _times(iterations, own, "seconds"),
-            "flops": _times(iterations, own, "flops"),
             "speedup": None if name == study.baseline else _speedup(pairs, 1.0),
             "speedup_seconds": None if name == study.baseline else _speedup(pairs, _ratio(base, own, "seconds")),
             "speedup_flops": None if name == study.baseline else _speedup(pairs, _ratio(base, own, "flops")),
@@ -143,7 +142,7 @@ def _speedup(pairs: Sequence[Pair], factor: float | None) -> dict[str, Any] | No
 
 
 def _logged(pairs: Sequence[Pair], seconds: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
-    if not pairs or any(min(both) <= 0 for both in seconds):
+    if not pairs or not all(min(both) > 0 for both in seconds):
         return None
     return _bounded(pairs, [reference / own for reference, own in seconds])
 
@@ -157,10 +156,6 @@ def _bounded(pairs: Sequence[Pair], ratios: Sequence[float]) -> dict[str, Any]:
         "variant_never": sum(pair.variant_never for pair in pairs),
         "baseline_never": sum(pair.baseline_never for pair in pairs),
     }
-
-
-def _times(iterations: float | None, cost: Mapping[str, Any] | None, key: str) -> float | None:
-    return None if iterations is None or not cost or cost.get(key) is None else iterations * _amount(cost, key)
 
 
 def _ratio(base: Mapping[str, Any] | None, own: Mapping[str, Any] | None, key: str) -> float | None:
@@ -182,10 +177,6 @@ def _difference(baseline: Mapping[int, Run], runs: Mapping[int, Run], metric: st
     return _estimate(paired_difference(*values))
 
 
-def _plateau(runs: Mapping[int, Run], metric: str) -> dict[str, Any]:
-    return _estimate(bootstrap_mean([late_gain(run.curve, metric) for run in runs.values()]))
-
-
 def _mean_curve(runs: Mapping[int, Run], metric: str) -> dict[str, Any]:
     curves = [run.curve for run in runs.values()]
     mean, width = band([curve.metrics[metric] for curve in curves])
@@ -194,6 +185,11 @@ def _mean_curve(runs: Mapping[int, Run], metric: str) -> dict[str, Any]:
         "mean": mean.tolist(),
         "half_width": None if width is None else width.tolist(),
     }
+
+
+def level_name(level: float) -> str:
+    """A level as tables call it: a share of the baseline's end, or percent of the metric."""
+    return f"{100 * level:.4g}%" if level <= MOST_SHARE else f"{level:.4g} mIoU"
 
 
 def _estimate(estimate: Estimate | None) -> dict[str, Any] | None:

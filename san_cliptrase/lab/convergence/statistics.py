@@ -13,7 +13,6 @@ from san_cliptrase.lab.convergence.curves import Curve
 
 Bound = Literal["exact", "lower", "upper", "unresolved"]
 Reach = Callable[[Curve, str, float], "float | None"]
-RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
 
@@ -23,8 +22,7 @@ class Estimate:
 
     Attributes:
         value: the mean, arithmetic or geometric.
-        low, high: its bootstrap 95 % interval; None with fewer than two seeds.
-        student_low, student_high: its Student-t 95 % interval: wider, and truer where seeds are few; None likewise.
+        low, high: its Student-t 95 % interval; None with fewer than two seeds.
         least: the smallest value of a seed.
         seeds: how many there are.
     """
@@ -32,8 +30,6 @@ class Estimate:
     value: float
     low: float | None
     high: float | None
-    student_low: float | None
-    student_high: float | None
     least: float
     seeds: int
 
@@ -85,34 +81,29 @@ def pair_times(baseline: Curve, variant: Curve, metric: str, level: float, reach
     return Pair(times[0], times[1], bound, never[0], never[1])
 
 
-def bootstrap_mean(values: Sequence[float]) -> Estimate:
-    """Mean with its intervals: Student's, and the percentiles of 10000 resamples of the seeds, the same every time.
+def mean_over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean with Student's interval, ``mean +- t(0.975, n - 1) std / sqrt(n)``.
 
     Args:
         values: one per seed, at least one.
     """
     array = np.asarray(values, dtype=float)
-    low = high = student_low = student_high = None
+    low = high = None
     if len(array) > 1:
         width = _student_half_width(array)
-        student_low, student_high = float(array.mean() - width), float(array.mean() + width)
-        drawn = np.random.default_rng(0).integers(len(array), size=(RESAMPLES, len(array)))
-        tail = 50 * (1 - CONFIDENCE)
-        low, high = (float(x) for x in np.percentile(array[drawn].mean(axis=1), [tail, 100 - tail]))
-    return Estimate(float(array.mean()), low, high, student_low, student_high, float(array.min()), len(array))
+        low, high = float(array.mean() - width), float(array.mean() + width)
+    return Estimate(float(array.mean()), low, high, float(array.min()), len(array))
 
 
 def geometric_mean(ratios: Sequence[float]) -> Estimate:
-    """exp(mean_s log r_s) with the intervals of the mean logarithm, brought back by exp.
+    """exp(mean_s log r_s) with Student's interval of the mean logarithm, brought back by exp.
 
     Args:
         ratios: one per seed, positive.
     """
-    logs = bootstrap_mean(np.log(ratios))
-    intervals = (
-        None if x is None else float(np.exp(x)) for x in (logs.low, logs.high, logs.student_low, logs.student_high)
-    )
-    return Estimate(float(np.exp(logs.value)), *intervals, float(min(ratios)), logs.seeds)
+    logs = mean_over_seeds(np.log(ratios))
+    value, low, high = (None if x is None else float(np.exp(x)) for x in (logs.value, logs.low, logs.high))
+    return Estimate(value, low, high, float(min(ratios)), logs.seeds)
 
 
 def paired_difference(baseline: Mapping[int, float], variant: Mapping[int, float]) -> Estimate | None:
@@ -122,7 +113,7 @@ def paired_difference(baseline: Mapping[int, float], variant: Mapping[int, float
         baseline, variant: seed -> value.
     """
     common = sorted(baseline.keys() & variant.keys())
-    return bootstrap_mean([variant[seed] - baseline[seed] for seed in common]) if common else None
+    return mean_over_seeds([variant[seed] - baseline[seed] for seed in common]) if common else None
 
 
 def band(curves: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

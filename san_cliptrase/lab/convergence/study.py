@@ -1,17 +1,21 @@
-"""Finished runs as the report takes them: of an experiment, or of folders that ``train_net.py`` wrote."""
+"""Finished runs as the report takes them: of an experiment, of folders of ``train_net.py``, or of a ``curves.csv``."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from san_cliptrase.config import check_keys, with_names_of_today
 from san_cliptrase.errors import ConfigError, CurveError
 from san_cliptrase.evaluation.protocol import one_protocol
-from san_cliptrase.lab.convergence.curves import Curve, read_curve
-from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten
+from san_cliptrase.lab.convergence.curves import ABOUT, METRICS, Curve, curve_of_rows, read_curve, read_rows
+from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten, method_of
 from san_cliptrase.lab.convergence.worker import finished_parts, flat_defaults, is_finished
 from san_cliptrase.texts import exact
 from san_cliptrase.yaml_files import read_yaml
@@ -23,7 +27,7 @@ class Run:
 
     Attributes:
         curve: its evaluations.
-        config: its configuration, flat.
+        config: its configuration, flat; empty if that is not known.
         parts: where and when it ran, one entry for each time it was continued; empty if that is not known.
     """
 
@@ -42,10 +46,11 @@ class Study:
         overrides: of all runs.
         baseline: name of the variant that the others are compared with.
         variants: by name, the baseline first.
-        levels: shares of the baseline's final value.
+        levels: see :data:`san_cliptrase.lab.convergence.experiment.LEVELS`.
         dataset: whose metrics.
         runs: variant -> seed -> run.
-        missing: what is not there, a line for each run.
+        references: what needs no training: title -> metric -> percent.
+        missing: what is not there, a line each.
     """
 
     source: str
@@ -56,7 +61,14 @@ class Study:
     levels: Sequence[float]
     dataset: str
     runs: Mapping[str, Mapping[int, Run]]
+    references: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     missing: Sequence[str] = field(default=())
+
+    @property
+    def metrics(self) -> list[str]:
+        """Those of ``METRICS`` that all runs have."""
+        curves = [run.curve for runs in self.runs.values() for run in runs.values()]
+        return [name for name in METRICS if all(name in curve.metrics for curve in curves)]
 
     @property
     def unequal(self) -> list[str]:
@@ -88,7 +100,7 @@ def study_of_experiment(
     """
     names = {experiment.baseline, *names} if names else set()
     runs: dict[str, dict[int, Run]] = {}
-    missing = []
+    missing: dict[tuple[str, str], list[int]] = {}
     for name, seed in experiment.runs(names, seeds):
         cfg, folder = experiment.config(name, seed), experiment.folder(name, seed)
         if is_finished(cfg):
@@ -96,22 +108,26 @@ def study_of_experiment(
             runs.setdefault(name, {})[seed] = Run(curve, flatten(cfg), finished_parts(folder))
         else:
             state = "failed, see its log.txt" if (name, seed) in failed else "not finished"
-            missing.append(f"{name} seed {seed}: {state}")
-    if experiment.baseline not in runs:
+            missing.setdefault((name, state), []).append(seed)
+    baseline = experiment.baseline
+    if baseline not in runs and "SOLVER.MAX_ITER" in experiment.unequal:  # the baseline with another budget
+        baseline = next((name for name in runs if method_of(name) == method_of(baseline)), baseline)
+    if baseline not in runs:
         raise ConfigError(
-            f"{experiment.output}: no run of the baseline {experiment.baseline} is finished, so there is "
-            "nothing to compare with"
+            f"{experiment.output}: no run of the baseline {baseline} is finished, so there is nothing to compare with"
         )
+    found = [baseline, *(name for name in experiment.variants if name in runs and name != baseline)]
     return Study(
         source=experiment.path.name,
         base=experiment.base.name,
         overrides=experiment.overrides,
-        baseline=experiment.baseline,
-        variants={name: variant for name, variant in experiment.variants.items() if name in runs},
+        baseline=baseline,
+        variants={name: experiment.variants[name] for name in found},
         levels=experiment.levels,
         dataset=experiment.dataset,
-        runs={name: runs[name] for name in experiment.variants if name in runs},
-        missing=missing,
+        runs={name: runs[name] for name in found},
+        references=experiment.references,
+        missing=[f"{name} seed {', '.join(map(str, which))}: {state}" for (name, state), which in missing.items()],
     )
 
 
@@ -127,7 +143,7 @@ def study_of_folders(
         folders: one per variant, the baseline first.
         labels: titles instead of the folders' names.
         dataset: whose metrics; "" takes the first of the baseline's DATASETS.TEST.
-        levels: shares of the baseline's final value.
+        levels: see :data:`san_cliptrase.lab.convergence.experiment.LEVELS`.
 
     Raises:
         ConfigError: if a folder holds no run, two runs of a seed, or no finished run; labels do not fit; or runs were
@@ -169,7 +185,55 @@ def study_of_folders(
         title: Variant(title, title, _differences(first, next(iter(found.values())).config), tuple(sorted(found)))
         for title, found in runs.items()
     }
-    return Study(source, "", {}, baseline, variants, tuple(levels), dataset, runs, missing)
+    return Study(source, "", {}, baseline, variants, tuple(levels), dataset, runs, {}, missing)
+
+
+def table_of(study: Study) -> str:
+    """``curves.csv``: all evaluations of all runs, unchanged; references are rows without a variant and a seed."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow([*ABOUT, *study.metrics])
+    for name, runs in study.runs.items():
+        for seed, run in runs.items():
+            columns = (run.curve.iterations.astype(int), run.curve.seconds, *map(run.curve.metrics.get, study.metrics))
+            for iteration, seconds, *values in zip(*map(np.ndarray.tolist, columns), strict=True):
+                writer.writerow([name, study.variants[name].title, seed, iteration, seconds, study.dataset, *values])
+    for title, scores in study.references.items():
+        writer.writerow(["", title, "", "", "", study.dataset, *(scores.get(name, "") for name in study.metrics)])
+    return table.getvalue()
+
+
+def study_of_table(path: str | Path, levels: Sequence[float] = LEVELS) -> Study:
+    """The runs in a ``curves.csv``, whose first variant is the baseline.
+
+    Args:
+        path: the file.
+        levels: see :data:`san_cliptrase.lab.convergence.experiment.LEVELS`.
+
+    Raises:
+        CurveError: if it is no such table.
+    """
+    found: dict[str, dict[int, list[dict[str, str]]]] = {}
+    titles, references = {}, {}
+    rows = read_rows(path, ABOUT)
+    try:
+        for row in rows:
+            if row["variant"]:
+                titles[row["variant"]] = exact(row["title"])
+                found.setdefault(row["variant"], {}).setdefault(int(row["seed"]), []).append(row)
+            else:
+                references[exact(row["title"])] = {name: float(row[name]) for name in METRICS if row.get(name)}
+    except ValueError as error:
+        raise CurveError(f"{path}: {error}") from error
+    if not found or len({row["dataset"] for row in rows}) > 1:
+        raise CurveError(f"{path} holds no runs, or those of several data sets")
+    runs = {
+        name: {seed: Run(curve_of_rows(own, f"{path}: {name} seed {seed}"), {}) for seed, own in seeds.items()}
+        for name, seeds in found.items()
+    }
+    variants = {name: Variant(name, titles[name], {}, tuple(seeds)) for name, seeds in runs.items()}
+    baseline, dataset = next(iter(runs)), rows[0]["dataset"]
+    return Study(Path(path).name, "", {}, baseline, variants, tuple(levels), dataset, runs, references)
 
 
 def _run_folders(path: Path) -> list[Path]:

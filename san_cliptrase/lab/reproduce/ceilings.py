@@ -28,7 +28,7 @@ from san_cliptrase.lab.reproduce.tables import CLASSIFY, RULE
 from san_cliptrase.refine import REFINEMENTS, Refinement, refinement
 from san_cliptrase.regions.controls import canvas_labels, patch_classes
 from san_cliptrase.regions.maps import own_maps
-from san_cliptrase.regions.pixels import count_classes, pixel_partition
+from san_cliptrase.regions.pixels import perfect_names, pixel_partition
 from san_cliptrase.regions.refined import refined_partition
 from san_cliptrase.structures import ClipFeatures, Size
 
@@ -71,21 +71,6 @@ def ceilings(request: Request) -> Exhibit:
             "True regions: those of the ground truth, one for each class, whatever its place.",
         ],
     )
-
-
-def perfect_names(regions: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Give every region the class that most of its pixels have.
-
-    Args:
-        regions: (H, W) int64 >= 0.
-        labels: (H, W) int64; values from ``classes`` on are no class. A region without a class gets the first.
-        classes: K.
-
-    Returns:
-        (H, W) int64 in [0, K).
-    """
-    counts = count_classes(labels.clamp(max=classes), regions, classes + 1)
-    return counts[:, :classes].argmax(1)[regions]
 
 
 def class_shares(labels: Tensor, grid: Size, classes: int) -> Tensor:

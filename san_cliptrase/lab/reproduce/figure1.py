@@ -11,7 +11,9 @@ from san_cliptrase.lab.convergence.command import run_experiment
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.lab.convergence.markdown import headline
 from san_cliptrase.lab.convergence.plots import plot_curves
-from san_cliptrase.lab.convergence.worker import cores, read_json
+from san_cliptrase.lab.convergence.report import build_report
+from san_cliptrase.lab.convergence.study import study_of_table
+from san_cliptrase.lab.convergence.worker import cores, now, read_json
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request
 
@@ -20,11 +22,11 @@ def figure1(request: Request) -> Exhibit:
     """The convergence plot of an experiment: its report is read, or the experiment is run first.
 
     Args:
-        request: ``config`` is a report of the convergence lab (JSON), or an experiment (YAML), which is run as far as
-            it is not finished.
+        request: ``config`` is a report of the convergence lab (JSON), its evaluations (CSV), or an experiment (YAML),
+            which is run as far as it is not finished.
 
     Raises:
-        ConfigError: the file is neither, or the experiment did not finish.
+        ConfigError: the file is none of these, or the experiment did not finish.
     """
     report = _report(request.config)
     try:
@@ -68,6 +70,8 @@ def _exhibit(request: Request, report: dict[str, Any]) -> Exhibit:
 
 
 def _report(path: Path) -> dict[str, Any]:
+    if path.suffix == ".csv":
+        return build_report(study_of_table(path), None, now())
     if path.suffix != ".json":
         experiment = read_experiment(path)
         if run_experiment(experiment, experiment.runs(), jobs=1, threads=cores()):
@@ -75,7 +79,7 @@ def _report(path: Path) -> dict[str, Any]:
         path = experiment.output / "report.json"
     try:
         report = read_json(path)
-        if {"variants", "baseline", "metrics"} <= report.keys():
+        if {"variants", "baseline", "metrics", "references"} <= report.keys():
             return report
     except AttributeError:
         pass

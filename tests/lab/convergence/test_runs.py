@@ -114,6 +114,12 @@ def test_report_and_tensorboard_of_finished_runs(lab, tmp_path, capsys):
     assert final == pytest.approx(report["variants"]["prior"]["metrics"]["mIoU"]["final"]["value"], rel=1e-5)
     assert "run/text_summary" in events.Tags()["tensors"]
     assert "_hparams_/session_start_info" in events.summary_metadata
+    summary = EventAccumulator(str(experiment.output / "summary" / "prior"))
+    summary.Reload()
+    tag = f"{experiment.dataset}/mIoU"
+    assert {tag, "band/mIoU, low", "band/mIoU, high"} <= set(summary.Tags()["scalars"])
+    shown = [event.value for event in summary.Scalars(tag)]
+    assert shown == pytest.approx(report["variants"]["prior"]["metrics"]["mIoU"]["curve"]["mean"], rel=1e-5)
     # The same runs, as folders that have nothing to do with an experiment.
     folders = [str(experiment.output / name) for name in ("san", "prior")]
     output = tmp_path / "comparison"

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from san_cliptrase.commands.main import main
-from san_cliptrase.lab.reproduce.ceilings import class_shares, perfect_names
+from san_cliptrase.lab.reproduce.ceilings import class_shares
+from san_cliptrase.regions.pixels import perfect_names
 
 
 def test_a_region_gets_the_class_that_most_of_its_labelled_pixels_have():

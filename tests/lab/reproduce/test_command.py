@@ -5,11 +5,13 @@ import pytest
 from san_cliptrase.commands.main import main
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.paper import paper_table
+from san_cliptrase.lab.convergence.study import table_of
 from san_cliptrase.lab.reproduce import global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.locks import only_run_in
 from tests.conftest import ROOT
+from tests.lab.convergence.made_up import ramp, study
 
 
 def run(*arguments):
@@ -66,8 +68,13 @@ def test_finished_rows_are_kept_only_on_request_and_only_with_the_same_settings(
 
 def test_figure1_shows_a_report_of_the_lab(tmp_path):
     assert run("figure1", "--output", tmp_path) == 0
-    assert "times as fast" in (tmp_path / "figure1.md").read_text()
+    assert "mIoU against plain SAN" in (tmp_path / "figure1.md").read_text()
     assert (tmp_path / "figure1_curves.png").stat().st_size > 10000
+    table = tmp_path / "curves.csv"
+    runs = {"san": {0: ramp(80, 40), 1: ramp(80, 41)}, "v": {0: ramp(40, 43), 1: ramp(40, 44)}}
+    table.write_text(table_of(study(runs)))
+    assert run("figure1", "--config", table, "--output", tmp_path) == 0
+    assert "the v** ends +3.0 [+3.0, +3.0] mIoU against the san" in (tmp_path / "figure1.md").read_text()
 
 
 @pytest.mark.parametrize(
