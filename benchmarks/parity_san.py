@@ -79,7 +79,7 @@ class ParitySan(nn.Module):
         pixels = nn.functional.pad(pixels, (0, -size[1] % DIVISIBILITY, 0, -size[0] % DIVISIBILITY))
         taps = (*self.network.taps, *recognition_taps(self.clip.visual, self.clip_blocks))
         features = self.clip.visual(resize_for_clip(pixels, CLIP_SCALE), taps)
-        masks, attn_bias = self.network(pixels, features)[-1]
+        masks, attn_bias, _ = self.network(pixels, features)[-1]
         embeddings = recognise_masks(self.clip.visual, features, attn_bias, self.clip_blocks)
         logit_scale = self.clip.text.model.logit_scale.exp()
         logits = self.classifier(embeddings, text_weights, logit_scale)[0]

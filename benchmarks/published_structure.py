@@ -7,6 +7,8 @@ supervised block of the side adapter, in evaluation too; and the decoder makes t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch import Tensor
 from san_cliptrase.clip.blocks import run_block
 from san_cliptrase.clip.visual import ClipVisualEncoder
 from san_cliptrase.meta_arch.san import SAN
+from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.structures import ClipFeatures
 
 
@@ -39,16 +42,14 @@ def recognise_in_one_sequence(
 def use_published_structure(model: SAN) -> None:
     """Makes a SAN compute in the published structure from now on; weights and, but for rounding, outputs stay."""
     clip, blocks, decoder = model.clip.visual, model.recognition_blocks, model.network.decoder
-    queries, supervised = model.network.adapter.num_queries, len(model.network.adapter.supervised)
+    supervised = len(model.network.adapter.supervised)
     model.taps = tuple(sorted({*model.network.taps, clip.depth - blocks}))
 
-    def classify(attn_bias: Tensor, features: ClipFeatures, text: Tensor) -> Tensor:
-        # In evaluation only the last block's bias comes here: the head ran for the others, too.
-        biases = attn_bias.split(queries, dim=3) if model.training else (attn_bias,) * supervised
+    def classify(predictions: Sequence[MaskPrediction], features: ClipFeatures, text: Tensor) -> list[Tensor]:
+        # In evaluation only the last block's prediction comes here: the head ran for the others, too.
+        biases = [prediction.attn_bias for prediction in predictions] * (1 if model.training else supervised)
         embeddings = [recognise_in_one_sequence(clip, features, bias, blocks) for bias in biases]
-        return model.classifier(
-            torch.cat(embeddings, dim=1) if model.training else embeddings[-1], text, model.clip.logit_scale
-        )
+        return [model.classifier(own, text, model.clip.logit_scale) for own in embeddings[-len(predictions) :]]
 
     def attn_products(query: Tensor, patches: Tensor) -> Tensor:
         keys = decoder.attn_mlp(patches).unflatten(-1, decoder._attn_shape)

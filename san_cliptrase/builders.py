@@ -127,7 +127,22 @@ def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
         "templates": cfg.MODEL.CLIP.TEMPLATES,
         "cache_gb": keep_gb,
         "ignore_label": cfg.INPUT.IGNORE_LABEL,
+        "names": _patch_names(cfg.MODEL.CLIPTRASE.ATTENTION, clip) if san.QUERY_INIT.NAME_STRENGTH else None,
     }
+
+
+def _patch_names(attention: str, clip: FrozenClip) -> TrainingFreeReader:
+    """What patches are called under an attention rule, for MODEL.SAN.QUERY_INIT.NAME_STRENGTH."""
+    key = "MODEL.CLIPTRASE.ATTENTION"
+    with _naming(key):
+        reader = TrainingFreeReader(clip.visual, attention=attention, classify="patches")
+    if reader.needs_labels or not reader.gives_cosines:
+        reason = "looks at the ground truth" if reader.needs_labels else "gives scores that are no cosines"
+        raise ConfigError(
+            f"{key} is {attention!r}, which {reason}: it cannot name the queries of a SAN. Choose another rule, such "
+            "as clip_surgery, or set MODEL.SAN.QUERY_INIT.NAME_STRENGTH to 0"
+        )
+    return reader
 
 
 def _fusion(pairs: Iterable[Sequence[int]], depth: int) -> dict[int, int]:
@@ -162,6 +177,7 @@ def _network(san: Any, clip: FrozenClip) -> SideAdapterNetwork:
         zero_init=init.ZERO_INIT,
         mask_strength=init.MASK_STRENGTH,
         bias_strength=init.BIAS_STRENGTH,
+        name_strength=init.NAME_STRENGTH,
         repeat=init.REPEAT,
         annealed=init.ANNEAL > 0,
     )

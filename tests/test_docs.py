@@ -14,7 +14,12 @@ from tests.conftest import ROOT
 from tests.test_layering import LEVELS
 
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md")), DOCS / "convergence/details.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.glob("*.md")),
+    *sorted(DOCS.glob("convergence/*.md")),
+]
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 PLACEHOLDER = re.compile(r"[A-Z_]+")  # FILE, DIR, REPORT, ...
 every_page = pytest.mark.parametrize("page", PAGES, ids=NAMES)

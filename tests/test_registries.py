@@ -104,6 +104,7 @@ def test_every_query_initialisation_and_source(request, world, tmp_path, init, n
     keys = {"source": source.pop("name"), "refine": refine, **source}
     model = world.model(
         model__san__query_init__name=init,
+        model__san__query_init__name_strength=0.25 if "prior" in init else 0.0,
         model__san__query_init__repeat=False,
         model__san__num_queries=4 if init == "prototypes" else 12,  # some images have fewer regions than queries
         model__clip__cache_gb=0.0,

@@ -129,6 +129,16 @@ class TrainingFreeReader:
         return found
 
     @torch.no_grad()
+    def patch_scores(self, features: ClipFeatures, text_weights: Tensor) -> Tensor:
+        """How well each word fits each patch, whatever region it is in: (B, L, K); cosines, see ``gives_cosines``.
+
+        Args:
+            features: With ``taps``.
+            text_weights: (K, E), rows of length 1.
+        """
+        return self._patch_scores(features, functools.partial(self.dense, features), text_weights, self.cls_prior)
+
+    @torch.no_grad()
     def segment(
         self,
         features: ClipFeatures,

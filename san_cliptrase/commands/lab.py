@@ -31,8 +31,9 @@ def convergence(parser: Parser, arguments: Sequence[str]) -> Namespace:
         help="run only these; with --report-only, report only these",
     )
     add("--seeds", nargs="+", type=int, default=[], metavar="N", help="likewise")
-    add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="torch threads of a run (default: cores / jobs)")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at a time, each on other GPUs (default: %(default)s)")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs of a run, one process each (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="torch threads of a process (default: its share of the cores)")
     add("--report-only", action="store_true", help="run nothing, report what is finished")
     add("--cost", action="store_true", help="measure the cost of an iteration again")
     add("--labels", nargs="+", default=[], metavar="TITLE", help="with --compare: titles of the folders")
@@ -47,8 +48,8 @@ def convergence(parser: Parser, arguments: Sequence[str]) -> Namespace:
     options = parser.parse_args(arguments)
     if options.compare and len(options.compare) < 2:
         parser.error("--compare needs two folders or more, the baseline's first")
-    if options.jobs < 1 or (options.threads is not None and options.threads < 1):
-        parser.error("--jobs and --threads count from 1")
+    if min(options.jobs, options.num_gpus, 1 if options.threads is None else options.threads) < 1:
+        parser.error("--jobs, --num-gpus and --threads count from 1")
     return options
 
 

@@ -33,7 +33,7 @@ from san_cliptrase.meta_arch.inputs import (
 from san_cliptrase.regions.source import RegionSource
 from san_cliptrase.san.inference import class_scores
 from san_cliptrase.san.mask_decoder import MaskPrediction
-from san_cliptrase.san.model import Labels, SanModel
+from san_cliptrase.san.model import Labels, PatchNames, SanModel
 from san_cliptrase.san.network import SideAdapterNetwork
 from san_cliptrase.san.recognition import MaskClassifier
 from san_cliptrase.scoring import PLAIN, Scoring
@@ -73,6 +73,7 @@ class SAN(SanModel):
         scoring: Scoring = PLAIN,
         cache_gb: float = 0.0,
         ignore_label: int = 255,
+        names: PatchNames | None = None,
         anneal_iterations: float = 0.0,
     ) -> None:
         super().__init__(
@@ -85,6 +86,7 @@ class SAN(SanModel):
             templates,
             cache_gb,
             ignore_label,
+            names,
         )
         self.criterion, self.background, self.scoring = criterion, background, scoring
         self.anneal_iterations = anneal_iterations
@@ -265,9 +267,7 @@ class SAN(SanModel):
         targets: list[MaskTarget],
         mask_counts: Sequence[int] | None,
     ) -> dict[str, Tensor]:
-        # [SOS] tokens do not see each other: the queries of all supervised blocks are recognised in one pass.
-        biases = torch.cat([p.attn_bias for p in predictions], dim=3)
-        logits = self.classify(biases, features, text).chunk(len(predictions), dim=1)
+        logits = self.classify(predictions, features, text)
         scored = [(block, p.mask_logits) for block, p in zip(logits, predictions, strict=True)]
         seeds = [entry["draw_seed"] for entry in inputs] if "draw_seed" in inputs[0] else []
         return self.criterion(scored, targets, mask_counts, seeds)

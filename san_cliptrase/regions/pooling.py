@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from san_cliptrase.structures import Regions
@@ -22,10 +23,15 @@ def mask_average_pool(features: Tensor, regions: Regions) -> Tensor:
     Raises:
         ValueError: The feature map lies on another grid than the regions.
     """
-    masks = regions.masks.to(features.dtype)
-    if features.shape[-2:] != masks.shape[-2:]:
-        raise ValueError(f"features on a {tuple(features.shape[-2:])} grid, regions on {tuple(masks.shape[-2:])}")
-    masks = masks.flatten(2)
-    areas = masks.sum(dim=2, keepdim=True)
+    grid = regions.masks.shape[-2:]
+    if features.shape[-2:] != grid:
+        raise ValueError(f"features on a {tuple(features.shape[-2:])} grid, regions on {tuple(grid)}")
     # Divided first: sums over many patches could overflow in half precision.
-    return (masks / areas.masked_fill(areas == 0, 1)) @ features.flatten(2).transpose(1, 2)
+    return pooling_weights(regions, features.dtype) @ features.flatten(2).transpose(1, 2)
+
+
+def pooling_weights(regions: Regions, dtype: torch.dtype) -> Tensor:
+    """The weight of each patch in the mean over each region, ``m_np / sum_p m_np``: (B, N, L), zero for absent ones."""
+    masks = regions.masks.to(dtype).flatten(2)
+    areas = masks.sum(dim=2, keepdim=True)
+    return masks / areas.masked_fill(areas == 0, 1)

@@ -18,10 +18,13 @@ class MaskPrediction(NamedTuple):
         mask_logits: (B, Q, h', w') before the sigmoid, on the side adapter's grid.
         attn_bias: (B, S, M, Q, h', w'), added to the attention logits of query q's [SOS] token over the patches, in
             S = 1 set shared by CLIP's last blocks, or one set per block; M = 1 is shared by all heads.
+        votes: (B, Q, L), how much each of CLIP's patches says in the class of query q, beside its [SOS] token, see
+            ``RegionPrior``; None: nothing.
     """
 
     mask_logits: Tensor
     attn_bias: Tensor
+    votes: Tensor | None = None
 
 
 def mlp(in_width: int, width: int, out_width: int, layers: int = 3) -> nn.Sequential:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,19 @@ DIVISIBILITY = 32
 """Images are padded to a multiple of so many pixels, as in SAN."""
 
 
+class PatchNames(Protocol):
+    """What CLIP's patches are called without training, such as ``cliptrase.reader.TrainingFreeReader``.
+
+    Attributes:
+        taps: Block inputs that it needs.
+    """
+
+    taps: Sequence[int]
+
+    def patch_scores(self, features: ClipFeatures, text_weights: Tensor) -> Tensor:
+        """How well each word fits each patch, (B, L, K), as cosines, without gradient."""
+
+
 class SanModel(nn.Module):
     """Side Adapter Network (Xu et al., CVPR 2023); one pass of the frozen CLIP feeds all of its parts.
 
@@ -39,10 +53,11 @@ class SanModel(nn.Module):
         templates: Name of the prompt templates.
         cache_gb: Keep CLIP's features of images in so many gigabytes; 0: compute them each time.
         ignore_label: What marks pixels without a label, for a source of regions that looks at the ground truth.
+        names: What the patches are called, where regions have a say in the classes of their queries.
 
     Raises:
-        OptionError: CLIP's features are to be kept, but it is trained; or padded images do not divide into the side
-            adapter's patches.
+        OptionError: CLIP's features are to be kept, but it is trained; padded images do not divide into the side
+            adapter's patches; or regions have a say in classes, but there are no names.
     """
 
     def __init__(
@@ -56,6 +71,7 @@ class SanModel(nn.Module):
         templates: str,
         cache_gb: float = 0.0,
         ignore_label: int = 255,
+        names: PatchNames | None = None,
     ) -> None:
         super().__init__()
         if DIVISIBILITY % network.adapter.patch_size:
@@ -63,13 +79,19 @@ class SanModel(nn.Module):
                 f"MODEL.SAN.SIDE.PATCH_SIZE is {network.adapter.patch_size}; it must divide {DIVISIBILITY}, to a "
                 "multiple of which images are padded"
             )
+        if network.query_init.names_queries and names is None:
+            raise OptionError(
+                "the query initialisation has a strength of names, but nothing says what patches are called"
+            )
         self.clip, self.network, self.classifier = clip, network, classifier
-        self.region_source = region_source
+        self.region_source, self.names = region_source, names
         self.recognition_blocks, self.resolution = recognition_blocks, resolution
         self.templates = templates
         self.ignore_label = ignore_label
         taps = {*network.taps, *recognition_taps(clip.visual, recognition_blocks)}
-        self.taps = tuple(sorted(taps | set(region_source.taps if region_source else ())))
+        for reader in (region_source, names):
+            taps |= {*reader.taps} if reader else set()
+        self.taps = tuple(sorted(taps))
         self._cache = FeatureCache(clip.visual, self.taps, cache_gb) if cache_gb else None
         if self._cache:
             self.register_load_state_dict_post_hook(lambda *_: self._forget())
@@ -139,10 +161,26 @@ class SanModel(nn.Module):
         regions = self.find_regions(features, images, batch, labels)
         return self.network.region_tokens(batch.tensor, features, regions)[regions.valid]
 
-    def classify(self, attn_bias: Tensor, features: ClipFeatures, text: Tensor) -> Tensor:
-        """Class logits (B, Q, K + 1) of the masks that an attention bias stands for; the background is last."""
-        embeddings = recognise_masks(self.clip.visual, features, attn_bias, self.recognition_blocks)
-        return self.classifier(embeddings, text, self.clip.logit_scale)
+    def classify(self, predictions: Sequence[MaskPrediction], features: ClipFeatures, text: Tensor) -> list[Tensor]:
+        """Class logits (B, Q, K + 1) of the masks of each prediction; the background is last.
+
+        Where patches have a say, word k of query q gets ``s sum_p votes_qp (l_pk - mean_j l_pj)`` besides: l are the
+        patches' cosines with the words, s is CLIP's scale. It moves words against each other, not all against the
+        background.
+        """
+        # [SOS] tokens do not see each other: the queries of all predictions are recognised in one pass.
+        biases = torch.cat([prediction.attn_bias for prediction in predictions], dim=3)
+        embeddings = recognise_masks(self.clip.visual, features, biases, self.recognition_blocks)
+        scale = self.clip.logit_scale
+        logits = self.classifier(embeddings, text, scale).chunk(len(predictions), dim=1)
+        if all(prediction.votes is None for prediction in predictions):
+            return list(logits)
+        words = self.names.patch_scores(features, text)
+        named = scale * (words - words.mean(dim=-1, keepdim=True))
+        return [
+            own if prediction.votes is None else own + F.pad(prediction.votes @ named.to(prediction.votes), (0, 1))
+            for own, prediction in zip(logits, predictions, strict=True)
+        ]
 
     def classified_masks(
         self, images: Sequence[Tensor], text: Tensor, outputs: Sequence[Size], labels: Labels = (), at_once: int = 0
@@ -158,7 +196,7 @@ class SanModel(nn.Module):
             labels: See :meth:`find_regions`.
         """
         batch, features, final = self.predict(images, labels)
-        logits = self.classify(final.attn_bias, features, text)
+        (logits,) = self.classify([final], features, text)
         for pred, masks, size, output in zip(logits, final.mask_logits, batch.sizes, outputs, strict=True):
             rows = max(1, at_once // (max(pred.shape) * output[1])) if at_once else output[0]
             yield pred, mask_strips(masks, batch.canvas, size, output, rows)

@@ -7,8 +7,9 @@ off             Learned embeddings: SAN as published.
 map_add         Mask-average-pooled CLIP features of the region, projected and added to the learned embedding.
 map_replace     The same instead of the learned embedding.
 tokens          The mean of the side adapter's own patch tokens over the region instead of the learned embedding.
-tokens_prior    ``tokens``, and a learnable multiple of the region's mask on the query's mask logits and attention bias.
-prior           Only that multiple; learned embeddings.
+tokens_prior    ``tokens``, and a learnable multiple of the region's mask on the query's mask logits and attention bias;
+                beside them, if asked for, of what CLIP's patches in the region are called on the query's class.
+prior           Only these multiples; learned embeddings.
 prototypes      Learned embeddings that begin at the centres of the training set's regions (``engine/prototypes.py``).
 ==============  ===================================================================================================
 
@@ -33,7 +34,7 @@ from torch import Tensor, nn
 
 from san_cliptrase.choices import QUERY_INITS
 from san_cliptrase.errors import OptionError
-from san_cliptrase.regions.pooling import mask_average_pool
+from san_cliptrase.regions.pooling import mask_average_pool, pooling_weights
 from san_cliptrase.san.mask_decoder import MaskPrediction
 from san_cliptrase.san.region_maps import resize_regions
 from san_cliptrase.structures import ClipFeatures, Regions
@@ -79,27 +80,44 @@ def pool_tokens(side_map: Tensor, regions: Regions) -> Tensor:
 
 
 class RegionPrior(nn.Module):
-    """A learnable multiple of the signed region mask ``2m - 1`` on mask logits and attention bias.
+    """A learnable multiple of the signed region mask ``2m - 1`` on mask logits and attention bias, and of names.
 
-    A query without region has ``m = 0``: its mask is pushed down everywhere by as much, its bias stays.
+    A query without region has ``m = 0``: its mask is pushed down everywhere by as much, its bias and class stay.
+
+    Names: ``votes = n m / sum m``, the weights by which CLIP's patches vote on the class of the query, see
+    ``SanModel.classify``.
 
     A strength of 0 is not learned: that part of the prior is left out.
 
     Args:
         mask_strength: Initial multiple on mask logits; 2 means probabilities of 0.88 inside and 0.12 outside.
         bias_strength: Initial multiple on the attention bias.
+        name_strength: n, initially; 0: there is no such parameter.
         zero_init: Begin at 0 instead, and learn the strengths that are not 0.
     """
 
-    def __init__(self, mask_strength: float = 2.0, bias_strength: float = 10.0, zero_init: bool = False) -> None:
+    name_strength: nn.Parameter | None
+
+    def __init__(
+        self,
+        mask_strength: float = 2.0,
+        bias_strength: float = 10.0,
+        name_strength: float = 0.0,
+        zero_init: bool = False,
+    ) -> None:
         super().__init__()
-        self.mask_strength, self.bias_strength = (
+        self.mask_strength, self.bias_strength, names = (
             nn.Parameter(torch.tensor(0.0 if zero_init else float(strength)), requires_grad=strength != 0)
-            for strength in (mask_strength, bias_strength)
+            for strength in (mask_strength, bias_strength, name_strength)
         )
+        self.name_strength = names if name_strength else None  # checkpoints without names have no place for it
 
     def forward(self, prediction: MaskPrediction, regions: Regions, annealed: Tensor | None = None) -> MaskPrediction:
         """Add the prior to what the mask decoder predicts, but for the ``annealed`` (B, Q) queries."""
+        votes = None
+        if self.name_strength is not None:
+            votes = self.name_strength * pooling_weights(regions, prediction.mask_logits.dtype)
+            votes = votes if annealed is None else votes.masked_fill(annealed[..., None], 0)
         masks = resize_regions(regions, prediction.mask_logits.shape[-2:]).masks
         signed = 2 * masks.to(prediction.mask_logits.dtype) - 1
         if annealed is not None:
@@ -108,6 +126,7 @@ class RegionPrior(nn.Module):
         return MaskPrediction(
             mask_logits=prediction.mask_logits + self.mask_strength * signed,
             attn_bias=prediction.attn_bias + self.bias_strength * on_bias[:, None, None],
+            votes=votes,
         )
 
 
@@ -159,6 +178,11 @@ class QueryInit(nn.Module):
     def needs_regions(self) -> bool:
         """Whether regions change what the model predicts at inference."""
         return self.trains_with_regions and not self.annealed
+
+    @property
+    def names_queries(self) -> bool:
+        """Whether regions have a say in the classes of their queries."""
+        return self.prior is not None and self.prior.name_strength is not None
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -214,20 +238,27 @@ def build_query_init(
     zero_init: bool = False,
     mask_strength: float = 2.0,
     bias_strength: float = 10.0,
+    name_strength: float = 0.0,
     repeat: bool = False,
     annealed: bool = False,
 ) -> QueryInit:
     """Build a mode of ``QUERY_INITS`` by its name; the arguments are those of its parts.
 
     Raises:
-        OptionError: There is no mode of that name; the message lists them.
+        OptionError: There is no mode of that name; the message lists them. Or names are asked of a mode without prior.
     """
     if name not in QUERY_INITS:
         raise OptionError(f"unknown query initialisation {name!r}; choose one of: {', '.join(QUERY_INITS)}")
+    if name_strength and "prior" not in name:
+        having = " or ".join(known for known in QUERY_INITS if "prior" in known)
+        raise OptionError(
+            f"MODEL.SAN.QUERY_INIT.NAME_STRENGTH is {name_strength}, but the query initialisation {name!r} has no "
+            f"prior: set it to 0, or MODEL.SAN.QUERY_INIT.NAME to {having}"
+        )
     content: nn.Module | None = None
     if name.startswith("map"):
         content = ProjectedRegions(clip_width, width, tap, replace=name == "map_replace", zero_init=zero_init)
     elif name.startswith("tokens"):
         content = PooledTokens()
-    prior = RegionPrior(mask_strength, bias_strength, zero_init) if "prior" in name else None
+    prior = RegionPrior(mask_strength, bias_strength, name_strength, zero_init) if "prior" in name else None
     return QueryInit(content, prior, repeat, zero_init, annealed)

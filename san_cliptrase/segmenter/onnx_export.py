@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from san_cliptrase.clip.layers import LayerReading
-from san_cliptrase.cliptrase.voting import Background, patch_logits, pixel_logits
+from san_cliptrase.cliptrase.voting import Background, pixel_logits
 from san_cliptrase.errors import OptionError
 from san_cliptrase.files import write_whole
 from san_cliptrase.segmenter.method import Method
@@ -78,7 +78,7 @@ class DenseGraph(Graph):
         """See ``Graph``."""
         reader = self.method.reader
         features = self.clip.visual(self.clip.normalize(image[None].float() / 255), reader.taps)
-        logits = patch_logits(reader.dense(features), self.text, reader.cls_prior, reader.rule.surgery)[0]
+        logits = reader.patch_scores(features, self.text)[0]
         canvas = tuple(side * patch for side, patch in zip(features.grid, features.patch_size, strict=True))
         return pixel_logits(logits.unflatten(0, features.grid), canvas, tuple(image.shape[-2:]))
 

@@ -46,8 +46,9 @@ def test_the_scale_of_vit_l14_leaves_pixels_over(world, name):
 
 def test_kept_features_change_nothing_and_are_forgotten_with_the_weights(world):
     entries = world.batch(count=2)
-    kept = world.model("san_cliptrase", model__clip__cache_gb=0.1)
-    plain = world.model("san_cliptrase")
+    names = {"model__san__query_init__name_strength": 1.0, "model__cliptrase__attention": "clip_surgery"}
+    kept = world.model("san_cliptrase", model__clip__cache_gb=0.1, **names)
+    plain = world.model("san_cliptrase", **names)
     plain.load_state_dict(kept.state_dict())
     expected = losses(plain, entries)[0]
     for _ in range(2):  # computed, then remembered
@@ -73,7 +74,7 @@ def test_every_supervised_block_is_scored_by_its_own_recognition(world, monkeypa
     predictions, (_, features, text) = classified
     assert len(scored) == len(predictions) == 2
     for (logits, masks), prediction in zip(scored, predictions, strict=True):
-        torch.testing.assert_close(logits, classify(prediction.attn_bias, features, text))
+        torch.testing.assert_close(logits, classify([prediction], features, text)[0])
         assert masks is prediction.mask_logits
 
 
@@ -102,12 +103,54 @@ def test_parameters_of_clip_named_in_the_configuration_are_trained(world):
     assert grads == {"visual.vision.positional_embedding"}
 
 
+@torch.no_grad()
+def test_a_query_is_called_what_clip_calls_its_region_and_without_one_as_before(world, monkeypatch):
+    plain, model = (
+        world.model(
+            "san_cliptrase", model__san__query_init__repeat=False, model__san__query_init__name_strength=n
+        ).eval()
+        for n in (0.0, 1.0)
+    )
+    model.load_state_dict(plain.state_dict(), strict=False)
+    (entry,) = world.batch(train=False, count=1)
+    text = model.clip.text(entry["vocabulary"], model.templates)
+
+    def logits(model):
+        batch, features, prediction = model.predict([entry["image"]])
+        regions = model.find_regions(features, [entry["image"]], batch)
+        return model.classify([prediction], features, text)[0][0], regions.masks[0]
+
+    def patch_scores(features, words):  # word k + 1 for all patches of the k-th largest region
+        return torch.nn.functional.pad(ranked.flatten(1).T[None], (1, len(words) - 1 - len(ranked)))
+
+    expected, masks = logits(plain)
+    ranked = masks[masks.sum((1, 2)).argsort(descending=True, stable=True)]
+    assert 1 < len(ranked) < 8
+    monkeypatch.setattr(model.names, "patch_scores", patch_scores)
+    found, _ = logits(model)
+    assert found[: len(ranked)].argmax(1).tolist() == list(range(1, len(ranked) + 1))
+    assert torch.equal(found[len(ranked) :], expected[len(ranked) :])
+    assert torch.equal(found[:, -1], expected[:, -1]), "the background"
+    model.network.query_init.prior.name_strength.zero_()
+    assert torch.equal(logits(model)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("attention", "reason"), [("cliptrase+truth", "looks at the ground truth"), ("cliper", "no cosines")]
+)
+def test_rules_that_cannot_name_queries_are_refused(world, attention, reason):
+    with pytest.raises(OptionError, match=f"MODEL.CLIPTRASE.ATTENTION is '{attention}'.*{reason}".replace("+", r"\+")):
+        world.model("san_cliptrase", model__cliptrase__attention=attention, model__san__query_init__name_strength=0.25)
+
+
 def test_the_strengths_of_the_prior_are_trained(world):
-    model = world.model("san_cliptrase")
+    names = {"model__san__query_init__name_strength": 0.25, "model__cliptrase__attention": "clip_surgery"}
+    model = world.model("san_cliptrase", **names)
     sum(losses(model, world.batch())[0].values()).backward()
     prior = model.network.query_init.prior
     assert prior.mask_strength.grad != 0
     assert prior.bias_strength.grad != 0
+    assert prior.name_strength.grad != 0
 
 
 def test_annealed_regions_are_for_the_first_part_of_the_schedule_alone(world, monkeypatch):
@@ -187,7 +230,7 @@ def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monk
     finder = world.model("san_cliptrase", model__san__query_init__mask_strength=1e4, **side).eval()
     model = finder if follows else world.model(name, **side).eval()
     # Query q says class q: the map then shows which query has which pixel.
-    one_class_each = 50 * torch.eye(8, 25)[None]
+    one_class_each = [50 * torch.eye(8, 25)[None]]
     monkeypatch.setattr(model, "classify", lambda *_: one_class_each)
     agree = []
     for entry in world.batch(train=False, count=3):
@@ -242,7 +285,8 @@ def test_a_layer_that_does_not_exist_is_told_with_its_key(world, key, value, lay
 def test_semantic_maps_say_what_label_maps_say(world, test):
     """Also in a batch of mixed sizes, where padding is part of the canvas."""
     test = {**test, "slide__stride": 24}
-    model = world.model("san_cliptrase", **{f"test__{key}": value for key, value in test.items()}).eval()
+    names = {"model__san__query_init__name_strength": 0.25}
+    model = world.model("san_cliptrase", **names, **{f"test__{key}": value for key, value in test.items()}).eval()
     with torch.no_grad():  # the masks of an untrained decoder are the same everywhere
         for parameter in model.network.decoder.parameters():
             parameter.mul_(2.5)

@@ -15,12 +15,12 @@ def test_trains_under_automatic_mixed_precision(name, zero_init):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = san(pixels, tiny.encode(clip, pixels, san), regions)
         embeddings = [
-            recognise_masks(clip, tiny.encode(clip, pixels, san), bias, tiny.CLIP_BLOCKS) for _, bias in outputs
+            recognise_masks(clip, tiny.encode(clip, pixels, san), bias, tiny.CLIP_BLOCKS) for _, bias, _ in outputs
         ]
     exact = san(pixels, tiny.encode(clip, pixels, san), regions)[-1].mask_logits
     assert (outputs[-1].mask_logits - exact).abs().max() < 0.05 * exact.abs().max()
     sum(
-        found.float().sum() + masks.float().sum() for found, (masks, _) in zip(embeddings, outputs, strict=True)
+        found.float().sum() + masks.float().sum() for found, (masks, *_) in zip(embeddings, outputs, strict=True)
     ).backward()
     gradients = [p.grad for p in san.parameters()]
     assert all(grad is not None and grad.isfinite().all() for grad in gradients)

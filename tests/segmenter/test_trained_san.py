@@ -45,7 +45,8 @@ def load(path):
 
 @pytest.mark.parametrize("name", QUERY_INITS)
 def test_a_run_its_export_and_its_hub_folder_segment_as_evaluation_does(run, tmp_path, name):
-    folder, model = run(model__san__query_init__name=name)
+    names = {"model__san__query_init__name_strength": 0.25 if name == "prior" else 0.0}
+    folder, model = run(model__san__query_init__name=name, **names)
     segmenter, image = load(folder), scene(0)
     seen = segmenter.method.see(image)
     entry = {"image": seen, "vocabulary": CLASS_NAMES, "height": 96, "width": 96}

@@ -13,7 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from san_cliptrase.errors import ConfigError
+import torch
+
+from san_cliptrase.errors import ConfigError, LaunchError
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.lab.convergence.cost import cached_cost, cost_of
 from san_cliptrase.lab.convergence.curves import METRICS
@@ -26,6 +28,7 @@ from san_cliptrase.lab.convergence.report import build_report, describe
 from san_cliptrase.lab.convergence.runner import run_all
 from san_cliptrase.lab.convergence.study import (
     Study,
+    on_other_test_sets,
     study_of_experiment,
     study_of_folders,
     study_of_table,
@@ -90,19 +93,26 @@ def execute(args: argparse.Namespace) -> int:
     experiment = read_experiment(args.config, args.output)
     _known(args.variants, list(experiment.variants), "--variants")
     _known(args.seeds, sorted({seed for _, seed in experiment.runs()}), "--seeds")
-    threads = args.threads or max(1, cores() // args.jobs)
+    threads = args.threads or max(1, cores() // (args.jobs * args.num_gpus))
     if args.report_only:  # also of what is there while the lab is at work
         study = study_of_experiment(experiment, args.variants, args.seeds)
         cost = _cost(experiment, study, threads) if args.cost else cached_cost(experiment)
         _report(experiment, study, cost)
         return 0
+    _enough_gpus(experiment, args.num_gpus)
     with only_run_in(experiment.output, "--output"):
         remove_unfinished(experiment.output, only_one=True)
-        return run_experiment(experiment, experiment.runs(args.variants, args.seeds), args.jobs, threads, args.cost)
+        runs = experiment.runs(args.variants, args.seeds)
+        return run_experiment(experiment, runs, args.jobs, threads, args.num_gpus, args.cost)
 
 
 def run_experiment(
-    experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, threads: int, cost_again: bool = False
+    experiment: Experiment,
+    runs: Sequence[tuple[str, int]],
+    jobs: int,
+    threads: int,
+    gpus: int = 1,
+    cost_again: bool = False,
 ) -> int:
     """Runs what is not finished of an experiment and reports on all of it.
 
@@ -110,7 +120,8 @@ def run_experiment(
         experiment: variants and seeds.
         runs: the (variant, seed) to run.
         jobs: runs at a time.
-        threads: of a run.
+        threads: of a process.
+        gpus: of a run, a process each.
         cost_again: measure the cost of an iteration although it is known.
 
     Returns:
@@ -118,7 +129,7 @@ def run_experiment(
     """
     experiment.output.mkdir(parents=True, exist_ok=True)
     write_layout(experiment.output, experiment.dataset, METRICS)  # to look on while it runs
-    failed = run_all(experiment, runs, jobs, threads)
+    failed = run_all(experiment, runs, jobs, threads, gpus)
     study = study_of_experiment(experiment, failed=failed)
     try:
         cost = _cost(experiment, study, threads, cost_again)
@@ -142,7 +153,20 @@ def _report(experiment: Experiment, study: Study, cost: Mapping[str, Any] | None
     write_layout(experiment.output, study.dataset, study.metrics)
     write_runs(experiment, report)
     write_summary(experiment.output / "summary", study)
+    for other in on_other_test_sets(experiment, study):
+        sys.stdout.write(f"on {other.dataset}:\n")
+        write_report(other, cost, experiment.output / other.dataset)
     sys.stdout.write(f"curves: python -m tensorboard.main --logdir {experiment.output}\n")
+
+
+def _enough_gpus(experiment: Experiment, gpus: int) -> None:
+    """As train_net.py: processes share a CPU only where that is asked for."""
+    there = torch.cuda.device_count()
+    if 1 < gpus > there and experiment.overrides.get("MODEL.DEVICE") != "cpu":
+        raise LaunchError(
+            f"--num-gpus {gpus}, but this machine has {there} GPUs (with MODEL.DEVICE: cpu among the overrides of the "
+            "experiment, they share the CPU)"
+        )
 
 
 def _known(given: Collection, known: Sequence, option: str) -> None:

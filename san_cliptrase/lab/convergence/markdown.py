@@ -109,8 +109,8 @@ def what_ran(report: Mapping[str, Any]) -> list[str]:
         report: what ``report.describe`` returns, or more.
     """
     where = [
-        f"{m['gpu'] or m['processor']}, {m['cores']} cores, {m['threads']} threads a run, {m['jobs']} runs at a time, "
-        f"torch {m['torch']}, Python {m['python']} ({m['runs']} runs or parts of runs)"
+        f"{m['gpu'] or m['processor']}, {m['cores']} cores, {m['threads']} threads a {_process(m)}, "
+        f"{m['jobs']} runs at a time, torch {m['torch']}, Python {m['python']} ({m['runs']} runs or parts of runs)"
         for m in report["machines"]
     ]
     several = ["The runs did not all have the same machine, threads and jobs."] if len(where) > 1 else []
@@ -139,6 +139,11 @@ def what_ran(report: Mapping[str, Any]) -> list[str]:
     ]
     head = ["variant", "name", "overrides", "learning rate", "iterations", "evaluated every", "seeds"]
     return ["\n".join(f"- {fact}" for fact in facts), markdown_table(head, rows)]
+
+
+def _process(machine: Mapping[str, Any]) -> str:
+    count = machine["processes"] or 1  # not in what ran before runs had several
+    return "run" if count == 1 else f"process, {count} processes a run"
 
 
 def _ends(report: Mapping[str, Any]) -> list[str]:

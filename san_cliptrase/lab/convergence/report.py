@@ -24,7 +24,7 @@ from san_cliptrase.lab.convergence.statistics import (
 from san_cliptrase.lab.convergence.study import Run, Study
 
 _REACHES = {"first": first_reach, "kept": kept}
-_HOST = ("processor", "cores", "gpu", "torch", "python", "threads", "jobs")
+_HOST = ("processor", "cores", "gpu", "torch", "python", "threads", "jobs", "processes")
 
 
 def build_report(study: Study, cost: Mapping[str, Any] | None, date: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""All runs of an experiment, one process each, some beside each other; what is finished is not done again."""
+"""All runs of an experiment, in processes of their own, some beside each other; what is finished is not done again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import connection
 from pathlib import Path
+
+import torch
 
 from san_cliptrase.evaluation.evaluate import dataset_records
 from san_cliptrase.lab.convergence import worker
@@ -19,14 +21,17 @@ from san_cliptrase.lab.convergence.experiment import Experiment
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def run_all(experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, threads: int) -> list[tuple[str, int]]:
+def run_all(
+    experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, threads: int, gpus: int = 1
+) -> list[tuple[str, int]]:
     """Does the runs that are not finished and prints a line for each one.
 
     Args:
         experiment: whose.
         runs: (variant, seed), in the order to start them.
         jobs: how many at a time.
-        threads: of torch in each.
+        threads: of torch in each process.
+        gpus: of each run, a process each; runs beside each other take turns in the machine's GPUs.
 
     Returns:
         The runs that failed.
@@ -41,27 +46,31 @@ def run_all(experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, 
     for run in set(runs) - set(waiting):
         if not experiment.keep_checkpoints:
             worker.remove_checkpoints(Path(configs[run].OUTPUT_DIR))
-    _say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished; {jobs} at a time with {threads} threads each")
+    each = f"{f'{gpus} processes of ' if gpus > 1 else ''}{threads} threads each"
+    _say(f"{len(runs)} runs, {len(runs) - len(waiting)} finished; {jobs} at a time with {each}")
     # Once, here: the demo scenes are drawn when first asked for, and the runs would all do so.
     for name in {n for run in waiting for n in (*configs[run].DATASETS.TRAIN, *configs[run].DATASETS.TEST)}:
         dataset_records(name)
     context = multiprocessing.get_context("spawn")
-    running: dict[int, tuple[multiprocessing.process.BaseProcess, tuple[str, int], float]] = {}
-    failed, total, started = [], len(waiting), time.monotonic()
+    running: dict[int, tuple[multiprocessing.process.BaseProcess, tuple[str, int], float, int]] = {}
+    failed, total, started, free = [], len(waiting), time.monotonic(), list(range(jobs))
     with threads_in_environment(threads):
         try:
             while waiting or running:
-                while waiting and len(running) < jobs:
-                    run = waiting.pop(0)
-                    arguments = (configs[run], threads, jobs, experiment.keep_checkpoints)
+                while waiting and free:
+                    run, place = waiting.pop(0), free.pop(0)
+                    arguments = (configs[run], threads, jobs, experiment.keep_checkpoints, gpus)
                     process = context.Process(
                         target=worker.process_main, args=arguments, name=f"{run[0]} seed {run[1]}"
                     )
-                    process.start()
-                    running[process.sentinel] = (process, run, time.monotonic())
+                    seen = gpus_of_place(place, gpus, _known_gpus()) if configs[run].MODEL.DEVICE == "cuda" else None
+                    with in_environment({} if seen is None else {"CUDA_VISIBLE_DEVICES": seen}):
+                        process.start()
+                    running[process.sentinel] = (process, run, time.monotonic(), place)
                 for sentinel in connection.wait(list(running)):
-                    process, run, since = running.pop(sentinel)
+                    process, run, since, place = running.pop(sentinel)
                     process.join()
+                    free.append(place)
                     if process.exitcode:
                         failed.append(run)
                     done = total - len(waiting) - len(running)
@@ -69,9 +78,9 @@ def run_all(experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, 
                     outcome = _outcome(experiment, run, process.exitcode, time.monotonic() - since)
                     _say(f"[{done}/{total}] {outcome}; {_duration(left)} left")
         finally:
-            for process, _, _ in running.values():
+            for process, *_ in running.values():
                 process.terminate()
-            for process, _, _ in running.values():
+            for process, *_ in running.values():
                 process.join()
     return failed
 
@@ -79,7 +88,13 @@ def run_all(experiment: Experiment, runs: Sequence[tuple[str, int]], jobs: int, 
 @contextmanager
 def threads_in_environment(threads: int) -> Iterator[None]:
     """Processes that are spawned within find the number of threads before they import torch, and no progress bars."""
-    values = {**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TQDM_DISABLE": "1"}
+    with in_environment({**dict.fromkeys(_THREAD_VARIABLES, str(threads)), "TQDM_DISABLE": "1"}):
+        yield
+
+
+@contextmanager
+def in_environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Processes that are spawned within find these variables."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -89,6 +104,28 @@ def threads_in_environment(threads: int) -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def gpus_of_place(place: int, gpus: int, known: Sequence[str]) -> str | None:
+    """CUDA_VISIBLE_DEVICES of a run, so that runs beside each other are on different GPUs as far as there are any.
+
+    Args:
+        place: among the runs beside each other, from 0.
+        gpus: of a run.
+        known: the machine's.
+
+    Returns:
+        None where there is nothing to choose.
+    """
+    if len(known) < 2:
+        return None
+    first = place % max(1, len(known) // gpus) * gpus
+    return ",".join(known[first : first + gpus])
+
+
+def _known_gpus() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(torch.cuda.device_count())] if given is None else given.split(",")
 
 
 def _outcome(experiment: Experiment, run: tuple[str, int], exitcode: int | None, seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,34 @@ def study_of_experiment(
         references=experiment.references,
         missing=[f"{name} seed {', '.join(map(str, which))}: {state}" for (name, state), which in missing.items()],
     )
+
+
+def on_other_test_sets(experiment: Experiment, study: Study) -> list[Study]:
+    """The same runs on each further test set that all of them were evaluated on.
+
+    Args:
+        experiment: whose.
+        study: its finished runs on its own test set.
+
+    Raises:
+        CurveError: if a run has too few evaluations of one of them.
+    """
+    every = [run for runs in study.runs.values() for run in runs.values()]
+    names = [n for n in every[0].config["DATASETS.TEST"] if all(n in run.config["DATASETS.TEST"] for run in every)]
+
+    def on(name: str, variant: str, seed: int, run: Run) -> Run:
+        return replace(run, curve=read_curve(experiment.folder(variant, seed) / "evaluations.csv", name))
+
+    return [
+        replace(
+            study,
+            dataset=name,
+            references={},
+            runs={v: {s: on(name, v, s, run) for s, run in runs.items()} for v, runs in study.runs.items()},
+        )
+        for name in names
+        if name != study.dataset
+    ]
 
 
 def study_of_folders(

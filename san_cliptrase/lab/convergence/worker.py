@@ -8,16 +8,19 @@ import os
 import platform
 import sys
 import time
+from argparse import Namespace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import get_cfg
+from detectron2.utils import comm
 
 from san_cliptrase.config import add_san_cliptrase_config
 from san_cliptrase.data.own import register_own
 from san_cliptrase.engine.logs import setup_logging
+from san_cliptrase.engine.processes import run_processes
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import read_bounded, write_text_atomically
@@ -66,38 +69,57 @@ def is_finished(cfg: Any) -> bool:
     return finished
 
 
-def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None:
+def train_run(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool, gpus: int = 1) -> None:
     """Trains a run from where it is to its end, and marks it finished.
 
     Args:
         cfg: its frozen configuration.
-        threads: of torch; the order of sums, and so the last digits, depend on them.
+        threads: of torch in each process; the order of sums, and so the last digits, depend on them.
         jobs: runs beside each other, kept with the run because times depend on them.
         keep_checkpoints: or remove them at the end.
+        gpus: processes that share its batches, one a GPU; they share the CPU where MODEL.DEVICE is that.
 
     Raises:
         ConfigError: if the folder holds a run of another configuration, or another process works in it.
+        LaunchError: if there are not so many GPUs.
     """
     folder, started = Path(cfg.OUTPUT_DIR), time.monotonic()
     with only_run_in(folder):
         if is_finished(cfg):
             return
-        torch.set_num_threads(threads)
         write_text(folder / "config.yaml", cfg.dump())
-        # Before anything is drawn: variants of a seed start from the same weights where they have the same parts.
-        torch.manual_seed(cfg.SEED)
-        trainer = Trainer(cfg, resume=True)
-        part = {"date": now(), "from_iteration": trainer.start_iter, "threads": threads, "jobs": jobs, **machine()}
-        # Of an interrupted run, only the parts that it was continued from count.
-        before = checked_parts(read_json(folder / _PARTS) or [], folder / _PARTS) if trainer.start_iter else []
-        parts = [*before, part]
-        write_json(folder / _PARTS, parts)
-        trainer.train()
+        here = {"num_gpus": gpus, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+        device = ["MODEL.DEVICE", cfg.MODEL.DEVICE]
+        run_processes(_train, Namespace(cfg=cfg, threads=threads, jobs=jobs, opts=device, **here))
         wall = round(time.monotonic() - started, 1)
-        finished = {"date": now(), "wall_seconds_of_last_part": wall, "parts": parts}
-        write_json(folder / FINISHED, finished)
+        parts = read_json(folder / _PARTS)
+        write_json(folder / FINISHED, {"date": now(), "wall_seconds_of_last_part": wall, "parts": parts})
     if not keep_checkpoints:
         remove_checkpoints(folder)
+
+
+def _train(args: Namespace) -> None:
+    """What each process of a run does."""
+    cfg, folder = args.cfg, Path(args.cfg.OUTPUT_DIR)
+    if args.num_gpus > 1:  # a process of its own, which knows nothing of what the run's has set up
+        _set_up(folder)
+    torch.set_num_threads(args.threads)
+    # Before anything is drawn: variants of a seed start from the same weights where they have the same parts.
+    torch.manual_seed(cfg.SEED)
+    trainer = Trainer(cfg, resume=True)
+    if comm.is_main_process():
+        how = {"threads": args.threads, "jobs": args.jobs, "processes": args.num_gpus}
+        part = {"date": now(), "from_iteration": trainer.start_iter, **how, **machine()}
+        # Of an interrupted run, only the parts that it was continued from count.
+        before = checked_parts(read_json(folder / _PARTS) or [], folder / _PARTS) if trainer.start_iter else []
+        write_json(folder / _PARTS, [*before, part])
+    trainer.train()
+
+
+def _set_up(folder: Path) -> None:
+    end_with_parent()
+    setup_logging(folder)
+    register_own()
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -106,18 +128,16 @@ def remove_checkpoints(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool) -> None:
+def process_main(cfg: Any, threads: int, jobs: int, keep_checkpoints: bool, gpus: int) -> None:
     """What a run's process does: :func:`train_run`, with all that is printed in the run's ``log.txt``."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
-    end_with_parent()
     with open(folder / "log.txt", "ab", buffering=0) as log, open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     try:
-        setup_logging(folder)
-        register_own()
-        train_run(cfg, threads, jobs, keep_checkpoints)
+        _set_up(folder)
+        train_run(cfg, threads, jobs, keep_checkpoints, gpus)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception:

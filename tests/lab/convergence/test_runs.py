@@ -194,6 +194,44 @@ def test_runs_beside_each_other_do_what_they_do_alone(lab, tmp_path, monkeypatch
     assert [_metrics(experiment.folder(*run)) for run in runs] == beside
 
 
+@pytest.mark.slow
+def test_a_run_of_two_processes_ends_where_one_ends(lab, tmp_path, monkeypatch):
+    write_splits(tmp_path / "camvid", 4, len(class_names("camvid")))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    experiment = lab(
+        datasets__train=["camvid_train"], datasets__test=["camvid_val"], solver__max_iter=2, test__eval_period=1
+    )
+    assert main(["convergence", "--config", str(experiment.path), "--num-gpus", "2", "--threads", "1"]) == 0
+    report = json.loads((experiment.output / "report.json").read_text())
+    assert [machine["processes"] for machine in report["machines"]] == [2]
+    assert "1 threads a process, 2 processes a run" in (experiment.output / "report.md").read_text()
+    together = _metrics(experiment.folder("prior", 3))
+    shutil.move(experiment.output, tmp_path / "before")
+    train_run(experiment.config("prior", 3), 1, 1, False)
+    for row, one in zip(together, _metrics(experiment.folder("prior", 3)), strict=True):
+        assert float(row["mIoU"]) == pytest.approx(float(one["mIoU"]), abs=0.5)
+
+
+def test_more_gpus_than_there_are_are_refused(lab, tmp_path, capsys):
+    lab(model__device="auto")
+    assert main(["convergence", "--config", str(tmp_path / "lab.yaml"), "--num-gpus", "99"]) == 1
+    assert "--num-gpus 99, but this machine has" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("gpus", "known", "seen"),
+    [
+        (1, "0 1 2", ["0", "1", "2", "0"]),
+        (2, "4 5 6 7", ["4,5", "6,7", "4,5", "6,7"]),
+        (2, "0 1 2", ["0,1"] * 4),
+        (1, "0", [None] * 4),
+        (1, "", [None] * 4),
+    ],
+)
+def test_runs_beside_each_other_are_on_different_gpus(gpus, known, seen):
+    assert [runner.gpus_of_place(place, gpus, known.split()) for place in range(4)] == seen
+
+
 def _metrics(folder):
     with open(folder / "evaluations.csv", newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
