@@ -98,7 +98,7 @@ def test_plain_san_and_san_from_regions_differ_in_nothing_else():
 
 
 def test_the_demo_trains_what_the_lab_has_measured():
-    experiment = read_experiment(CONFIGS / "demo" / "long.yaml")
+    experiment = read_experiment(CONFIGS / "demo" / "convergence.yaml")
     for name, variant in (("san", "san"), ("san_cliptrase", "tokens_prior")):
         demo, measured = load_config(CONFIGS / "demo" / f"{name}.yaml"), experiment.config(variant, 0).clone()
         measured.defrost()
@@ -108,7 +108,7 @@ def test_the_demo_trains_what_the_lab_has_measured():
         assert demo == measured
 
 
-@pytest.mark.parametrize("name", ["convergence", "long", "tuning"])
+@pytest.mark.parametrize("name", ["convergence", "frontier", "frontier_tuning", "tuning"])
 def test_experiments_can_be_read(name):
     experiment = read_experiment(CONFIGS / "demo" / f"{name}.yaml")
     for variant in experiment.variants:

@@ -7,7 +7,7 @@ run is its last evaluation, where its learning rate has fallen to 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,30 +107,44 @@ Row = tuple[str, list["Estimate | None"]]
 
 def savings(frontier: Frontier) -> list[Row]:
     """The line to decide by: each way with a quarter of the baseline's iterations against the baseline with all."""
-    return _against_baseline(frontier, 4)
+    return _at_budgets(frontier, 4)
 
 
 def savings_in_words(frontier: Frontier) -> list[str]:
     """:func:`savings`, a sentence each."""
-    lines = []
-    for label, cells in savings(frontier):
-        found = (f"{METRICS[m]} {_verdict(cell)}" for m, cell in zip(frontier.metrics, cells, strict=True))
-        lines.append(f"{label}: mIoU of {', '.join(found)}")
-    return lines
+    return [in_words(frontier, row) for row in savings(frontier)]
+
+
+def in_words(frontier: Frontier, row: Row, metrics: Collection[str] = tuple(METRICS)) -> str:
+    """A comparison as a sentence, with those of ``metrics`` that the frontier has."""
+    label, cells = row
+    found = zip(frontier.metrics, cells, strict=True)
+    return f"{label}: mIoU of {', '.join(f'{METRICS[m]} {_verdict(cell)}' for m, cell in found if m in metrics)}"
+
+
+def against_baseline(frontier: Frontier, method: str, budget: int, baseline_budget: int) -> Row:
+    """A method at a budget minus the baseline at another, within seeds.
+
+    Raises:
+        KeyError: one of the two was not run.
+    """
+    base, titles = frontier.baseline, frontier.titles
+    label = f"{titles[method]}, {budget} iterations, against {titles[base]}, {baseline_budget}"
+    return label, _difference(frontier, (base, baseline_budget), (method, budget))
 
 
 def _equal(frontier: Frontier) -> list[Row]:
-    return _against_baseline(frontier, 1)
+    return _at_budgets(frontier, 1)
 
 
-def _against_baseline(frontier: Frontier, times: int) -> list[Row]:
-    base, rows = frontier.baseline, []
-    for method, title in list(frontier.titles.items())[1:]:
-        for budget in frontier.budgets[method]:
-            if times * budget in frontier.budgets[base]:
-                label = f"{title}, {budget} iterations, against {frontier.titles[base]}, {times * budget}"
-                rows.append((label, _difference(frontier, (base, times * budget), (method, budget))))
-    return rows
+def _at_budgets(frontier: Frontier, times: int) -> list[Row]:
+    """Each budget of each way against the baseline with so many times the iterations, where there is that."""
+    return [
+        against_baseline(frontier, method, budget, times * budget)
+        for method in list(frontier.titles)[1:]
+        for budget in frontier.budgets[method]
+        if times * budget in frontier.budgets[frontier.baseline]
+    ]
 
 
 def _untrained(frontier: Frontier) -> list[Row]:
