@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from san_cliptrase.lab.convergence.frontier import against_baseline, frontier_of, in_words
+from san_cliptrase.lab.convergence.frontier import comparison, frontier_of, in_words
 from san_cliptrase.lab.convergence.study import study_of_table
 
 FIVE_SEEDS = Path(__file__).with_name("five_seeds.csv")
@@ -23,4 +23,4 @@ def claim(metrics: Collection[str]) -> list[str]:
     budget = frontier.budgets[SHOWN][0]
     own = frontier.budgets[frontier.baseline]
     longer = [plain for plain in own if plain in (4 * budget, own[-1])]
-    return [in_words(frontier, against_baseline(frontier, SHOWN, budget, plain), metrics) for plain in longer]
+    return [in_words(frontier, comparison(frontier, SHOWN, budget, plain), metrics) for plain in longer]

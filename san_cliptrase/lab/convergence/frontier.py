@@ -107,7 +107,7 @@ Row = tuple[str, list["Estimate | None"]]
 
 def savings(frontier: Frontier) -> list[Row]:
     """The line to decide by: each way with a quarter of the baseline's iterations against the baseline with all."""
-    return _at_budgets(frontier, 4)
+    return _against_baseline(frontier, 4)
 
 
 def savings_in_words(frontier: Frontier) -> list[str]:
@@ -122,7 +122,7 @@ def in_words(frontier: Frontier, row: Row, metrics: Collection[str] = tuple(METR
     return f"{label}: mIoU of {', '.join(f'{METRICS[m]} {_verdict(cell)}' for m, cell in found if m in metrics)}"
 
 
-def against_baseline(frontier: Frontier, method: str, budget: int, baseline_budget: int) -> Row:
+def comparison(frontier: Frontier, method: str, budget: int, baseline_budget: int) -> Row:
     """A method at a budget minus the baseline at another, within seeds.
 
     Raises:
@@ -134,13 +134,13 @@ def against_baseline(frontier: Frontier, method: str, budget: int, baseline_budg
 
 
 def _equal(frontier: Frontier) -> list[Row]:
-    return _at_budgets(frontier, 1)
+    return _against_baseline(frontier, 1)
 
 
-def _at_budgets(frontier: Frontier, times: int) -> list[Row]:
+def _against_baseline(frontier: Frontier, times: int) -> list[Row]:
     """Each budget of each way against the baseline with so many times the iterations, where there is that."""
     return [
-        against_baseline(frontier, method, budget, times * budget)
+        comparison(frontier, method, budget, times * budget)
         for method in list(frontier.titles)[1:]
         for budget in frontier.budgets[method]
         if times * budget in frontier.budgets[frontier.baseline]

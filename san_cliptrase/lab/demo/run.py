@@ -209,8 +209,8 @@ def summarise(
                 f"{_count(found['san_cliptrase'])}."
                 for share, found in reached.items()
             ),
-            "One seed and a short schedule: an illustration. docs/convergence.md has five seeds, with regions that are "
-            "refined and named and with schedules tuned apart. Student's 95 % intervals there (open: 0 lies inside):",
+            "One seed and a short schedule: an illustration. docs/convergence.md has five seeds of SAN from refined and "
+            "named regions (configs/demo/frontier.yaml), with Student's 95 % intervals; open: 0 lies inside.",
             *claim(METRICS),
             "",
             *(f"Picture: {path}" for path in files),
