@@ -209,7 +209,7 @@ def summarise(
                 f"{_count(found['san_cliptrase'])}."
                 for share, found in reached.items()
             ),
-            "One seed and a short schedule: an illustration. docs/convergence.md has five seeds of SAN from refined and "
+            "One seed and a short schedule: an illustration. docs/convergence.md has five seeds, from refined and "
             "named regions (configs/demo/frontier.yaml), with Student's 95 % intervals; open: 0 lies inside.",
             *claim(METRICS),
             "",
