@@ -85,6 +85,8 @@ def render_frontier(frontier: Frontier, report: Mapping[str, Any], pictures: Seq
     """
     sections = {
         "A quarter of the iterations": savings(frontier),
+        "An eighth of the iterations": _against_baseline(frontier, 8),
+        "A sixteenth of the iterations": _against_baseline(frontier, 16),
         "The same iterations": _equal(frontier),
         "Against what needs no training": _untrained(frontier),
     }
