@@ -65,20 +65,11 @@ def test_it_stays_short():
     assert len(README.split()) <= 900
 
 
-@pytest.mark.parametrize(
-    ("row", "report", "variant", "metric"),
-    [
-        ("demo scenes, all classes", "longer", "tokens_prior", "mIoU"),
-        ("seen classes", "longer", "tokens_prior", "mIoU seen"),
-        ("unseen classes", "longer", "tokens_prior", "mIoU unseen"),
-        ("CamVid photographs, all classes", "camvid", "once", "mIoU"),
-    ],
-)
-def test_the_main_result_follows_from_the_reports(row, report, variant, metric):
-    variants = json.loads((ROOT / "docs/convergence" / report / "report.json").read_text())["variants"]
-    ends = [variants[name]["metrics"][metric]["final_by_seed"] for name in ("san", variant)]
+def test_the_result_on_camvid_follows_from_its_report():
+    variants = json.loads((ROOT / "docs/convergence/camvid/report.json").read_text())["variants"]
+    ends = [variants[name]["metrics"]["mIoU"]["final_by_seed"] for name in ("san", "once")]
     plain, ours = (np.array([end[seed] for seed in ends[0]]) for end in ends)
     difference = ours - plain
     low, high = stats.t.interval(0.95, len(plain) - 1, difference.mean(), stats.sem(difference))
-    shown = f"| {row} | {plain.mean():.1f} | {ours.mean():.1f} | {difference.mean():+.1f} [{low:.1f}, {high:.1f}] |"
-    assert shown in README
+    numbers = f"{plain.mean():.1f} | {ours.mean():.1f} | {difference.mean():+.1f} [{low:.1f}, {high:.1f}]"
+    assert f"| CamVid photographs, all classes | {numbers} |" in README
