@@ -87,4 +87,4 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def _refuse(path: Path) -> NoReturn:
-    raise ConfigError(f"{path} is not a report of san-cliptrase convergence")
+    raise ConfigError(f"{path} is not a report that this version of san-cliptrase convergence writes")
