@@ -30,7 +30,7 @@ setup(
         "san_cliptrase.clip": ["models/*.json", "models/*.safetensors"],
         "san_cliptrase.data": ["class_names/*.txt", "background_words/*.txt"],
         "san_cliptrase.evaluation": ["paper_numbers.json"],
-        "san_cliptrase.lab": ["five_seeds.json"],
+        "san_cliptrase.lab": ["five_seeds.csv"],
         "san_cliptrase.lab.reproduce": ["other_papers.json"],
         "san_cliptrase.patches": ["page.html"],
     },

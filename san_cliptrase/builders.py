@@ -111,17 +111,23 @@ def scoring_from_config(cfg: Any) -> Scoring:
     return scoring
 
 
-def san_parts_from_config(cfg: Any, clip: FrozenClip) -> dict[str, Any]:
-    """The arguments of ``SanModel`` that MODEL describes, beside a CLIP."""
+def san_parts_from_config(cfg: Any, clip: FrozenClip, training: bool = True) -> dict[str, Any]:
+    """The arguments of ``SanModel`` that MODEL describes, beside a CLIP.
+
+    Args:
+        cfg: configuration.
+        clip: the frozen CLIP.
+        training: with a source of regions that only training needs; its weights may be missing where a SAN is used.
+    """
     san, depth, keep_gb = cfg.MODEL.SAN, clip.visual.depth, cfg.MODEL.CLIP.CACHE_GB
+    # Before the network, whose query initialisation draws last: what the variants share starts equal.
+    classifier, network = MaskClassifier(clip.visual.embed_dim), _network(san, clip)
+    needed = network.query_init.needs_regions or (training and (san.QUERY_INIT.NAME != "off" or san.PSEUDO_MASKS))
     return {
         "clip": clip,
-        # Before the network, whose query initialisation draws last: what the variants share starts equal.
-        "classifier": MaskClassifier(clip.visual.embed_dim),
-        "network": _network(san, clip),
-        "region_source": region_source_from_config(cfg, clip, keep_gb=keep_gb)
-        if san.QUERY_INIT.NAME != "off" or san.PSEUDO_MASKS
-        else None,
+        "classifier": classifier,
+        "network": network,
+        "region_source": region_source_from_config(cfg, clip, keep_gb=keep_gb) if needed else None,
         "recognition_blocks": depth - resolve_layer(san.RECOGNITION_LAYER, depth, "MODEL.SAN.RECOGNITION_LAYER"),
         "resolution": cfg.MODEL.CLIP.RESOLUTION,
         "templates": cfg.MODEL.CLIP.TEMPLATES,

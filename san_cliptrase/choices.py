@@ -86,7 +86,7 @@ EXHIBITS = {
     "classification": "A.3: what decides the class of a region",
     "sam": "SAM's masks with CLIPtrase's classes, and SAM asked at CLIPtrase's points",
     "ceilings": "perfect names on regions that were found, and names on perfect regions",
-    "figure1": "convergence of SAN, from a report or a new run",
+    "figure1": "convergence of SAN, from evaluations or a new run",
     "figure2": "attention and correlation of chosen patches, and a page",
     "figure3": "clusters with and without global patches, and the segmentation",
     "global_patches": "section A.1: patches that take the attention of all",

@@ -165,11 +165,11 @@ _SAN = (
     Key("QUERY_INIT.NAME", "off", one_of(QUERY_INITS), "How regions initialise the queries (docs/architecture.md); off is SAN as published.", "tokens_prior for faster training"),
     Key("QUERY_INIT.MAP_LAYER", -1, whole(-64, 64), "map_*: the CLIP block whose input tokens are pooled, counted from the end.", "for an ablation"),
     Key("QUERY_INIT.ZERO_INIT", False, BOOL, "Begin as plain SAN, whatever the mode, and learn how much of the regions to take. Weights in SAN's own format switch it on.", "to bring regions into a trained SAN"),
-    Key("QUERY_INIT.MASK_STRENGTH", 2.0, real(-1e6, 1e6), "*prior: initial strength of the region mask in the mask logits; 0 leaves it out.", "for an ablation"),
-    Key("QUERY_INIT.BIAS_STRENGTH", 10.0, real(-1e6, 1e6), "*prior: the same in the attention bias.", "for an ablation"),
-    Key("QUERY_INIT.NAME_STRENGTH", 0.0, real(0, 1e6), "*prior: initial strength of what CLIP, read densely by MODEL.CLIPTRASE.ATTENTION, calls the region, in the class logits of its query; 0 leaves it out.", "0.25 with ATTENTION clip_surgery, for a better start"),
+    Key("QUERY_INIT.MASK_STRENGTH", 2.0, real(-1e6, 1e6), "with a prior: initial strength of the region mask in the mask logits; 0 leaves it out.", "for an ablation"),
+    Key("QUERY_INIT.BIAS_STRENGTH", 10.0, real(-1e6, 1e6), "with a prior: the same in the attention bias.", "for an ablation"),
+    Key("QUERY_INIT.NAME_STRENGTH", 0.0, real(0, 1e6), "with a prior: initial strength of what CLIP, read densely by MODEL.CLIPTRASE.ATTENTION, calls the region, in the class logits of its query; 0 leaves it out.", "0.25 with ATTENTION clip_surgery, for a better start"),
     Key("QUERY_INIT.ANNEAL", 0.0, real(0, 1), "Share of the schedule in which queries lose their regions, each by a draw for each image with a probability that rises linearly from 0 to 1. Predictions need no regions then, at any time; 0: off.", "for plain SAN's cost and format after training"),
-    Key("QUERY_INIT.PROTOTYPE_IMAGES", 1000, whole(1), "*prototypes: training images that are read for them.", "more for many classes"),
+    Key("QUERY_INIT.PROTOTYPE_IMAGES", 1000, whole(1), "with prototypes: training images that are read for them.", "more for many classes"),
     Key("QUERY_INIT.REPEAT", False, BOOL, "Where an image has fewer regions than there are queries, go round again, so that every query has a region.", "True helped on the demo scenes and does harm on photographs (docs/convergence.md)"),
 )  # fmt: skip
 

@@ -152,7 +152,7 @@ class SetCriterion(nn.Module):
         """Weighted sums over the matched masks of all images; without any, zero with a gradient."""
         logits = mask_logits[_rows(matches)][:, None]
         if not len(logits):
-            return mask_logits.sum() * 0, mask_logits.sum() * 0
+            return logits.sum(), logits.sum()
         with torch.no_grad():
             points = self._uncertain_points(logits, [len(queries) for queries, _ in matches], seeds)
             labels = torch.cat(

@@ -223,24 +223,27 @@ class SAN(SanModel):
         text = self.clip.text(batch_vocabulary(inputs), self.templates)
         images, annealed, regions = _images(inputs), self._annealed(inputs), None
         batch, features = self.encode(images)
+        shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
         begin = self.network.query_init.trains_with_regions and not annealed.all()
         if begin or self.criterion.pseudo_weight:
-            shown = [entry.get("shown_size", tuple(entry["image"].shape[-2:])) for entry in inputs]
             regions = self.find_regions(features, images, batch, _labels(inputs), shown)
         predictions = self.network(batch.tensor, features, regions if begin else None, annealed.to(self.device))
         targets = [self._target(entry, batch.canvas) for entry in inputs]
         if self.criterion.pseudo_weight:
-            targets = self._with_pseudo_masks(targets, regions, inputs)
+            targets = self._with_pseudo_masks(targets, regions, inputs, shown)
         return self._losses(predictions, features, text, inputs, targets, mask_counts)
 
     def _target(self, entry: dict, canvas: Size) -> MaskTarget:
         instances = entry["instances"].to(self.device)
         return MaskTarget(instances.gt_classes, _padded(instances.gt_masks.tensor, canvas))
 
-    def _with_pseudo_masks(self, targets: list[MaskTarget], regions: Regions, inputs: list[dict]) -> list[MaskTarget]:
+    def _with_pseudo_masks(
+        self, targets: list[MaskTarget], regions: Regions, inputs: list[dict], shown: Sequence[Size]
+    ) -> list[MaskTarget]:
         found = []
-        for target, masks, entry in zip(targets, regions.masks, inputs, strict=True):
-            unlabelled = (entry["sem_seg"] == self.ignore_label).to(masks.device)
+        for target, masks, entry, (height, width) in zip(targets, regions.masks, inputs, shown, strict=True):
+            # Filling has no label either, and is no object.
+            unlabelled = (entry["sem_seg"][:height, :width] == self.ignore_label).to(masks.device)
             found.append(pseudo_targets(masks, _padded(unlabelled, target.masks.shape[-2:])))
         mean = sum(len(pseudo.labels) for pseudo in found) / len(found)
         get_event_storage().put_scalar("regions/pseudo_masks", mean, smoothing_hint=False)

@@ -168,7 +168,7 @@ def _build(config: Mapping[str, Any], clip: dict[str, Any], path: Path) -> Loade
     node = cfg.MODEL.CLIP
     built = build_untrained_clip(clip, node.NAME, node.INTERPOLATE_OFFSET, (), node.SYNONYMS)
     try:
-        model = SanModel(**san_parts_from_config(cfg, built))
+        model = SanModel(**san_parts_from_config(cfg, built, training=False))
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ConfigError(f"{path}: no SAN can be built from its configuration: {error!r:.300}") from error
     return LoadedSan(model, cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, plain(cfg))

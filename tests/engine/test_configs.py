@@ -98,7 +98,7 @@ def test_plain_san_and_san_from_regions_differ_in_nothing_else():
 
 
 def test_the_demo_trains_what_the_lab_has_measured():
-    experiment = read_experiment(CONFIGS / "demo" / "long.yaml")
+    experiment = read_experiment(CONFIGS / "demo" / "convergence.yaml")
     for name, variant in (("san", "san"), ("san_cliptrase", "tokens_prior")):
         demo, measured = load_config(CONFIGS / "demo" / f"{name}.yaml"), experiment.config(variant, 0).clone()
         measured.defrost()
@@ -108,13 +108,10 @@ def test_the_demo_trains_what_the_lab_has_measured():
         assert demo == measured
 
 
-@pytest.mark.parametrize("name", ["convergence", "long", "tuning"])
+@pytest.mark.parametrize(
+    "name", ["demo/convergence", "demo/frontier", "demo/frontier_tuning", "demo/tuning", "ccp/frontier", "ccp/tuning"]
+)
 def test_experiments_can_be_read(name):
-    experiment = read_experiment(CONFIGS / "demo" / f"{name}.yaml")
-    for variant in experiment.variants:
-        assert experiment.config(variant, 0).MODEL.SAN.QUERY_INIT.NAME in QUERY_INITS
-
-
-@pytest.mark.parametrize("name", ["tuning", "frontier"])
-def test_experiments_on_ccp_can_be_read(name):
-    assert len(read_experiment(CONFIGS / "ccp" / f"{name}.yaml").variants) in {9, 12}
+    """Reading one checks the configurations of all its variants."""
+    experiment = read_experiment(CONFIGS / f"{name}.yaml")
+    assert experiment.config(experiment.baseline, 0).MODEL.SAN.QUERY_INIT.NAME == "off"

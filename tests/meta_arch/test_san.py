@@ -186,7 +186,7 @@ def test_the_share_of_annealed_queries_follows_the_iteration_and_their_choice_th
 
 
 @pytest.mark.parametrize("name", ["off", "tokens_prior"])
-def test_pseudo_masks_are_of_what_has_no_label(world, name):
+def test_pseudo_masks_are_of_what_has_no_label(world, name, monkeypatch):
     init = {"model__san__query_init__name": name}
     model, plain = world.model(**init, model__san__pseudo_masks=1.0), world.model(**init)
     plain.load_state_dict(model.state_dict())
@@ -199,6 +199,10 @@ def test_pseudo_masks_are_of_what_has_no_label(world, name):
     found, logged = losses(model, entries)
     assert logged["regions/pseudo_masks"][0] > 0
     assert found["loss_mask"] > losses(plain, entries)[0]["loss_mask"]
+    entries[0]["shown_size"] = _, width = entries[0]["sem_seg"].shape[0], entries[0]["sem_seg"].shape[1] - 4
+    monkeypatch.setattr(model.criterion, "forward", lambda _, targets, *rest: targets)
+    masks = losses(model, entries)[0][0].masks
+    assert masks[..., :width].any() and not masks[..., width:].any(), "filling is no object"
 
 
 def test_an_image_without_any_labelled_pixel_is_no_obstacle(world):

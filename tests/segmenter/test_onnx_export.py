@@ -57,7 +57,9 @@ def run(world):
 
 def test_a_san_gives_in_onnxruntime_what_it_gives_in_torch(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    folder = run(model__san__query_init__name="prototypes", model__clip__resolution=0.5, model__clip__cache_gb=0.1)
+    init = {"name": "tokens_prior+prototypes", "anneal": 0.5, "name_strength": 0.25}
+    init = {f"model__san__query_init__{key}": value for key, value in init.items()}
+    folder = run(model__clip__resolution=0.5, model__clip__cache_gb=0.1, **init)
     words = ["--vocabulary", ", ".join(WORDS), "--background", "wall, floor"]
     assert main(["export", str(folder), "--format", "onnx", "--output", str(tmp_path / "san.onnx"), *words]) == 0
     assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'san.onnx'}\n")

@@ -129,6 +129,8 @@ def curve_of_rows(rows: Sequence[Mapping[str, str]], where: str) -> Curve:
         raise CurveError(f"{where} is not a table of evaluations: {error}") from error
     if len(rows) < 2 or not (np.diff(iterations) > 0).all() or not np.isfinite(iterations).all():
         raise CurveError(f"{where}: iterations do not increase from row to row, or there is one row only")
+    if np.isinf(seconds).any():
+        raise CurveError(f"{where}: seconds are infinite in some evaluations")
     # Evaluated beside a dataset with unseen classes, one without has empty columns for them.
     metrics = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
     broken = sorted(name for name, values in metrics.items() if not np.isfinite(values).all())

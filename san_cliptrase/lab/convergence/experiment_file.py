@@ -64,7 +64,7 @@ def read_experiment(path: str | Path, output: str | Path | None = None) -> Exper
         variants={baseline: variants.pop(baseline), **variants},
         unequal=tuple(_typed(data, "unequal", list, str(path), [])),
         keep_checkpoints=_typed(data, "keep_checkpoints", bool, str(path), False),
-        references=_references(_typed(data, "references", dict, str(path), {}), f"{path}: references"),
+        references=check_references(_typed(data, "references", dict, str(path), {}), f"{path}: references"),
     )
     for key in experiment.unequal:
         if key not in EQUAL:
@@ -86,6 +86,25 @@ def check_levels(levels: list, where: str) -> tuple[float, ...]:
     if not levels:
         raise ConfigError(f"{where}: name at least one, such as 0.9")
     return tuple(sorted({float(level) for level in levels}))
+
+
+def check_references(data: dict, where: str) -> dict[str, dict[str, float]]:
+    """What needs no training: title -> metric -> percent.
+
+    Raises:
+        ConfigError: if one has no mIoU, another metric, or a value that is not percent.
+    """
+    found = {}
+    for title, scores in data.items():
+        if not isinstance(title, str) or not isinstance(scores, dict) or "mIoU" not in scores:
+            raise ConfigError(f"{where}.{title} is {scores!r}; it needs percent, such as {{mIoU: 2.5, mIoU seen: 3.3}}")
+        for name, value in scores.items():
+            if name not in METRICS:
+                raise ConfigError(f"{where}.{title}: unknown metric {name!r}; {suggest(str(name), METRICS)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+                raise ConfigError(f"{where}.{title}: {name} is {value!r}, which is not percent")
+        found[exact(title)] = {name: float(value) for name, value in scores.items()}
+    return found
 
 
 def _load(path: Path) -> dict:
@@ -152,20 +171,6 @@ def _overrides(data: dict, where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: overrides has {key}, which the experiment sets for every run")
         if not isinstance(key, str) or isinstance(value, dict):
             raise ConfigError(f"{where}: overrides.{key} is {value!r}: write whole keys, such as SOLVER.BASE_LR: 0.001")
-    return found
-
-
-def _references(data: dict, where: str) -> dict[str, dict[str, float]]:
-    found = {}
-    for title, scores in data.items():
-        if not isinstance(title, str) or not isinstance(scores, dict) or "mIoU" not in scores:
-            raise ConfigError(f"{where}.{title} is {scores!r}; it needs percent, such as {{mIoU: 2.5, mIoU seen: 3.3}}")
-        for name, value in scores.items():
-            if name not in METRICS:
-                raise ConfigError(f"{where}.{title}: unknown metric {name!r}; {suggest(str(name), METRICS)}")
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
-                raise ConfigError(f"{where}.{title}: {name} is {value!r}, which is not percent")
-        found[exact(title)] = {name: float(value) for name, value in scores.items()}
     return found
 
 

@@ -7,7 +7,7 @@ run is its last evaluation, where its learning rate has fallen to 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,11 +114,25 @@ def savings(frontier: Frontier) -> list[Row]:
 
 def savings_in_words(frontier: Frontier) -> list[str]:
     """:func:`savings`, a sentence each."""
-    lines = []
-    for label, cells in savings(frontier):
-        found = (f"{METRICS[m]} {_verdict(cell)}" for m, cell in zip(frontier.metrics, cells, strict=True))
-        lines.append(f"{label}: mIoU of {', '.join(found)}")
-    return lines
+    return [in_words(frontier, row) for row in savings(frontier)]
+
+
+def in_words(frontier: Frontier, row: Row, metrics: Collection[str] = tuple(METRICS)) -> str:
+    """A comparison as a sentence, with those of ``metrics`` that the frontier has."""
+    label, cells = row
+    found = zip(frontier.metrics, cells, strict=True)
+    return f"{label}: mIoU of {', '.join(f'{METRICS[m]} {_verdict(cell)}' for m, cell in found if m in metrics)}"
+
+
+def comparison(frontier: Frontier, method: str, budget: int, baseline_budget: int) -> Row:
+    """A method at a budget minus the baseline at another, within seeds.
+
+    Raises:
+        KeyError: one of the two was not run.
+    """
+    base, titles = frontier.baseline, frontier.titles
+    label = f"{titles[method]}, {budget} iterations, against {titles[base]}, {baseline_budget}"
+    return label, _difference(frontier, (base, baseline_budget), (method, budget))
 
 
 def _equal(frontier: Frontier) -> list[Row]:
@@ -126,13 +140,13 @@ def _equal(frontier: Frontier) -> list[Row]:
 
 
 def _against_baseline(frontier: Frontier, times: int) -> list[Row]:
-    base, rows = frontier.baseline, []
-    for method, title in list(frontier.titles.items())[1:]:
-        for budget in frontier.budgets[method]:
-            if times * budget in frontier.budgets[base]:
-                label = f"{title}, {budget} iterations, against {frontier.titles[base]}, {times * budget}"
-                rows.append((label, _difference(frontier, (base, times * budget), (method, budget))))
-    return rows
+    """Each budget of each way against the baseline with so many times the iterations, where there is that."""
+    return [
+        comparison(frontier, method, budget, times * budget)
+        for method in list(frontier.titles)[1:]
+        for budget in frontier.budgets[method]
+        if times * budget in frontier.budgets[frontier.baseline]
+    ]
 
 
 def _untrained(frontier: Frontier) -> list[Row]:

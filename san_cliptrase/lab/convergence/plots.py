@@ -150,9 +150,9 @@ def _legend(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
 
 
 def _panels(figure: Any, metrics: Sequence[str]) -> Sequence[Axes]:
-    """A panel for each metric, up to four side by side."""
+    """A panel for each metric, up to four side by side; those of a row share their scale."""
     columns = len(metrics) if len(metrics) <= 4 else 3
-    grid = figure.subplots(-(-len(metrics) // columns), columns, sharey=True, squeeze=False).flat
+    grid = figure.subplots(-(-len(metrics) // columns), columns, sharey="row", squeeze=False).flat
     for axes in grid[len(metrics) :]:
         axes.set_axis_off()
     for axes, metric in zip(grid, metrics, strict=False):

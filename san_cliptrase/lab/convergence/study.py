@@ -16,6 +16,7 @@ from san_cliptrase.errors import ConfigError, CurveError
 from san_cliptrase.evaluation.protocol import one_protocol
 from san_cliptrase.lab.convergence.curves import ABOUT, METRICS, Curve, curve_of_rows, read_curve, read_rows
 from san_cliptrase.lab.convergence.experiment import EQUAL, LEVELS, Experiment, Variant, flatten, method_of
+from san_cliptrase.lab.convergence.experiment_file import check_references
 from san_cliptrase.lab.convergence.worker import finished_parts, flat_defaults, is_finished
 from san_cliptrase.texts import exact
 from san_cliptrase.yaml_files import read_yaml
@@ -239,7 +240,8 @@ def study_of_table(path: str | Path, levels: Sequence[float] = LEVELS) -> Study:
         levels: see :data:`san_cliptrase.lab.convergence.experiment.LEVELS`.
 
     Raises:
-        CurveError: if it is no such table.
+        CurveError: if it is no such table, or seeds of a variant were evaluated at different iterations.
+        ConfigError: if a reference is not percent.
     """
     found: dict[str, dict[int, list[dict[str, str]]]] = {}
     titles, references = {}, {}
@@ -250,7 +252,7 @@ def study_of_table(path: str | Path, levels: Sequence[float] = LEVELS) -> Study:
                 titles[row["variant"]] = exact(row["title"])
                 found.setdefault(row["variant"], {}).setdefault(int(row["seed"]), []).append(row)
             else:
-                references[exact(row["title"])] = {name: float(row[name]) for name in METRICS if row.get(name)}
+                references[row["title"]] = {name: float(row[name]) for name in METRICS if row.get(name)}
     except ValueError as error:
         raise CurveError(f"{path}: {error}") from error
     if not found or len({row["dataset"] for row in rows}) > 1:
@@ -259,8 +261,12 @@ def study_of_table(path: str | Path, levels: Sequence[float] = LEVELS) -> Study:
         name: {seed: Run(curve_of_rows(own, f"{path}: {name} seed {seed}"), {}) for seed, own in seeds.items()}
         for name, seeds in found.items()
     }
+    for name, seeds in runs.items():
+        if len({tuple(run.curve.iterations) for run in seeds.values()}) > 1:
+            raise CurveError(f"{path}: the seeds of {name} were evaluated at different iterations: are rows missing?")
     variants = {name: Variant(name, titles[name], {}, tuple(seeds)) for name, seeds in runs.items()}
     baseline, dataset = next(iter(runs)), rows[0]["dataset"]
+    references = check_references(references, f"{path}: reference")
     return Study(Path(path).name, "", {}, baseline, variants, tuple(levels), dataset, runs, references)
 
 

@@ -1,6 +1,6 @@
 """Numbers on the pages follow from the tables of evaluations in the repository.
 
-``<!-- from longer/curves.csv -->``, of docs/convergence, stands before a block. Every row of a table there is a row of
+``<!-- from ccp/curves.csv -->``, of docs/convergence, stands before a block. Every row of a table there is a row of
 the report that is made from the file, or some columns of it; every number with brackets in a paragraph stands there.
 Of several files, the first column of the table names their data sets.
 """

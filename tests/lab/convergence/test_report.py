@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from scipy.stats import gmean
 
-from san_cliptrase.errors import CurveError
+from san_cliptrase.errors import SanCliptraseError
 from san_cliptrase.lab.convergence.command import write_report
 from san_cliptrase.lab.convergence.markdown import headline, render_markdown
 from san_cliptrase.lab.convergence.report import build_report
@@ -13,6 +13,7 @@ from san_cliptrase.lab.convergence.study import study_of_table
 from tests.lab.convergence.made_up import ramp, study
 
 HEADER = "variant,title,seed,iteration,seconds,dataset,mIoU\n"
+ROWS = "san,SAN,0,0,0,a,1\nsan,SAN,0,9,1,a,2\n"
 QUARTILES = {"low": 1.0, "median": 1.0, "high": 1.0}
 
 
@@ -157,11 +158,14 @@ def test_a_report_can_be_made_again_from_its_table(tmp_path):
         (f"{HEADER}san,SAN,x,0,0,a,1\n", "invalid literal"),
         (f"{HEADER}san,SAN,0,0,0,a,1\n", "san seed 0: iterations do not increase"),
         (f"{HEADER}san,SAN,0,0,0,a,1\nsan,SAN,0,9,1,b,2\n", "of several data sets"),
+        (f"{HEADER}{ROWS}san,SAN,1,0,0,a,1\nsan,SAN,1,8,1,a,2\n", "seeds of san were evaluated at different"),
+        (f"{HEADER}{ROWS}san,SAN,1,0,0,a,1\nsan,SAN,1,9,inf,a,2\n", "seconds are infinite"),
+        (f"{HEADER}{ROWS},CLIP,,,,a,nan\n", "CLIP: mIoU is nan, which is not percent"),
     ],
 )
 def test_what_is_no_table_of_runs_is_refused(tmp_path, text, words):
     (tmp_path / "curves.csv").write_text(text)
-    with pytest.raises(CurveError, match=words):
+    with pytest.raises(SanCliptraseError, match=words):
         study_of_table(tmp_path / "curves.csv")
 
 

@@ -6,7 +6,7 @@ from san_cliptrase.commands.main import main
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.paper import paper_table
 from san_cliptrase.lab.convergence.study import table_of
-from san_cliptrase.lab.reproduce import global_patches, patch_view, scoring
+from san_cliptrase.lab.reproduce import figure1, global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
 from san_cliptrase.lab.reproduce.request import Request
 from san_cliptrase.locks import only_run_in
@@ -66,15 +66,37 @@ def test_finished_rows_are_kept_only_on_request_and_only_with_the_same_settings(
     assert len(built) == 2
 
 
-def test_figure1_shows_a_report_of_the_lab(tmp_path):
+RUNS = {0: ramp(80, 40), 1: ramp(80, 41)}, {0: ramp(40, 43), 1: ramp(40, 44)}
+CURVES = study(dict(zip(("san", "v"), RUNS, strict=True)))
+FRONTIER = study(dict(zip(("san_100", "regions_100"), RUNS, strict=True)))
+
+
+def test_figure1_shows_the_frontier_that_comes_along(tmp_path):
     assert run("figure1", "--output", tmp_path) == 0
-    assert "mIoU against plain SAN" in (tmp_path / "figure1.md").read_text()
-    assert (tmp_path / "figure1_curves.png").stat().st_size > 10000
+    text = (tmp_path / "figure1.md").read_text()
+    assert ["from regions, 75 iterations", "demo_scenes_val"] in [row[:2] for row in cells(text)]
+    assert "- from regions, 75 iterations, against plain SAN, 300: mIoU of all" in text
+    assert (tmp_path / "figure1_frontier.png").stat().st_size > 10000
+
+
+def test_figure1_shows_the_curves_of_a_table(tmp_path):
     table = tmp_path / "curves.csv"
-    runs = {"san": {0: ramp(80, 40), 1: ramp(80, 41)}, "v": {0: ramp(40, 43), 1: ramp(40, 44)}}
-    table.write_text(table_of(study(runs)))
+    table.write_text(table_of(CURVES))
     assert run("figure1", "--config", table, "--output", tmp_path) == 0
     assert "the v** ends +3.0 [+3.0, +3.0] mIoU against the san" in (tmp_path / "figure1.md").read_text()
+    assert (tmp_path / "figure1_curves.png").stat().st_size > 10000
+
+
+@pytest.mark.parametrize(("found", "row"), [(CURVES, "the v"), (FRONTIER, "the regions, 100 iterations")])
+def test_figure1_runs_an_experiment_first(found, row, tmp_path, capsys, monkeypatch):
+    asked = ("figure1", "--config", ROOT / "configs" / "demo" / "frontier.yaml", "--output", tmp_path)
+    monkeypatch.setattr(figure1, "study_of_experiment", lambda experiment: found)
+    monkeypatch.setattr(figure1, "run_experiment", lambda *_, **__: 1)
+    assert run(*asked) == 1
+    assert "did not finish" in capsys.readouterr().err
+    monkeypatch.setattr(figure1, "run_experiment", lambda *_, **__: 0)
+    assert run(*asked) == 0
+    assert [row, "demo"] in [cell[:2] for cell in cells((tmp_path / "figure1.md").read_text())]
 
 
 @pytest.mark.parametrize(
@@ -88,6 +110,8 @@ def test_figure1_shows_a_report_of_the_lab(tmp_path):
         (("table3", "MODEL.CLIPTRACE.EPS", "1"), "did you mean"),
         (("figure1", "--config", "configs/demo/absent.yaml"), "absent.yaml"),
         (("figure1", "--config", "README.md"), "README.md"),
+        (("figure1", "--config", "san_cliptrase/lab/reproduce/other_papers.json"), "other_papers.json"),
+        (("figure1", "--config", "absent.csv"), "absent.csv"),
     ],
 )
 def test_bad_requests_are_refused_in_one_line_before_a_model_is_built(arguments, said, tmp_path, capsys, monkeypatch):
@@ -121,13 +145,6 @@ def test_what_can_be_compared_with_the_paper_is_said(dataset, said):
     assert ["\\<x_i, x_j>", dataset, "1.00"] in cells(measured)
     published = paper_table("table1").rows["<x_i, x_j>"]["ade150_val"]["mIoU"]
     assert ["\\<x_i, x_j>", "ade150_val", str(published)] in cells(papers)
-
-
-def test_a_file_that_is_no_report_is_refused(tmp_path, capsys):
-    for content in ('{"a": 1}', '{"variants": {}, "baseline": "san", "metrics": []}', "[" * 10_000):
-        (tmp_path / "report.json").write_text(content)
-        assert run("figure1", "--config", tmp_path / "report.json", "--output", tmp_path) == 1
-        assert "report.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_table2_has_a_row_for_every_source_and_says_what_is_random(tmp_path):
