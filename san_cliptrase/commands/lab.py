@@ -48,6 +48,12 @@ def convergence(parser: Parser, arguments: Sequence[str]) -> Namespace:
     options = parser.parse_args(arguments)
     if options.compare and len(options.compare) < 2:
         parser.error("--compare needs two folders or more, the baseline's first")
+    if options.config and options.levels:
+        parser.error("--levels goes with --compare and --csv: an experiment names its levels in its file")
+    if (options.labels or options.dataset) and not options.compare:
+        parser.error("--labels and --dataset go with --compare")
+    if not options.config and (options.variants or options.seeds or options.report_only or options.cost):
+        parser.error("--variants, --seeds, --report-only and --cost go with --config")
     if min(options.jobs, options.num_gpus, 1 if options.threads is None else options.threads) < 1:
         parser.error("--jobs, --num-gpus and --threads count from 1")
     return options
