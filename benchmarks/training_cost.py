@@ -1,8 +1,9 @@
 """What a training iteration costs at full size: ``python benchmarks/training_cost.py [--batch 4 16] [--json FILE]``.
 
-Plain SAN, SAN whose queries begin at prototypes, SAN from regions, and plain SAN in its published structure, with
-random weights, on synthetic pictures of 640 pixels; no data set and no download. They take turns on the GPU if there is
-one, else on the CPU. Random weights cost what trained ones do, but for the number of regions that clustering finds.
+Plain SAN, SAN whose queries begin at prototypes, SAN from regions, the same refined and named, and plain SAN in its
+published structure, with random weights, on synthetic pictures of 640 pixels; no data set and no download. They take
+turns on the GPU if there is one, else on the CPU. Random weights cost what trained ones do, but for the number of
+regions that clustering finds.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ VARIANTS = {
     "plain SAN": Variant("san.yaml"),
     "prototypes": Variant("san.yaml", ("MODEL.SAN.QUERY_INIT.NAME", "prototypes")),
     "from regions": Variant("san_cliptrase.yaml"),
+    "from named regions": Variant(
+        "san_cliptrase.yaml",
+        (
+            *("MODEL.REGIONS.REFINE", "pamr", "MODEL.CLIPTRASE.ATTENTION", "clip_surgery"),
+            *("MODEL.SAN.QUERY_INIT.NAME_STRENGTH", 0.25),
+        ),
+    ),
     "published structure": Variant("san.yaml", published=True),
 }
 
