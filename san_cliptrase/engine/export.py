@@ -31,8 +31,9 @@ def official_state(model: SAN) -> dict[str, Tensor]:
     if model.network.query_init.needs_regions:
         raise OptionError(
             "SAN's own format has no regions: a model whose MODEL.SAN.QUERY_INIT.NAME is neither off nor prototypes, "
-            "and from which no ANNEAL took them, would predict something else in SAN's tools. Export it without --format "
-            "san, or train one that needs no regions in the end: MODEL.SAN.QUERY_INIT.NAME prototypes, or MODEL.SAN.QUERY_INIT.ANNEAL above 0"
+            "and from which no ANNEAL took them, would predict something else in SAN's tools. Export it without "
+            "--format san, or train one that needs no regions in the end: MODEL.SAN.QUERY_INIT.NAME prototypes, or "
+            "MODEL.SAN.QUERY_INIT.ANNEAL above 0"
         )
     if model.criterion is None:
         raise OptionError("SAN's own format holds the weights of the classes trained on: name DATASETS.TRAIN")
