@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from san_cliptrase.lab.convergence.curves_file import study_of_table
 from san_cliptrase.lab.convergence.frontier import comparison, frontier_of, in_words
-from san_cliptrase.lab.convergence.study import study_of_table
 
 FIVE_SEEDS = Path(__file__).with_name("five_seeds.csv")
 """``docs/convergence/demo_frontier/curves.csv``, for who has the package without the documentation."""

@@ -174,8 +174,9 @@ class SetCriterion(nn.Module):
     def _uncertain_points(self, logits: Tensor, counts: Sequence[int], seeds: Sequence[int]) -> Tensor:
         """Points (R, P, 2) at which masks (R, 1, h, w) are compared, of ``counts`` masks an image.
 
-        The most uncertain of random candidates, and further random ones (Kirillov et al., 2020, section 3.1). Those of
-        an image follow from its seed alone.
+        The most uncertain of random candidates, and further random ones (Kirillov et al., 2020, section 3.1), as
+        detectron2's ``get_uncertain_point_coords_with_randomness`` takes them; that one draws all its points from one
+        state of the generator, and here those of an image follow from its seed alone.
         """
         certain = int(self.importance_sample_ratio * self.num_points)
         drawn = int(self.num_points * self.oversample_ratio), self.num_points - certain

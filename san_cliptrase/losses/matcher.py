@@ -77,7 +77,7 @@ class HungarianMatcher:
             FloatingPointError: A cost is NaN or infinite, because the predictions are.
         """
         counts = [len(target.labels) for target in targets]
-        # All images at once, and one copy: starting small kernels and waiting for copies takes a GPU's host long.
+        # All images at once: starting small kernels and waiting for copies takes a GPU's host long.
         with torch.autocast(mask_logits.device.type, enabled=False):
             costs = self._costs(pred_logits.float(), mask_logits.float(), targets, seeds).cpu()
         named = (torch.cat([target.labels for target in targets]) != UNNAMED).cpu().split(counts)

@@ -19,6 +19,7 @@ from san_cliptrase.errors import ConfigError, LaunchError
 from san_cliptrase.files import remove_unfinished
 from san_cliptrase.lab.convergence.cost import cached_cost, cost_of
 from san_cliptrase.lab.convergence.curves import METRICS
+from san_cliptrase.lab.convergence.curves_file import study_of_table, table_of
 from san_cliptrase.lab.convergence.experiment import LEVELS, Experiment, method_of
 from san_cliptrase.lab.convergence.experiment_file import check_levels, read_experiment
 from san_cliptrase.lab.convergence.frontier import frontier_of, render_frontier, savings_in_words
@@ -26,14 +27,7 @@ from san_cliptrase.lab.convergence.markdown import headline, render_markdown
 from san_cliptrase.lab.convergence.plots import plot_curves, plot_frontier, plot_speedups
 from san_cliptrase.lab.convergence.report import build_report, describe
 from san_cliptrase.lab.convergence.runner import run_all
-from san_cliptrase.lab.convergence.study import (
-    Study,
-    on_other_test_sets,
-    study_of_experiment,
-    study_of_folders,
-    study_of_table,
-    table_of,
-)
+from san_cliptrase.lab.convergence.study import Study, on_other_test_sets, study_of_experiment, study_of_folders
 from san_cliptrase.lab.convergence.tensorboard import write_layout, write_runs, write_summary
 from san_cliptrase.lab.convergence.worker import cores, now, write_json, write_text
 from san_cliptrase.locks import only_run_in

@@ -13,7 +13,7 @@ from typing import Any
 
 from san_cliptrase.lab.convergence.curves import METRICS
 from san_cliptrase.lab.convergence.experiment import method_of
-from san_cliptrase.lab.convergence.markdown import cost_section, what_ran
+from san_cliptrase.lab.convergence.runs_and_costs import cost_section, what_ran
 from san_cliptrase.lab.convergence.statistics import Estimate, mean_over_seeds, paired_difference
 from san_cliptrase.lab.convergence.study import Study
 from san_cliptrase.text_tables import markdown_table

@@ -8,12 +8,13 @@ from pathlib import Path
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.files import write_whole
 from san_cliptrase.lab.convergence.command import run_experiment
+from san_cliptrase.lab.convergence.curves_file import study_of_table
 from san_cliptrase.lab.convergence.experiment_file import read_experiment
 from san_cliptrase.lab.convergence.frontier import Frontier, frontier_of, savings_in_words
 from san_cliptrase.lab.convergence.markdown import headline
 from san_cliptrase.lab.convergence.plots import plot_curves, plot_frontier
 from san_cliptrase.lab.convergence.report import build_report
-from san_cliptrase.lab.convergence.study import Study, study_of_experiment, study_of_table
+from san_cliptrase.lab.convergence.study import Study, study_of_experiment
 from san_cliptrase.lab.convergence.worker import cores, now
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row
 from san_cliptrase.lab.reproduce.request import Request

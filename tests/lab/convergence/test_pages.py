@@ -11,10 +11,10 @@ from itertools import pairwise
 
 import pytest
 
+from san_cliptrase.lab.convergence.curves_file import study_of_table
 from san_cliptrase.lab.convergence.frontier import frontier_of, render_frontier
 from san_cliptrase.lab.convergence.markdown import render_markdown
 from san_cliptrase.lab.convergence.report import build_report, describe
-from san_cliptrase.lab.convergence.study import study_of_table
 from tests.conftest import ROOT
 
 DOCS = ROOT / "docs" / "convergence"

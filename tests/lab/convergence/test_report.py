@@ -7,9 +7,9 @@ from scipy.stats import gmean
 
 from san_cliptrase.errors import SanCliptraseError
 from san_cliptrase.lab.convergence.command import write_report
+from san_cliptrase.lab.convergence.curves_file import study_of_table
 from san_cliptrase.lab.convergence.markdown import headline, render_markdown
 from san_cliptrase.lab.convergence.report import build_report
-from san_cliptrase.lab.convergence.study import study_of_table
 from tests.lab.convergence.made_up import ramp, study
 
 HEADER = "variant,title,seed,iteration,seconds,dataset,mIoU\n"

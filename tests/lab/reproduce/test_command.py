@@ -5,7 +5,7 @@ import pytest
 from san_cliptrase.commands.main import main
 from san_cliptrase.errors import ConfigError
 from san_cliptrase.evaluation.paper import paper_table
-from san_cliptrase.lab.convergence.study import table_of
+from san_cliptrase.lab.convergence.curves_file import table_of
 from san_cliptrase.lab.reproduce import figure1, global_patches, patch_view, scoring
 from san_cliptrase.lab.reproduce.exhibit import Exhibit, Row, render
 from san_cliptrase.lab.reproduce.request import Request
