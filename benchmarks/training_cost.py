@@ -52,14 +52,8 @@ class Variant(NamedTuple):
 VARIANTS = {
     "plain SAN": Variant("san.yaml"),
     "prototypes": Variant("san.yaml", ("MODEL.SAN.QUERY_INIT.NAME", "prototypes")),
-    "from regions": Variant("san_cliptrase.yaml"),
-    "from named regions": Variant(
-        "san_cliptrase.yaml",
-        (
-            *("MODEL.REGIONS.REFINE", "pamr", "MODEL.CLIPTRASE.ATTENTION", "clip_surgery"),
-            *("MODEL.SAN.QUERY_INIT.NAME_STRENGTH", 0.25),
-        ),
-    ),
+    "from regions": Variant("san.yaml", ("MODEL.SAN.QUERY_INIT.NAME", "tokens_prior")),
+    "from named regions": Variant("san_cliptrase.yaml"),
     "published structure": Variant("san.yaml", published=True),
 }
 
