@@ -133,9 +133,15 @@ def curve_of_rows(rows: Sequence[Mapping[str, str]], where: str) -> Curve:
         raise CurveError(f"{where}: seconds are infinite in some evaluations")
     # Evaluated beside a dataset with unseen classes, one without has empty columns for them.
     metrics = {name: values for name, values in metrics.items() if not np.isnan(values).all()}
-    broken = sorted(name for name, values in metrics.items() if not np.isfinite(values).all())
-    if broken or "mIoU" not in metrics:
-        raise CurveError(f"{where}: {', '.join(broken) or 'mIoU'} is not a number in some evaluations")
+    if "mIoU" not in metrics:
+        raise CurveError(f"{where}: there is no mIoU in any evaluation")
+    for name, values in sorted(metrics.items()):
+        if not np.isfinite(values).all():
+            missing = ", ".join(f"{iteration:.0f}" for iteration in iterations[~np.isfinite(values)])
+            raise CurveError(
+                f"{where}: {name} is not a number at iterations {missing}. If the key that scores it was changed "
+                "before the run was resumed, take the column out of the table, or train again"
+            )
     return Curve(iterations, seconds, metrics)
 
 

@@ -82,7 +82,7 @@ def test_a_table_is_read_by_dataset(table):
         ("step,value\n0,1\n", "not a table"),
         (HEADER + "0,0,a,1,1,1\n20,1,a,2\n", "not a table"),
         (HEADER + "0,0,a,1,1,1\n0,1,a,2,2,2\n", "do not increase"),
-        (HEADER + "0,0,a,1,1,1\n5,1,a,2,nan,2\n", "'a': mIoU seen is not a number"),
+        (HEADER + "0,0,a,1,1,1\n5,1,a,2,nan,2\n", "'a': mIoU seen is not a number at iterations 5. If"),
     ],
 )
 def test_what_is_no_curve_is_refused(table, text, words):
