@@ -110,6 +110,7 @@ def test_no_mode_has_parameters_that_a_step_does_not_use(group, world, name, ann
     trained = "('positional_embedding',)"
     changes = {"model__clip__trainable": trained, "model__clip__cache_gb": 0.0, "solver__max_iter": 4}
     changes["model__san__query_init__anneal"] = anneal
+    changes["model__san__query_init__name_strength"] = 0.25 if "prior" in name else 0.0
     cfg = world.config("san_cliptrase", model__san__query_init__name=name, **changes)
     model = DistributedDataParallel(build_model(cfg).train())
     batches = [world.batch(), [without_masks(entry) for entry in world.batch()]]

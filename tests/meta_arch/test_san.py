@@ -231,6 +231,7 @@ def test_maps_have_the_size_asked_for(world):
 def test_iteration_zero_segments_by_the_regions_that_cliptrase_found(world, monkeypatch, name, follows):
     patch = 8  # of CLIP, and here of the side adapter too
     side = {"model__san__side__patch_size": patch, "model__regions__eps": 0.7, "model__regions__min_samples": 3}
+    side["model__regions__refine"] = "none"  # refined ones end inside patches
     finder = world.model("san_cliptrase", model__san__query_init__mask_strength=1e4, **side).eval()
     model = finder if follows else world.model(name, **side).eval()
     # Query q says class q: the map then shows which query has which pixel.
@@ -310,4 +311,4 @@ def test_semantic_maps_say_what_label_maps_say(world, test):
 )
 def test_views_are_refused_where_regions_come_from_beyond_the_image(world, source, changes):
     with pytest.raises(OptionError, match="TEST.SCALES, FLIP and REFINE cannot have them"):
-        world.model("san_cliptrase", model__regions__source=source, **changes)
+        world.model("san_cliptrase", model__regions__source=source, model__regions__refine="none", **changes)

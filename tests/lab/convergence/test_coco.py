@@ -16,6 +16,7 @@ from san_cliptrase.lab.convergence.worker import train_run
 from tests.conftest import ROOT, TINY
 
 COCO = ROOT / "configs" / "coco"
+REFINED_AND_NAMED = {"MODEL.REGIONS.REFINE", "MODEL.CLIPTRASE.ATTENTION", "MODEL.SAN.QUERY_INIT.NAME_STRENGTH"}
 TEST_SETS = ("ade150_val", "pc59_val", "voc20_val")
 SMALL = {
     **{key: value for key, value in TINY.items() if not key.startswith("DATASETS")},
@@ -79,7 +80,7 @@ def test_variants_are_sans_recipe_but_for_where_queries_begin(name, iterations):
         assert tuple(cfg["DATASETS.TEST"]) == TEST_SETS
         assert (cfg["SOLVER.MAX_ITER"], cfg["SOLVER.IMS_PER_BATCH"], cfg["SOLVER.BASE_LR"]) == (iterations, 32, 1e-4)
         differing = {key for key in cfg if cfg[key] != configs["san"][key]}
-        assert differing <= {"OUTPUT_DIR", "MODEL.SAN.QUERY_INIT.NAME"}
+        assert differing <= {"OUTPUT_DIR", "MODEL.SAN.QUERY_INIT.NAME", *REFINED_AND_NAMED}
 
 
 def test_tuning_sees_no_test_set_and_gives_each_variant_as_many_runs():
