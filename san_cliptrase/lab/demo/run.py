@@ -209,8 +209,8 @@ def summarise(
                 f"{_count(found['san_cliptrase'])}."
                 for share, found in reached.items()
             ),
-            "One seed and a short schedule: an illustration. docs/convergence.md has five seeds, from refined and "
-            "named regions (configs/demo/frontier.yaml), with Student's 95 % intervals; open: 0 lies inside.",
+            "One seed: an illustration. docs/convergence.md has five seeds and other budgets "
+            "(configs/demo/frontier.yaml), with Student's 95 % intervals; open: 0 lies inside.",
             *claim(METRICS),
             "",
             *(f"Picture: {path}" for path in files),
