@@ -85,7 +85,9 @@ def test_a_release_predicts_what_the_official_code_predicts(plain, reference):
 
 @pytest.mark.parametrize("name", REGION_MODES)
 def test_in_every_mode_a_release_first_predicts_what_plain_san_does(folder, reference, plain, name):
-    model = loaded(folder, "san_cliptrase_vit_b16", "MODEL.SAN.QUERY_INIT.NAME", name)
+    keys = {"NAME": name, "NAME_STRENGTH": "0.25" if "prior" in name else "0"}
+    overrides = [part for key, value in keys.items() for part in (f"MODEL.SAN.QUERY_INIT.{key}", value)]
+    model = loaded(folder, "san_cliptrase_vit_b16", *overrides)
     assert model.region_source is not None
     assert torch.equal(predict(model, reference), plain)
 
