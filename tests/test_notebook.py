@@ -27,7 +27,7 @@ def test_every_cell_runs_and_training_changes_what_san_predicts(cells, tmp_path,
         float(line.split(": ")[1].split()[0]) for line in capsys.readouterr().out.splitlines() if " after " in line
     ]
     assert len(scores) == 4
-    assert scores[3] > scores[2] > scores[0]  # from regions: training helps, and it begins above plain SAN
+    assert scores[0] < scores[1] < min(scores[2:])  # plain SAN learns; from regions it begins, and stays, above that
     assert (tmp_path / "output/first_steps/san_cliptrase/model_final.pth").is_file()
 
 
