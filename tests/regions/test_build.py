@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from san_cliptrase.regions.build import ONE_IMAGE, SOURCES, build_region_source, check_source
+from san_cliptrase.regions.build import ONE_IMAGE, PLAIN, SOURCES, build_region_source, check_source
 from tests.clip.tiny import tiny_clip
 
 CONTROLS = ("grid", "random", "shuffled", "truth")
@@ -31,7 +31,8 @@ def test_unknown_names_are_refused_with_what_there_is():
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_san_trains_from_every_source_and_a_batch_predicts_what_each_image_predicts(world, request, source):
-    model = world.model("san_cliptrase", **source_keys(request, source))
+    refine = "none" if source in PLAIN else "pamr"
+    model = world.model("san_cliptrase", **source_keys(request, source), model__regions__refine=refine)
     with EventStorage() as storage:
         sum(model.train()(world.batch()).values()).backward()
         assert storage.latest()["regions/mean_count"][0] > 0
@@ -68,13 +69,14 @@ def test_san_pays_for_no_image_and_no_pixel_where_regions_are_cliptrases(world, 
     monkeypatch.setattr("san_cliptrase.san.model.images_for_source", never)
     monkeypatch.setattr("san_cliptrase.regions.pixels.smooth_maps", never)
     with EventStorage():
-        world.model("san_cliptrase").train()(world.batch())
+        world.model("san_cliptrase", model__regions__refine="none").train()(world.batch())
 
 
-def test_how_cliptrase_reads_clip_is_nothing_to_san(world):
+def test_how_cliptrase_reads_clip_is_nothing_to_san_without_names(world):
     """A rule with a second path would ask CLIP for more tokens, or for more blocks than it has."""
     changes = {"attention": "qq+dual3", "classify": "cls", "cls_layer": -40}
-    model = world.model("san_cliptrase", **{f"model__cliptrase__{key}": value for key, value in changes.items()})
+    reading = {f"model__cliptrase__{key}": value for key, value in changes.items()}
+    model = world.model("san_cliptrase", **reading, model__san__query_init__name_strength=0.0)
     assert model.region_source.taps == (-2,)
 
 
