@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from san_cliptrase import Segmenter
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.errors import TrainingError
 from san_cliptrase.lab.convergence.curves import Curve, first_reach, read_curve
@@ -82,6 +83,8 @@ def test_both_runs_are_trained_side_by_side(runs):
     configs = runs()
     train_side_by_side(configs)
     plain, ours = (trained(cfg) for cfg in configs.values())
+    for cfg in configs.values():  # as predict --san and export do
+        assert Segmenter.from_san(cfg.OUTPUT_DIR).method.shorter == cfg.INPUT.MIN_SIZE_TEST
     assert not plain.network.query_init.needs_regions
     assert ours.network.query_init.needs_regions
 

@@ -115,7 +115,10 @@ def _train(name: str, cfg: CfgNode, threads: int) -> None:
         setup_logging(Path(cfg.OUTPUT_DIR))
         torch.set_num_threads(threads)
         torch.manual_seed(cfg.SEED)
-        Trainer(cfg).train()
+        trainer = Trainer(cfg)
+        # With it the run can be used like any other: predict --san, evaluate, export.
+        write_text_atomically(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
+        trainer.train()
 
     try:
         sys.exit(exit_status(run))
