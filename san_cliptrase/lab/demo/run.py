@@ -31,6 +31,7 @@ from san_cliptrase.data.views import build_test_mapper
 from san_cliptrase.engine.defaults import load_config
 from san_cliptrase.engine.logs import setup_logging
 from san_cliptrase.engine.panels import region_map, region_panel
+from san_cliptrase.engine.run_folder import RunFolder
 from san_cliptrase.engine.trainer import Trainer
 from san_cliptrase.errors import ConfigError, TrainingError
 from san_cliptrase.evaluation.evaluate import dataset_records, evaluate_only
@@ -117,7 +118,7 @@ def _train(name: str, cfg: CfgNode, threads: int) -> None:
         torch.manual_seed(cfg.SEED)
         trainer = Trainer(cfg)
         # With it the run can be used like any other: predict --san, evaluate, export.
-        write_text_atomically(Path(cfg.OUTPUT_DIR) / "config.yaml", cfg.dump())
+        RunFolder(Path(cfg.OUTPUT_DIR)).begin(cfg)
         trainer.train()
 
     try:
